@@ -1,0 +1,75 @@
+"""The `diapir` command: its verbs, and how errors and signals end it."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from diapir import __version__
+from diapir.cli import (
+    check_submission,
+    demo,
+    describe,
+    evaluate,
+    info,
+    predict,
+    recipes,
+    submit,
+    synth,
+    train,
+)
+from diapir.errors import DiapirError
+
+BAD_INPUT = 2
+"""Exit code for input, settings or files that cannot be used."""
+
+app = typer.Typer(
+    help="Find salt in seismic images.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _verb, _command in (
+    ("demo", demo.demo),
+    ("describe", describe.describe),
+    ("recipes", recipes.recipes),
+    ("train", train.train),
+    ("evaluate", evaluate.evaluate),
+    ("predict", predict.predict),
+    ("submit", submit.submit),
+    ("check-submission", check_submission.check_submission),
+    ("info", info.info),
+):
+    app.command(_verb)(_command)
+app.add_typer(synth.app, name="synth")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"diapir {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="and leave")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; a mendable error ends in its message and exit code 2."""
+    try:
+        app()
+    except DiapirError as error:
+        typer.secho(f"error: {error}", err=True, fg="red")
+        sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

@@ -1,0 +1,31 @@
+"""`diapir check-submission`: what is wrong with a submission file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diapir.cli.console import Data, Json, print_json
+
+
+def check_submission(
+    file: Annotated[Path, typer.Argument(help="The submission, id,rle_mask.")],
+    data: Data,
+    as_json: Json = False,
+) -> None:
+    """Say everything that is wrong with a submission; exit code 1 if there is anything."""
+    from diapir.export.submission import check_submission as find_problems
+    from diapir.io.tiles import read_tiles
+
+    tiles = read_tiles(data, "test")
+    problems = find_problems(file, tiles.ids, tiles.images.shape[1:])
+    if as_json:
+        print_json({"valid": not problems, "problems": [p.to_dict() for p in problems]})
+    elif problems:
+        for problem in problems:
+            typer.echo(str(problem))
+        typer.echo(f"{sum(p.count for p in problems):,} problems in {file}")
+    else:
+        typer.echo(f"{file} is a valid submission of {len(tiles):,} tiles")
+    if problems:
+        raise typer.Exit(1)

@@ -1,0 +1,54 @@
+"""What the verbs share: options that mean the same everywhere, tables, JSON."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Data = Annotated[
+    Path,
+    typer.Option(
+        "--data",
+        help="Data set: the competition's folder (zips or unzipped), or images/ and masks/.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+Models = Annotated[list[Path], typer.Argument(help="Model files; several are averaged.")]
+Flip = Annotated[
+    bool | None,
+    typer.Option("--flip/--no-flip", help="Average with mirrored tiles; default: as trained."),
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option("--threshold", min=0, max=1, help="Of probability; default: the model's own."),
+]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Tiles a forward pass.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+
+
+def print_json(value: Any) -> None:
+    """Print a result for programs, on standard output alone."""
+    typer.echo(json.dumps(value, indent=2))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table for people; floats with four digits, numbers flush right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        figures = all(isinstance(row[number], int | float) for row in rows)
+        table.add_column(column, justify="right" if figures else "left")
+    for row in rows:
+        table.add_row(*(_text(cell) for cell in row))
+    Console().print(table)
+
+
+def _text(cell: object) -> str:
+    if isinstance(cell, float):
+        return "-" if cell != cell else f"{cell:.4f}"
+    return f"{cell:,}" if isinstance(cell, int) else str(cell)

@@ -1,0 +1,68 @@
+"""`diapir evaluate`: how well models do on labelled tiles."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diapir.cli.console import (
+    BatchSize,
+    Data,
+    Device,
+    Flip,
+    Json,
+    Models,
+    Quiet,
+    Threshold,
+    print_json,
+    print_table,
+)
+
+
+def evaluate(
+    models: Models,
+    data: Data,
+    part: Annotated[
+        str,
+        typer.Option(
+            help="auto: the tiles of --data that the models' training never saw; all: every tile."
+        ),
+    ] = "auto",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for evaluation.json, figures and report.")
+    ] = None,
+    flip: Flip = None,
+    threshold: Threshold = None,
+    batch_size: BatchSize = 32,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score models on labelled tiles: all metrics with intervals, by coverage and depth."""
+    from diapir.runs.evaluate import evaluate_models
+    from diapir.runs.report import group_rows, metric_rows
+
+    found, warning = evaluate_models(
+        models,
+        data,
+        part=part,
+        out=out,
+        flip=flip,
+        threshold=threshold,
+        batch_size=batch_size,
+        device=device,
+        progress=not quiet,
+    )
+    if warning:
+        typer.secho(f"warning: {warning}", err=True, fg="yellow")
+    if as_json:
+        print_json({"warning": warning, **found.to_dict()})
+        return
+    title = f"{len(found):,} tiles, threshold {found.threshold:.2f}"
+    print_table(title, ("metric", "value", "from", "to"), metric_rows(found))
+    for name, groups in (("coverage", found.by_coverage), ("depth", found.by_depth)):
+        if groups:
+            columns = (name, "tiles", "score", "from", "to", "IoU")
+            print_table(f"By {name}", columns, group_rows(groups))
+    if out is not None:
+        typer.echo(f"Look at {out / 'report.html'}")

@@ -1,0 +1,48 @@
+"""`diapir predict`: masks of any images."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diapir.cli.console import BatchSize, Device, Flip, Quiet, Threshold
+
+
+def predict(
+    models: Annotated[
+        list[Path], typer.Argument(metavar="MODEL... INPUT OUTPUT", help="See below.")
+    ],
+    masks: Annotated[bool, typer.Option(help="Write masks, 0 and 255.")] = True,
+    probs: Annotated[bool, typer.Option(help="Write probabilities, 16 bits.")] = False,
+    flip: Flip = None,
+    threshold: Threshold = None,
+    batch_size: BatchSize = 32,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Predict salt in images of any size: MODEL... INPUT OUTPUT.
+
+    MODEL is one or more model files, which are averaged; INPUT a PNG file, or a folder or zip of
+    them; OUTPUT a folder, which gets masks/ and, with --probs, probs/.
+    """
+    if len(models) < 3:
+        raise typer.BadParameter("give MODEL... INPUT OUTPUT: at least three paths")
+    if not masks and not probs:
+        raise typer.BadParameter("nothing to write: give --probs or leave out --no-masks")
+    *files, source, out = models
+
+    from diapir.runs.predict import predict_images
+
+    count = predict_images(
+        files,
+        source,
+        out,
+        masks=masks,
+        probs=probs,
+        flip=flip,
+        threshold=threshold,
+        batch_size=batch_size,
+        device=device,
+        progress=not quiet,
+    )
+    typer.echo(f"{count:,} images predicted into {out}")

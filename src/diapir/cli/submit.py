@@ -1,0 +1,52 @@
+"""`diapir submit`: the test tiles as a submission."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diapir.cli.console import (
+    BatchSize,
+    Data,
+    Device,
+    Flip,
+    Json,
+    Models,
+    Quiet,
+    Threshold,
+    print_json,
+)
+
+
+def submit(
+    models: Models,
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", help="CSV file.")] = Path("submission.csv"),
+    flip: Flip = None,
+    threshold: Threshold = None,
+    batch_size: BatchSize = 32,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Predict all test tiles and write a valid submission."""
+    from diapir.runs.predict import submit as write
+
+    result = write(
+        models,
+        data,
+        out,
+        flip=flip,
+        threshold=threshold,
+        batch_size=batch_size,
+        device=device,
+        progress=not quiet,
+    )
+    if as_json:
+        print_json({"file": str(out), **asdict(result)})
+        return
+    typer.echo(
+        f"{result.tiles:,} tiles, {result.with_salt:,} with salt, are in {out}; "
+        f"{result.seconds:.1f} s, {result.model_seconds:.1f} s of them in the model"
+    )

@@ -1,0 +1,84 @@
+"""`diapir train`: a recipe on labelled tiles."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from diapir.cli.console import Data, Json, Quiet, print_json, print_table
+
+if TYPE_CHECKING:
+    from diapir.runs.train import RunResult
+
+
+def train(
+    recipe: Annotated[
+        str | None,
+        typer.Argument(help="Name of a recipe (see 'diapir recipes') or path of a .toml file."),
+    ] = None,
+    data: Data = Path("data"),
+    override: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a setting, such as train.epochs=3; repeatable."),
+    ] = None,
+    folds: Annotated[
+        int | None, typer.Option("--folds", min=2, help="Train one model for each of K folds.")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", help="Go on with this run folder, exactly.")
+    ] = None,
+    runs: Annotated[Path, typer.Option("--runs", help="Folder for run folders.")] = Path("runs"),
+    accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
+    devices: Annotated[str, typer.Option(help="Cards or CPU processes, or auto.")] = "auto",
+    num_nodes: Annotated[int, typer.Option(min=1, help="Machines that train together.")] = 1,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a recipe on labelled tiles; writes a run folder with model, scores and report.
+
+    Ctrl-C ends cleanly with the best model so far; --resume goes on from the last epoch.
+    """
+    if (recipe is None) == (resume is None):
+        raise typer.BadParameter("give either a RECIPE or --resume RUN")
+    if resume is not None and (override or folds):
+        raise typer.BadParameter("--resume takes the run's own recipe: leave out --set and --folds")
+
+    from diapir.config import load_recipe
+    from diapir.runs.train import Hardware, resume_run, train_recipe
+
+    hardware = Hardware(
+        accelerator=accelerator,
+        devices=int(devices) if devices.isdigit() else devices,
+        num_nodes=num_nodes,
+        progress=not quiet,
+    )
+    if resume is not None:
+        results = [resume_run(resume, data, hardware)]
+    else:
+        settings = [*(override or []), *([f"split.folds={folds}"] if folds else [])]
+        results = train_recipe(load_recipe(str(recipe), settings), data, runs, hardware)
+    _show(results, as_json)
+    interrupted = results[-1].interrupted
+    if interrupted is not None:
+        raise typer.Exit(128 + interrupted)  # the shell's own code for death by this signal
+
+
+def _show(results: "list[RunResult]", as_json: bool) -> None:
+    rows = [
+        (
+            str(result.folder.path),
+            result.val.metrics["score"].value if result.val else float("nan"),
+            result.holdout.metrics["score"].value if result.holdout else float("nan"),
+            result.threshold,
+            result.seconds,
+        )
+        for result in results
+    ]
+    names = ("run", "validation", "hold-out", "threshold", "seconds")
+    if as_json:
+        table = [dict(zip(names, row, strict=True)) for row in rows]
+        print_json([{k: None if v != v else v for k, v in row.items()} for row in table])
+    else:
+        print_table("Competition score", names, rows)
+        typer.echo(f"Look at {results[-1].folder.report}")
+        typer.echo(f"Next: see {results[-1].folder.next_steps}")

@@ -1,0 +1,272 @@
+"""The recipe: every setting of a training, typed, validated and frozen.
+
+A recipe is a TOML file that names only what differs from the defaults below. Unknown keys are
+errors. The resolved recipe is stored in the run folder and in the model file.
+"""
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from diapir.errors import RecipeError
+
+TILE_SIZE = 101
+"""Height and width of a competition tile in pixels."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class SplitConfig(_Section):
+    """How labelled tiles are divided into training, validation and hold-out.
+
+    Validation picks the epoch and the threshold; the hold-out reports the score and picks nothing.
+    """
+
+    stratify: Literal["none", "depth", "coverage", "both"] = "depth"
+    holdout: float = Field(0.2, ge=0, lt=1, description="share that only reports the score")
+    val: float = Field(0.1, ge=0, lt=1, description="share of the rest; unused with folds > 1")
+    folds: int = Field(1, ge=1, le=100)
+    seed: int = Field(0, ge=0)
+    drop_blank: bool = Field(False, description="leave constant images out of training")
+
+
+class ModelConfig(_Section):
+    """The network: encoder, decoder and what surrounds them."""
+
+    encoder: str = Field("resnet34", description="'scratch', 'vgg16', 'vgg19' or any timm name")
+    weights: str = Field("none", description="'none', 'imagenet' or a .safetensors path")
+    in_channels: Literal[1, 3] = 1
+    depth_channel: bool = False
+    coord_channels: bool = False
+    resize_to: int | None = Field(
+        None, ge=32, le=1024, description="enlarge a 101-pixel tile to this; None keeps its size"
+    )
+    pad_mode: Literal["reflect", "edge", "none"] = Field(
+        "reflect", description="up to a multiple of the stride; 'none' lets odd sizes through"
+    )
+    scratch_channels: tuple[int, ...] = Field(
+        (16, 32, 64, 128, 256), description="levels of encoder 'scratch', finest first"
+    )
+    decoder_channels: tuple[int, ...] = (256, 128, 64, 32, 16)
+    upsampling: Literal["transposed", "bilinear", "pixelshuffle"] = "bilinear"
+    batch_norm: bool = True
+    dropout: float = Field(0.0, ge=0, lt=1)
+    scse: bool = False
+    hypercolumn: bool = False
+    deep_supervision: bool = False
+    empty_head: bool = False
+    stem_stride: Literal[1, 2] = 2
+    freeze: Literal["none", "all-but-last-stage"] | int = "none"
+    mean: float | None = Field(None, description="of pixels in 0..1; None: the encoder's own")
+    std: float | None = Field(None, gt=0, description="of pixels in 0..1; None: the encoder's own")
+
+
+class AugmentConfig(_Section):
+    """Random changes to whole batches of training tiles; 0 turns a change off."""
+
+    flip: float = Field(0.5, ge=0, le=1, description="probability of a left-right flip")
+    brightness: float = Field(0.1, ge=0, le=1, description="added, of the full range")
+    contrast: float = Field(0.0, ge=0, lt=1, description="relative")
+    zoom: float = Field(0.1, ge=0, lt=1, description="relative")
+    shift: float = Field(0.0, ge=0, lt=1, description="of the tile's side")
+    rotate_degrees: float = Field(0.0, ge=0, le=45)
+    shear_degrees: float = Field(0.0, ge=0, le=45)
+    noise: float = Field(0.0, ge=0, le=1, description="standard deviation, of the full range")
+    probability: float = Field(1.0, ge=0, le=1, description="of each change but the flip")
+
+
+class LossStage(_Section):
+    """Weights of the losses from an epoch on."""
+
+    from_epoch: int = Field(0, ge=0)
+    bce: float = Field(0.0, ge=0)
+    dice: float = Field(0.0, ge=0)
+    lovasz: float = Field(0.0, ge=0)
+    symmetric_lovasz: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _weighs_something(self) -> Self:
+        if self.bce + self.dice + self.lovasz + self.symmetric_lovasz <= 0:
+            raise ValueError("all loss weights are 0; give at least one of bce, dice, lovasz")
+        return self
+
+
+class LossConfig(_Section):
+    """The training loss: one or more stages, each from an epoch on."""
+
+    stages: tuple[LossStage, ...] = (LossStage(bce=0.15, dice=0.15, lovasz=0.7),)
+    lovasz_per_image: bool = True
+    dice_smooth: float = Field(1.0, gt=0)
+    deep_supervision_weight: float = Field(0.1, ge=0)
+    empty_head_weight: float = Field(0.1, ge=0)
+
+    @model_validator(mode="after")
+    def _stages_follow(self) -> Self:
+        starts = [stage.from_epoch for stage in self.stages]
+        if not starts or starts[0] != 0 or sorted(set(starts)) != starts:
+            raise ValueError(f"stages must start at epoch 0 and rise, found from_epoch = {starts}")
+        return self
+
+
+class OptimConfig(_Section):
+    """Optimiser, learning-rate schedule and averaging of weights."""
+
+    name: Literal["adam", "adamw"] = "adamw"
+    lr: float = Field(1e-3, gt=0)
+    min_lr: float = Field(1e-4, ge=0, description="where plateau and cosine decay end")
+    encoder_lr_factor: float = Field(1.0, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    schedule: Literal["constant", "plateau", "cosine", "one-cycle"] = "one-cycle"
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of one-cycle that rises")
+    plateau_patience: int = Field(4, ge=0)
+    plateau_factor: float = Field(0.5, gt=0, lt=1)
+    clip_norm: float | None = Field(None, gt=0)
+    ema: float | None = Field(None, gt=0, lt=1, description="decay per step")
+
+
+class TrainConfig(_Section):
+    """How long, how large, how precise."""
+
+    epochs: int = Field(20, ge=1)
+    batch_size: int = Field(32, ge=1)
+    tiles_per_epoch: int | None = Field(None, ge=1, description="None: every training tile once")
+    max_minutes: float | None = Field(None, gt=0, description="the schedule ends by then")
+    early_stopping: int | None = Field(None, ge=1, description="epochs without a better score")
+    select: Literal["best", "last"] = Field("best", description="which epoch's weights are kept")
+    validate_every: int = Field(1, ge=1, description="epochs between validations")
+    seed: int = Field(0, ge=0)
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    compile: bool = False
+    deterministic: bool = False
+
+
+class PredictConfig(_Section):
+    """How a trained model is applied."""
+
+    flip: bool = Field(True, description="average with the prediction of the mirrored tile")
+    threshold: float | None = Field(None, gt=0, lt=1, description="None: chosen on validation")
+
+
+class Recipe(_Section):
+    """Everything a training needs besides the data."""
+
+    name: str = "custom"
+    description: str = ""
+    split: SplitConfig = SplitConfig()
+    model: ModelConfig = ModelConfig()
+    augment: AugmentConfig = AugmentConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    predict: PredictConfig = PredictConfig()
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of the resolved recipe as canonical JSON."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the recipes that come with the package, sorted."""
+    folder = resources.files("diapir") / "recipes"
+    return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".toml"))
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Return a packaged recipe or one from a TOML file, with ``key=value`` overrides applied.
+
+    Args:
+        name_or_path: A name out of `recipe_names`, the path of a ``.toml`` file, or that of the
+            ``recipe.json`` of a run.
+        overrides: Dotted keys with TOML values, such as ``"train.epochs=3"``; a value that is not
+            TOML counts as a string, so ``model.weights=none`` works unquoted.
+
+    Raises:
+        RecipeError: The recipe does not exist, is neither TOML nor JSON, or has an unknown key or a
+            bad value.
+
+    >>> load_recipe("classic-vgg19", ["train.epochs=3"]).train.epochs
+    3
+    """
+    table = _recipe_table(name_or_path)
+    for override in overrides:
+        _apply_override(table, override)
+    table.setdefault("name", Path(name_or_path).stem)
+    return parse_recipe(table, where=name_or_path)
+
+
+def parse_recipe(table: dict[str, Any], where: str) -> Recipe:
+    """Return the validated recipe of a table of plain values.
+
+    Raises:
+        RecipeError: A key is unknown or a value is out of range.
+    """
+    try:
+        return Recipe.model_validate(table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        found = f" (found {first['input']!r})" if not isinstance(first["input"], dict) else ""
+        keys = ", ".join(_known_keys(first["loc"]))
+        known = f"one of: {keys}" if "extra" in first["type"] else None
+        raise RecipeError(
+            f"{key}: {first['msg']}{found}",
+            where=where,
+            expected=known,
+            mend="Correct the recipe or the --set option.",
+        ) from error
+
+
+def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
+    section: Any = Recipe
+    for part in loc[:-1]:
+        field = getattr(section, "model_fields", {}).get(part)
+        section = field.annotation if field else section
+    return list(getattr(section, "model_fields", {}))
+
+
+def _recipe_table(name_or_path: str) -> dict[str, Any]:
+    path: Any = Path(name_or_path)
+    if path.suffix not in (".toml", ".json"):
+        if name_or_path not in recipe_names():
+            raise RecipeError(
+                f"no recipe named {name_or_path!r}",
+                expected=f"one of: {', '.join(recipe_names())}; or a path to a .toml or .json file",
+            )
+        path = resources.files("diapir") / "recipes" / f"{name_or_path}.toml"
+    try:
+        text = path.read_text(encoding="utf-8")
+        table = json.loads(text) if path.name.endswith(".json") else tomllib.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise RecipeError(f"cannot read the recipe: {error}", where=path) from error
+    if not isinstance(table, dict):
+        raise RecipeError("the recipe is no table", where=path, expected="keys and values")
+    return table
+
+
+def _apply_override(table: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(
+            f"override {override!r} has no '='",
+            where="--set",
+            expected="key=value, such as train.epochs=3",
+        )
+    try:
+        value: Any = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = None if text == "null" else text
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise RecipeError(f"{parent!r} is a value, not a section", where=f"--set {override}")
+    table[last] = value

@@ -1,0 +1,1 @@
+"""Census, splits and synthetic tiles: what happens to data before a model sees it."""

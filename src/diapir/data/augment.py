@@ -1,0 +1,95 @@
+"""Random changes to whole batches of tiles and their masks, on whatever device they are."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diapir.config import AugmentConfig
+
+
+def augment_batch(
+    images: Tensor, masks: Tensor, config: AugmentConfig, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return a changed copy of a batch; image and mask move together.
+
+    Args:
+        images: (B, 1, H, W) float in 0..1.
+        masks: (B, 1, H, W) float of 0 and 1.
+        config: Ranges of the changes.
+        generator: Source of every random number, on the batch's device.
+
+    Returns:
+        Images and masks as given in shape, dtype and range.
+    """
+    draw = _Draw(len(images), config.probability, generator)
+    if _moves(config):
+        images, masks = _move(images, masks, config, draw)
+    elif config.flip:
+        mirrored = draw.chance(config.flip).view(-1, 1, 1, 1)
+        images = torch.where(mirrored, images.flip(3), images)
+        masks = torch.where(mirrored, masks.flip(3), masks)
+    return _recolour(images, config, draw), masks
+
+
+class _Draw:
+    """Random numbers, one a tile."""
+
+    def __init__(self, batch: int, probability: float, generator: torch.Generator) -> None:
+        self.batch, self.probability, self.generator = batch, probability, generator
+
+    def chance(self, probability: float) -> Tensor:
+        return self._uniform() < probability
+
+    def between(self, limit: float) -> Tensor:
+        """Return (B,) values in -limit..limit, 0 for the tiles that are left alone."""
+        values = (2 * self._uniform() - 1) * limit
+        return values * (self._uniform() < self.probability)
+
+    def noise_like(self, images: Tensor) -> Tensor:
+        return torch.randn(images.shape, generator=self.generator, device=images.device)
+
+    def _uniform(self) -> Tensor:
+        return torch.rand(self.batch, generator=self.generator, device=self.generator.device)
+
+
+def _moves(config: AugmentConfig) -> bool:
+    return any((config.zoom, config.shift, config.rotate_degrees, config.shear_degrees))
+
+
+def _move(
+    images: Tensor, masks: Tensor, config: AugmentConfig, draw: _Draw
+) -> tuple[Tensor, Tensor]:
+    """Apply one affine map a tile: mirror, zoom, rotate, shear, shift; borders are reflected."""
+    mirror = 1 - 2 * draw.chance(config.flip).float()
+    zoom_y, zoom_x = 1 + draw.between(config.zoom), 1 + draw.between(config.zoom)
+    angle = draw.between(math.radians(config.rotate_degrees))
+    # shear and shift are in the unit of affine_grid, in which a tile reaches from -1 to 1
+    shear = draw.between(math.tan(math.radians(config.shear_degrees)))
+    shift_x, shift_y = 2 * draw.between(config.shift), 2 * draw.between(config.shift)
+    cos, sin = angle.cos(), angle.sin()
+    maps = torch.stack(
+        [
+            torch.stack([mirror * zoom_x * cos, mirror * zoom_x * (shear * cos - sin), shift_x], 1),
+            torch.stack([zoom_y * sin, zoom_y * (shear * sin + cos), shift_y], 1),
+        ],
+        dim=1,
+    )
+    grid = F.affine_grid(maps.to(images), list(images.shape), align_corners=False)
+    both = torch.cat([images, masks], dim=1)
+    both = F.grid_sample(both, grid, padding_mode="reflection", align_corners=False)
+    return both[:, :1], (both[:, 1:] > 0.5).to(masks.dtype)
+
+
+def _recolour(images: Tensor, config: AugmentConfig, draw: _Draw) -> Tensor:
+    if config.contrast:
+        factor = 1 + draw.between(config.contrast).view(-1, 1, 1, 1)
+        mean = images.mean(dim=(2, 3), keepdim=True)
+        images = mean + (images - mean) * factor
+    if config.brightness:
+        images = images + draw.between(config.brightness).view(-1, 1, 1, 1)
+    if config.noise:
+        deviation = draw.between(config.noise).abs().view(-1, 1, 1, 1)
+        images = images + deviation * draw.noise_like(images)
+    return images.clamp(0, 1)

@@ -1,0 +1,63 @@
+"""The errors that Diapir raises on purpose: each says what is wrong, where, and what to do."""
+
+
+class DiapirError(Exception):
+    """Base of every error that a user of Diapir can mend.
+
+    Args:
+        what: What is wrong, with the value that was found.
+        where: File, row, byte or key that holds it.
+        expected: What would have been right.
+        mend: What to do now.
+
+    >>> print(DiapirError("odd number of values (3)", where="train.csv row 7", mend="Remove one."))
+    odd number of values (3)
+      where: train.csv row 7
+      to mend: Remove one.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: object = None,
+        expected: str | None = None,
+        mend: str | None = None,
+    ) -> None:
+        self.what = what
+        self.where = None if where is None else str(where)
+        self.expected = expected
+        self.mend = mend
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        labelled = (("where", self.where), ("expected", self.expected), ("to mend", self.mend))
+        return "\n".join([self.what, *(f"  {label}: {text}" for label, text in labelled if text)])
+
+
+class DataError(DiapirError):
+    """Images, masks, depths or run-lengths that cannot be used as they are."""
+
+
+class RecipeError(DiapirError):
+    """A recipe with an unknown key, a value out of range, or settings at odds with each other."""
+
+
+class WeightsError(DiapirError):
+    """Encoder weights that are not there, cannot be downloaded, or do not fit the encoder."""
+
+
+class ModelFileError(DiapirError):
+    """A file that is not a Diapir model, is damaged, or comes from a newer version."""
+
+
+class SubmissionError(DiapirError):
+    """A submission file that the competition would refuse or misread."""
+
+
+class RunError(DiapirError):
+    """A run folder or an output place that cannot be used: missing, foreign, full or read-only."""
+
+
+class TrainingError(DiapirError):
+    """A training that cannot go on, such as a loss that is no longer a number."""

@@ -1,0 +1,1 @@
+"""What leaves Diapir for others to use: submissions of the competition."""

@@ -1,0 +1,91 @@
+"""Submissions of the competition, written valid by construction; `check_submission` is here too.
+
+Source: TGS Salt Identification Challenge, evaluation page: ``id,rle_mask``, one row for each test
+tile, run-lengths column-major and 1-based, nothing for an empty mask.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from diapir.errors import SubmissionError
+from diapir.export.submission_check import KINDS, Problem, check_submission
+from diapir.io.atomic import write_text_atomic
+from diapir.io.csv_tables import RLE_HEADER
+from diapir.io.rle import encode_rle_many
+
+__all__ = ["KINDS", "Problem", "check_submission", "write_submission"]
+
+_UNFIT_FOR_CSV = re.compile(r'[\s,"\x00-\x1f]')
+
+
+def write_submission(
+    path: Path,
+    ids: Sequence[str],
+    masks: NDArray[Any],
+    *,
+    order: Sequence[str] | None = None,
+) -> None:
+    """Write a submission, whole or not at all.
+
+    Args:
+        path: The CSV file to write; its folder is created if it is missing.
+        ids: N different names of test tiles.
+        masks: Their masks on the original grid, (N, H, W) bool or integers, salt where not 0.
+        order: The same names in the order of the rows, such as that of ``sample_submission.csv``;
+            None keeps the order of `ids`.
+
+    Raises:
+        SubmissionError: Numbers of ids and masks differ, a name is there twice or would break the
+            CSV, the masks are not masks, or `order` names other tiles.
+        RunError: The place cannot be written.
+    """
+    _check_masks(ids, masks)
+    _check_ids(ids)
+    texts = dict(zip(ids, encode_rle_many(masks), strict=True))
+    rows = _put_in_order(texts, ids if order is None else order)
+    write_text_atomic(path, "\n".join([",".join(RLE_HEADER), *rows, ""]))
+
+
+def _check_masks(ids: Sequence[str], masks: NDArray[Any]) -> None:
+    if masks.ndim != 3 or len(masks) != len(ids):
+        raise SubmissionError(
+            f"masks of shape {masks.shape} for {len(ids)} ids",
+            expected=f"({len(ids)}, height, width)",
+            mend="Give one mask for each id.",
+        )
+    if masks.dtype.kind not in "bui":
+        raise SubmissionError(
+            f"masks of {masks.dtype}",
+            expected="bool or integers, salt where not 0",
+            mend="Compare the probabilities with the threshold first.",
+        )
+
+
+def _check_ids(ids: Sequence[str]) -> None:
+    twice = [name for name, count in Counter(ids).items() if count > 1]
+    if twice:
+        raise SubmissionError(f"duplicate id {twice[0]!r}", mend="Give each tile once.")
+    unfit = [name for name in ids if not name or _UNFIT_FOR_CSV.search(name)]
+    if unfit:
+        raise SubmissionError(
+            f"the id {unfit[0]!r} does not fit into a CSV file",
+            expected="a name without blanks, commas and quotes",
+            mend="Rename the image.",
+        )
+
+
+def _put_in_order(texts: Mapping[str, str], order: Sequence[str]) -> list[str]:
+    if len(order) != len(texts) or set(order) != set(texts):
+        extra = sorted(set(order) - set(texts)) + sorted(set(texts) - set(order))
+        example = f", such as {extra[0]!r}" if extra else ""
+        raise SubmissionError(
+            f"the order has {len(order)} ids and there are {len(texts)} masks; "
+            f"they are not the same ids{example}",
+            mend="Predict exactly the tiles that the sample submission names, each once.",
+        )
+    return [f"{name},{texts[name]}" for name in order]

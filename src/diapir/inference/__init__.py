@@ -1,0 +1,1 @@
+"""Apply trained models: probabilities of salt from images, and how good they are."""

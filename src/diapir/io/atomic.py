@@ -1,0 +1,102 @@
+"""Files that appear whole or not at all."""
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from diapir.errors import RunError
+
+_MENDS = {
+    errno.ENOSPC: "Free some space or choose another place.",
+    errno.EDQUOT: "The quota is used up: free some space or choose another place.",
+    errno.EROFS: "The file system is read-only: choose another place.",
+    errno.EACCES: "Ask for write permission or choose another place.",
+    errno.EPERM: "Ask for write permission or choose another place.",
+    errno.EISDIR: "Give the path of a file; a folder has this name.",
+    errno.ENOTDIR: "A file stands where a folder is needed: choose another place.",
+    errno.EEXIST: "A file stands where a folder is needed: choose another place.",
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+}
+
+
+@contextmanager
+def atomic_write(path: Path, *, sync: bool = True) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that takes its place when the block ends well.
+
+    The temporary name starts with a dot and keeps the suffix, so that writers which choose a
+    format by suffix work on it. When the block raises, the temporary file is removed and whatever
+    stood at `path` before stays untouched. Missing parent folders are made; a symbolic link stays
+    a link and its target is replaced.
+
+    Args:
+        path: The file to write.
+        sync: Also force the bytes to the disk, so that the file survives a power cut; off where
+            thousands of small files are written that a second run would make again.
+
+    Raises:
+        RunError: The disk is full, the place is read-only, or the folder cannot be made. Any
+            `OSError` raised inside the block counts as one about this file.
+    """
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{target.stem[:80]}-{secrets.token_hex(6)}{target.suffix}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if sync:
+            _sync(temporary)
+        temporary.replace(target)
+        if sync:
+            _sync(target.parent)
+    except OSError as error:
+        raise RunError(
+            f"cannot write the file: {error.strerror or error}",
+            where=path,
+            mend=_MENDS.get(error.errno or 0, "Choose another place."),
+        ) from error
+    finally:
+        _discard(temporary)
+
+
+def write_bytes_atomic(path: Path, data: bytes, *, sync: bool = True) -> None:
+    """Write `data` to `path`, whole or not at all.
+
+    Raises:
+        RunError: The file cannot be written.
+    """
+    with atomic_write(path, sync=sync) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text_atomic(path: Path, text: str, *, sync: bool = True) -> None:
+    r"""Write `text` to `path` as UTF-8 with ``\n`` line ends, whole or not at all.
+
+    Raises:
+        RunError: The file cannot be written.
+    """
+    write_bytes_atomic(path, text.encode("utf-8"), sync=sync)
+
+
+def _sync(path: Path) -> None:
+    # Windows cannot open a folder; there the rename alone has to do.
+    if os.name == "nt" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems know no fsync of a folder; the file itself is already safe.
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _discard(temporary: Path) -> None:
+    try:
+        temporary.unlink(missing_ok=True)
+    except OSError:
+        # The first error is the one to tell; a folder that is gone or read-only hides no file.
+        return

@@ -1,0 +1,144 @@
+"""Where the images, masks and tables of a data set lie: zips, unzipped folders, plain folders."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from diapir.errors import DataError
+from diapir.io.sources import FolderSource, Source, open_source
+
+Part = Literal["train", "test"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files of one part of a data set.
+
+    Args:
+        source: What holds the images and masks; the owner of the layout closes it.
+        images: File name of the image of each id, sorted by id.
+        masks: File name of the mask of each id, sorted by id; None where there are no mask files
+            or the part has no labels.
+        tables: The folder in which ``train.csv`` and ``depths.csv`` are looked for.
+    """
+
+    source: Source
+    images: dict[str, str]
+    masks: dict[str, str] | None
+    tables: Path
+
+
+def find_layout(path: Path, part: Part) -> Layout:
+    """Return where the files of `part` are.
+
+    Args:
+        path: The competition's folder with ``train.zip`` / ``test.zip`` or with these unzipped; a
+            folder or zip with ``images/`` and, for training, ``masks/``; for the test part also
+            a folder or zip of images, or one image. Unzipped folders go before zips.
+        part: ``"train"`` or ``"test"``.
+
+    Raises:
+        DataError: Nothing that fits is there, it holds no images, or two files share an id.
+    """
+    try:
+        source, folder, tables = _choose(path, part)
+    except OSError as error:
+        raise DataError(
+            f"cannot read: {error.strerror or error}",
+            where=path,
+            mend="Check the path and the permission to read it.",
+        ) from error
+    try:
+        return _list_files(source, folder, tables, part)
+    except BaseException:
+        source.close()
+        raise
+
+
+def has_part(path: Path, part: Part) -> bool:
+    """Return whether there are files of this part, readable or not."""
+    try:
+        find_layout(path, part).source.close()
+    except DataError:
+        return False
+    return True
+
+
+def index_files(source: Source, names: Sequence[str]) -> dict[str, str]:
+    """Return the PNG files by id (the name without folder and suffix), sorted by id.
+
+    Raises:
+        DataError: Two files share an id.
+    """
+    by_id: dict[str, str] = {}
+    for name in names:
+        file = PurePosixPath(name)
+        if file.suffix.lower() != ".png":
+            continue
+        if file.stem in by_id:
+            raise DataError(
+                f"duplicate id {file.stem!r}",
+                where=f"{source.describe(by_id[file.stem])} and {file.name}",
+                expected="one image for each id",
+                mend="Remove one of the files.",
+            )
+        by_id[file.stem] = name
+    return dict(sorted(by_id.items()))
+
+
+def _choose(path: Path, part: Part) -> tuple[Source, str, Path]:
+    """Return the source, the folder inside it that holds the images, and the tables' folder."""
+    if not path.exists():
+        raise DataError("no such folder or file", where=path, mend="Check the path of the data.")
+    if path.is_file():
+        if part == "test" and path.suffix.lower() == ".png":
+            return _OneFile(path), "", path.parent
+        return _choose_inside(open_source(path), part, path.parent)
+    unzipped, packed = FolderSource(path), path / f"{part}.zip"
+    if packed.is_file() and not (unzipped.names(f"{part}/images") or unzipped.names(part)):
+        return _choose_inside(open_source(packed), part, path)
+    return _choose_inside(unzipped, part, path)
+
+
+def _choose_inside(source: Source, part: Part, tables: Path) -> tuple[Source, str, Path]:
+    folders = [f"{part}/images", "images"]
+    if part == "test":
+        folders = ["test/images", "test", *([] if source.names("masks") else ["images"]), ""]
+    try:
+        for folder in folders:
+            if any(name.lower().endswith(".png") for name in source.names(folder)):
+                return source, folder, tables
+        raise _nothing_found(source, folders, part)
+    except BaseException:
+        source.close()
+        raise
+
+
+def _nothing_found(source: Source, folders: list[str], part: Part) -> DataError:
+    others = [name for folder in folders for name in source.names(folder)]
+    return DataError(
+        f"no {part} images" + (f"; found other files, such as {others[0]}" if others else ""),
+        where=source.path,
+        expected=f"{part}.zip, or PNG files in " + ", ".join(f"{f}/" for f in folders if f),
+        mend="Check the path of the data; images must be PNG.",
+    )
+
+
+def _list_files(source: Source, folder: str, tables: Path, part: Part) -> Layout:
+    images = index_files(source, source.names(folder))
+    masks = None
+    if part == "train":
+        masks = index_files(source, source.names(f"{folder.removesuffix('images')}masks"))
+    return Layout(source, images, masks or None, tables)
+
+
+class _OneFile(FolderSource):
+    """A single image, seen as a folder that holds nothing else."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path.parent)
+        self._name = path.name
+
+    def names(self, folder: str) -> list[str]:
+        return [] if folder else [self._name]

@@ -1,0 +1,185 @@
+"""One way to list and read files, be they in a folder or in a zip that stays packed."""
+
+import lzma
+import os
+import struct
+import threading
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from diapir.errors import DataError
+
+MAX_FILE_BYTES = 1 << 27
+"""Larger files are refused: no image of `images.MAX_PIXELS` pixels needs more."""
+
+# What zipfile lets through on damaged input. RuntimeError: encrypted; NotImplementedError, a kind
+# of it: unknown compression; struct.error: an entry cut off inside its header.
+_ZIP_ERRORS = (
+    OSError, EOFError, KeyError, ValueError, RuntimeError, OverflowError, struct.error,
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+)  # fmt: skip
+
+
+class Source(ABC):
+    """Files of a folder or a zip by names with forward slashes; use it as a context manager.
+
+    Args:
+        path: The folder or the zip.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @abstractmethod
+    def names(self, folder: str) -> list[str]:
+        """Return the names of the visible files right inside `folder`, sorted.
+
+        Args:
+            folder: Such as ``"train/images"``; ``""`` is the top. One that is not there is empty.
+
+        Returns:
+            Full names, such as ``"train/images/a.png"``. A zip may hold a name twice.
+
+        Raises:
+            DataError: The folder cannot be listed.
+        """
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """Return the bytes of a file; any number of threads may read at once.
+
+        Raises:
+            DataError: The file is not there, is too large, or cannot be read.
+        """
+
+    def describe(self, name: str) -> str:
+        """Return where `name` is, for error messages."""
+        return str(self.path / name)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        return
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _check_size(self, name: str, size: int) -> None:
+        if size > MAX_FILE_BYTES:
+            raise DataError(
+                f"the file has {size:,} bytes",
+                where=self.describe(name),
+                expected=f"at most {MAX_FILE_BYTES:,} bytes",
+                mend="Cut the image into tiles.",
+            )
+
+
+class FolderSource(Source):
+    """The files of a folder.
+
+    Args:
+        path: The folder.
+    """
+
+    def names(self, folder: str) -> list[str]:
+        """Return the names of the visible files right inside `folder`, sorted."""
+        prefix = f"{folder}/" if folder else ""
+        try:
+            with os.scandir(self.path / folder) as entries:
+                return sorted(prefix + e.name for e in entries if e.name[0] != "." and e.is_file())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise self._unreadable(folder, error) from error
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of a file."""
+        try:
+            with (self.path / name).open("rb", buffering=0) as file:
+                self._check_size(name, os.fstat(file.fileno()).st_size)
+                return file.read()
+        except OSError as error:
+            raise self._unreadable(name, error) from error
+
+    def _unreadable(self, name: str, error: OSError) -> DataError:
+        return DataError(
+            f"cannot read: {error.strerror or error}",
+            where=self.describe(name),
+            mend="Check the path and the permission to read it.",
+        )
+
+
+class ZipSource(Source):
+    """The files of a zip, read in place.
+
+    Args:
+        path: The zip.
+
+    Raises:
+        DataError: The zip cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except _ZIP_ERRORS as error:
+            raise DataError(
+                f"cannot open the zip: {error}",
+                where=path,
+                expected="a complete .zip file",
+                mend="Copy or download it again.",
+            ) from error
+        # zipfile counts its open entries without a lock of its own.
+        self._lock = threading.Lock()
+        self._folders: dict[str, list[str]] = {}
+        for name in self._zip.namelist():
+            folder, _, base = name.rpartition("/")
+            if base and base[0] != "." and not name.startswith("__MACOSX/"):
+                self._folders.setdefault(folder, []).append(name)
+
+    def names(self, folder: str) -> list[str]:
+        """Return the names of the visible files right inside `folder`, sorted."""
+        return sorted(self._folders.get(folder, []))
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of a file."""
+        try:
+            entry = self._zip.getinfo(name)
+            self._check_size(name, entry.file_size)
+            with self._lock:
+                return self._zip.read(entry)
+        except _ZIP_ERRORS as error:
+            raise DataError(
+                f"cannot read from the zip: {error}",
+                where=self.describe(name),
+                mend="Copy or download the zip again; it must not be encrypted.",
+            ) from error
+
+    def close(self) -> None:
+        """Close the zip."""
+        self._zip.close()
+
+
+def open_source(path: Path) -> Source:
+    """Return the files of a folder, or of a zip where `path` is a file.
+
+    Raises:
+        DataError: Nothing is there, or the file is no zip.
+    """
+    if path.is_dir():
+        return FolderSource(path)
+    if path.is_file():
+        return ZipSource(path)
+    raise DataError("no such folder or zip", where=path, mend="Check the path of the data.")

@@ -1,0 +1,1 @@
+"""Networks that turn a seismic tile into salt logits, and the file that carries them."""

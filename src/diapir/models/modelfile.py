@@ -1,0 +1,208 @@
+"""The model file: one safetensors file of weights, with all that is known of them beside it.
+
+Nothing in it is code: tensors, and one JSON text in the header. Loading never unpickles.
+"""
+
+import json
+import platform
+import subprocess
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from diapir.config import Recipe, parse_recipe
+from diapir.errors import DiapirError, ModelFileError
+from diapir.io.atomic import write_bytes_atomic
+from diapir.models.unet import SaltNet
+
+FORMAT = 1
+"""Version of the metadata; a reader refuses files of a later one."""
+
+_KEY = "diapir"
+_LIBRARIES = ("diapir", "torch", "timm", "lightning", "numpy", "safetensors")
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model file says of its weights.
+
+    Args:
+        recipe: Resolved recipe that trained them.
+        threshold: Probability from which a pixel counts as salt, 0..1.
+        metrics: What was measured, by name.
+        data_fingerprint: SHA-256 over ids, pixels and masks of the labelled tiles.
+        train_ids: Tiles that trained the weights.
+        val_ids: Tiles that picked epoch and threshold.
+        versions: Of the libraries that trained.
+        git: Commit of the source tree, where there is one.
+        created: Time in UTC, ISO 8601.
+        notes: Anything for the reader.
+    """
+
+    recipe: Recipe
+    threshold: float
+    metrics: dict[str, float] = field(default_factory=dict)
+    data_fingerprint: str = ""
+    train_ids: tuple[str, ...] = ()
+    val_ids: tuple[str, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
+    git: str | None = None
+    created: str = ""
+    notes: str = ""
+
+    def stamped(self) -> "ModelCard":
+        """Return the card with versions, commit and time of now."""
+        versions = {name: version(name) for name in _LIBRARIES}
+        versions["python"] = platform.python_version()
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return replace(self, versions=versions, git=source_commit(), created=now)
+
+
+def save_model(path: Path, net: SaltNet, card: ModelCard, *, half: bool = False) -> None:
+    """Write a network and its card, whole or not at all.
+
+    Args:
+        path: Should end in `.safetensors`.
+        net: Any device.
+        card: Goes into the header.
+        half: Store floating tensors as float16, at half the size.
+
+    Raises:
+        RunError: The file cannot be written.
+    """
+    write_bytes_atomic(path, serialise(net, card, half=half))
+
+
+def serialise(net: SaltNet, card: ModelCard, *, half: bool = False) -> bytes:
+    """Return the bytes of a model file; the same network and card give the same bytes."""
+    state = {name: _stored(tensor, half) for name, tensor in net.state_dict().items()}
+    table = {**asdict(card), "recipe": card.recipe.model_dump(mode="json"), "format": FORMAT}
+    return save(state, metadata={_KEY: json.dumps(table, sort_keys=True)})
+
+
+def load_model(path: Path) -> tuple[SaltNet, ModelCard]:
+    """Return the network of a model file, ready to predict on the CPU, and its card.
+
+    Raises:
+        ModelFileError: The file is missing, damaged, no Diapir model, from a newer version, or its
+            weights do not fit its recipe or are not finite.
+    """
+    card = read_card(path)
+    plain = card.recipe.model.model_copy(update={"weights": "none", "freeze": "none"})
+    try:
+        net = SaltNet(plain)
+    except DiapirError as error:
+        raise _broken(path, f"its recipe cannot be built: {error.what}") from error
+    net.load_state_dict(_read_state(path, net.state_dict()))
+    return net.eval(), card
+
+
+def read_card(path: Path) -> ModelCard:
+    """Return the card of a model file without its weights.
+
+    Raises:
+        ModelFileError: As in `load_model`.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except (OSError, SafetensorError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    if _KEY not in metadata:
+        raise _broken(path, "it is a safetensors file, but not a Diapir model")
+    try:
+        table = json.loads(metadata[_KEY])
+        return _parse_card(path, table)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise _broken(path, f"its metadata cannot be read ({type(error).__name__})") from error
+
+
+def _parse_card(path: Path, table: dict[str, Any]) -> ModelCard:
+    if table["format"] > FORMAT:
+        raise ModelFileError(
+            f"the file has format {table['format']}, this Diapir reads up to {FORMAT}",
+            where=path,
+            mend="Update Diapir.",
+        )
+    try:
+        recipe = parse_recipe(table["recipe"], where=str(path))
+    except DiapirError as error:
+        raise _broken(path, f"its recipe is not valid: {error.what}") from error
+    threshold = float(table["threshold"])
+    if not 0 < threshold < 1:
+        raise _broken(path, f"its threshold is {threshold}, not between 0 and 1")
+    return ModelCard(
+        recipe=recipe,
+        threshold=threshold,
+        metrics={str(k): float(v) for k, v in table["metrics"].items()},
+        data_fingerprint=str(table["data_fingerprint"]),
+        train_ids=tuple(map(str, table["train_ids"])),
+        val_ids=tuple(map(str, table["val_ids"])),
+        versions={str(k): str(v) for k, v in table["versions"].items()},
+        git=None if table["git"] is None else str(table["git"]),
+        created=str(table["created"]),
+        notes=str(table["notes"]),
+    )
+
+
+def _read_state(path: Path, own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a file after checking names and shapes, before any is read."""
+    try:
+        with safe_open(path, "pt") as file:
+            names = set(file.keys())
+            if names != set(own):
+                odd = sorted(names ^ set(own))
+                raise _broken(path, f"{len(odd)} tensors are missing or unknown, first {odd[0]!r}")
+            for name, tensor in own.items():
+                shape = tuple(file.get_slice(name).get_shape())
+                if shape != tuple(tensor.shape):
+                    raise _broken(path, f"{name} has shape {shape}, expected {tuple(tensor.shape)}")
+            state = {name: file.get_tensor(name).to(own[name].dtype) for name in own}
+    except (OSError, SafetensorError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise _broken(path, f"{bad[0]} holds NaN or infinity")
+    return state
+
+
+def _stored(tensor: Tensor, half: bool) -> Tensor:
+    tensor = tensor.detach().cpu().contiguous()
+    return tensor.half() if half and tensor.is_floating_point() else tensor
+
+
+def _unreadable(path: Path, error: Exception) -> ModelFileError:
+    if not path.exists():
+        return ModelFileError(
+            "the model file does not exist",
+            where=path,
+            mend="Give the model.safetensors of a run folder, or train one with 'diapir train'.",
+        )
+    return _broken(path, f"it cannot be read as safetensors ({error})")
+
+
+def _broken(path: Path, what: str) -> ModelFileError:
+    return ModelFileError(
+        f"not a usable model file: {what}",
+        where=path,
+        expected="a .safetensors file written by Diapir",
+        mend="Copy the file again from where it was trained.",
+    )
+
+
+def source_commit() -> str | None:
+    """Return the commit of the source tree that this package runs from, None where it has none."""
+    folder = Path(__file__).parent
+    command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,246 @@
+"""The U-Net: an encoder's feature pyramid, a decoder that climbs it, one logit a pixel."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diapir.config import TILE_SIZE, ModelConfig
+from diapir.errors import RecipeError
+from diapir.models.blocks import ConvBlock, ScSE, Upsample, fit_to
+from diapir.models.encoders import EncoderInfo, build_encoder
+
+
+class Outputs(NamedTuple):
+    """What the network says of a batch while it trains.
+
+    Args:
+        logits: (B, 1, H, W) of the pixels.
+        aux_logits: (B, 1, h, w) of each coarser decoder level, where deep supervision is on.
+        salt_logits: (B,) that a tile holds any salt, where the empty-tile head is on.
+    """
+
+    logits: Tensor
+    aux_logits: tuple[Tensor, ...] = ()
+    salt_logits: Tensor | None = None
+
+
+class DecoderBlock(nn.Module):
+    """Doubles the size, joins the skip, convolves twice."""
+
+    def __init__(
+        self, in_channels: int, skip_channels: int, out_channels: int, config: ModelConfig
+    ) -> None:
+        super().__init__()
+        self.up = Upsample(config.upsampling, in_channels, out_channels)
+        self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+        joined = self.up.out_channels + skip_channels
+        self.conv1 = ConvBlock(joined, out_channels, batch_norm=config.batch_norm)
+        self.conv2 = ConvBlock(out_channels, out_channels, batch_norm=config.batch_norm)
+        self.attention = ScSE(out_channels) if config.scse else nn.Identity()
+
+    def forward(self, x: Tensor, skip: Tensor | None, size: tuple[int, int]) -> Tensor:
+        """Return (B, out_channels, *size) from (B, in_channels, ...) and the skip of that size."""
+        x = self.up(x, size)
+        if skip is not None:
+            x = torch.cat([x, skip], dim=1)
+        x = self.conv2(self.conv1(self.dropout(x)))
+        return cast(Tensor, self.attention(x))
+
+
+class Decoder(nn.Module):
+    """Climbs from the coarsest feature map to full size, one block for every halving."""
+
+    def __init__(self, info: EncoderInfo, config: ModelConfig) -> None:
+        super().__init__()
+        steps = info.reductions[-1].bit_length() - 1
+        outputs = _decoder_channels(config.decoder_channels, steps)
+        skips = dict(zip(info.reductions[:-1], info.channels[:-1], strict=True))
+        in_channels = info.channels[-1]
+        self.blocks = nn.ModuleList()
+        for step, out_channels in enumerate(outputs):
+            skip_channels = skips.get(info.reductions[-1] >> (step + 1), 0)
+            self.blocks.append(DecoderBlock(in_channels, skip_channels, out_channels, config))
+            in_channels = out_channels
+        self.channels = outputs
+        self.reductions = info.reductions
+
+    def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> list[Tensor]:
+        """Return the output of every block, coarsest first; the last is as large as `size`."""
+        skips = dict(zip(self.reductions, features, strict=True))
+        reduction = self.reductions[-1]
+        x, outputs = features[-1], []
+        for block in self.blocks:
+            reduction //= 2
+            skip = skips.get(reduction)
+            target = (_ceil_div(size[0], reduction), _ceil_div(size[1], reduction))
+            x = block(x, skip, target if skip is None else tuple(skip.shape[-2:]))
+            outputs.append(x)
+        outputs[-1] = fit_to(x, size)
+        return outputs
+
+
+class SaltNet(nn.Module):
+    """A U-Net from grey seismic tiles to salt logits, for any height and width.
+
+    Args:
+        config: The model section of a recipe.
+
+    Raises:
+        RecipeError: The settings contradict each other or the encoder.
+        WeightsError: The encoder's weights cannot be had.
+
+    >>> net = SaltNet(ModelConfig(encoder="scratch", scratch_channels=(4, 8)))
+    >>> net(torch.zeros(2, 1, 101, 67)).shape
+    torch.Size([2, 1, 101, 67])
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        in_channels = config.in_channels + config.depth_channel + config.coord_channels
+        self.encoder, info = build_encoder(config, in_channels)
+        self.decoder = Decoder(info, config)
+        self.mean = info.mean if config.mean is None else config.mean
+        self.std = info.std if config.std is None else config.std
+        self.stride = info.reductions[-1]
+        self.depthwise = info.depthwise
+        channels = self.decoder.channels
+        width = channels[-1]
+        self.hyper = nn.ModuleList(
+            nn.Conv2d(c, width, 1) for c in channels[:-1] if config.hypercolumn
+        )
+        self.head = nn.Conv2d(width * (1 + len(self.hyper)), 1, 1)
+        self.aux_heads = nn.ModuleList(
+            nn.Conv2d(c, 1, 1) for c in channels[:-1] if config.deep_supervision
+        )
+        self.salt_head = nn.Linear(info.channels[-1], 1) if config.empty_head else None
+        self.to(memory_format=torch.channels_last)
+        self.autocast_encoder: torch.dtype | None = None
+        self.autocast_decoder: torch.dtype | None = None
+
+    def set_precision(self, precision: str, device: str) -> None:
+        """Choose the dtype of the convolutions: 'float32', 'bf16', or the faster one ('auto').
+
+        On a CPU 'auto' keeps depthwise encoders in float32, where they are faster, and runs the
+        dense decoder in bf16 where the processor has bf16 instructions.
+        """
+        low = torch.bfloat16
+        if precision == "auto" and device == "cpu":
+            fast = torch.cpu._is_avx512_bf16_supported()
+            self.autocast_encoder = low if fast and not self.depthwise else None
+            self.autocast_decoder = low if fast else None
+        else:
+            dtype = None if precision == "float32" else low
+            self.autocast_encoder = self.autocast_decoder = dtype
+
+    def forward(self, images: Tensor, z_feet: Tensor | None = None) -> Tensor:
+        """Return salt logits.
+
+        Args:
+            images: (B, 1, H, W) floating grey values in 0..1.
+            z_feet: (B,) depths, needed where the recipe has a depth channel.
+
+        Returns:
+            (B, 1, H, W) float32 logits. With an empty-tile head a pixel is salt only if the tile
+            holds any: its probability is the product of both.
+        """
+        outputs = self.forward_all(images, z_feet)
+        if outputs.salt_logits is None:
+            return outputs.logits
+        return _both(outputs.logits, outputs.salt_logits[:, None, None, None])
+
+    def forward_all(self, images: Tensor, z_feet: Tensor | None = None) -> Outputs:
+        """Return every output that a loss may look at; arguments as in `forward`."""
+        size = (images.shape[-2], images.shape[-1])
+        x = self._resized(images)
+        inner = (x.shape[-2], x.shape[-1])
+        x, (top, left) = self._padded(x)
+        x = self._prepared(x, z_feet).contiguous(memory_format=torch.channels_last)
+        with _autocast(x, self.autocast_encoder):
+            features = self.encoder(x)
+        with _autocast(x, self.autocast_decoder):
+            levels = self.decoder(features, (x.shape[-2], x.shape[-1]))
+            logits = self.head(self._hypercolumn(levels))
+        logits = logits[..., top : top + inner[0], left : left + inner[1]].float()
+        if inner != size:
+            logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+        aux = tuple(
+            head(level.float()) for head, level in zip(self.aux_heads, levels, strict=False)
+        )
+        salt = None
+        if self.salt_head is not None:
+            salt = self.salt_head(features[-1].float().mean(dim=(2, 3))).squeeze(1)
+        return Outputs(logits, aux, salt)
+
+    def _resized(self, images: Tensor) -> Tensor:
+        if self.config.resize_to is None:
+            return images
+        scale = self.config.resize_to / TILE_SIZE
+        size = [max(1, round(side * scale)) for side in images.shape[-2:]]
+        return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+
+    def _padded(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        if self.config.pad_mode == "none":
+            return x, (0, 0)
+        missing = [-side % self.stride for side in x.shape[-2:]]
+        top, left = missing[0] // 2, missing[1] // 2
+        pads = (left, missing[1] - left, top, missing[0] - top)
+        # a tile cannot be mirrored by more than its own size
+        mirrored = self.config.pad_mode == "reflect" and all(
+            max(pads[2 * i], pads[2 * i + 1]) < x.shape[-1 - i] for i in (0, 1)
+        )
+        return F.pad(x, pads, mode="reflect" if mirrored else "replicate"), (top, left)
+
+    def _prepared(self, x: Tensor, z_feet: Tensor | None) -> Tensor:
+        batch, _, height, width = x.shape
+        channels = [((x - self.mean) / self.std).expand(-1, self.config.in_channels, -1, -1)]
+        if self.config.depth_channel:
+            if z_feet is None:
+                raise RecipeError(
+                    "this model uses depth, but no depths were given",
+                    where="model.depth_channel",
+                    mend="Add depths.csv to the data, or train with model.depth_channel = false.",
+                )
+            depth = (z_feet.to(x) / 1000.0).view(-1, 1, 1, 1)
+            channels.append(depth.expand(-1, 1, height, width))
+        if self.config.coord_channels:
+            rows = torch.linspace(-1, 1, height, device=x.device, dtype=x.dtype)
+            channels.append(rows.view(1, 1, -1, 1).expand(batch, 1, -1, width))
+        return torch.cat(channels, dim=1)
+
+    def _hypercolumn(self, levels: list[Tensor]) -> Tensor:
+        if not self.hyper:
+            return levels[-1]
+        size = levels[-1].shape[-2:]
+        columns = [
+            F.interpolate(project(level), size=size, mode="bilinear", align_corners=False)
+            for project, level in zip(self.hyper, levels[:-1], strict=True)
+        ]
+        return torch.cat([*columns, levels[-1]], dim=1)
+
+
+def _decoder_channels(channels: tuple[int, ...], steps: int) -> tuple[int, ...]:
+    if len(channels) == steps:
+        return channels
+    raise RecipeError(
+        f"{len(channels)} decoder channels for an encoder that halves {steps} times",
+        where="model.decoder_channels",
+        expected=f"{steps} values, coarsest first",
+    )
+
+
+def _autocast(x: Tensor, dtype: torch.dtype | None) -> torch.autocast:
+    return torch.autocast(x.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def _ceil_div(size: int, step: int) -> int:
+    return -(-size // step)
+
+
+def _both(pixel_logits: Tensor, tile_logits: Tensor) -> Tensor:
+    """Return the logits of the product of two probabilities, stable far from zero."""
+    log_p = F.logsigmoid(pixel_logits) + F.logsigmoid(tile_logits)
+    return log_p - torch.log(-torch.expm1(log_p.clamp(max=-1e-7)))

@@ -1,0 +1,1 @@
+"""A run: one training from data to model file, scores, figures and report, in one folder."""

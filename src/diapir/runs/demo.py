@@ -1,0 +1,65 @@
+"""The demo: data, training, scores, submission and report in one folder, in a few minutes."""
+
+from pathlib import Path
+
+from diapir.config import load_recipe
+from diapir.data.competition import write_competition
+from diapir.data.synthetic import generate_tiles
+from diapir.export.submission import check_submission
+from diapir.io.tiles import read_tiles
+from diapir.runs.folder import new_run_folder
+from diapir.runs.predict import submit
+from diapir.runs.report import data_pictures
+from diapir.runs.train import Hardware, train_recipe
+
+LABELLED, UNLABELLED = 500, 100
+"""Synthetic tiles, 600 in all."""
+
+
+def run_demo(
+    out: Path, data: Path | None, *, minutes: float = 4.0, progress: bool = True
+) -> list[tuple[str, str]]:
+    """Go the whole way once and return a table of results and paths.
+
+    Args:
+        out: Takes a new folder for each demo, so that two never mix.
+        data: A data set; None draws a synthetic one.
+        minutes: Training time at most.
+        progress: Show progress bars.
+
+    Raises:
+        DiapirError: The data or the folder cannot be used.
+    """
+    if data is None:
+        data = new_run_folder(out, "data").path / "tiles"
+        write_competition(
+            data, generate_tiles(LABELLED, 0), generate_tiles(UNLABELLED, 1, labelled=False)
+        )
+    recipe = load_recipe("demo", [f"train.max_minutes={minutes}"])
+    result = train_recipe(recipe, data, out, Hardware(progress=progress))[0]
+    folder = result.folder
+    data_pictures(read_tiles(data, "train"), folder.figures)
+    rows = [("data", str(data))]
+    if result.holdout is not None:
+        score = result.holdout.metrics["score"]
+        rows.append(("score on hold-out", f"{score.value:.3f} ({score.low:.3f}-{score.high:.3f})"))
+    rows += [
+        ("training", f"{result.seconds / 60:.1f} minutes"),
+        ("model", str(folder.model)),
+        *_submission(folder.model, data, folder.path / "submission.csv", progress),
+        ("figures", str(folder.figures)),
+        ("report", str(folder.report)),
+        ("what next", str(folder.next_steps)),
+    ]
+    return rows
+
+
+def _submission(model: Path, data: Path, file: Path, progress: bool) -> list[tuple[str, str]]:
+    submitted = submit([model], data, file, progress=progress)
+    tiles = read_tiles(data, "test")
+    problems = check_submission(file, tiles.ids, tiles.images.shape[1:])
+    verdict = "valid" if not problems else f"{len(problems)} problems"
+    return [
+        ("submission", str(file)),
+        ("test tiles", f"{submitted.tiles:,} in {submitted.seconds:.1f} s, {verdict}"),
+    ]

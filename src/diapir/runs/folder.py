@@ -1,0 +1,192 @@
+"""The run folder: what lies where, who may write into it, and what it says of itself."""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diapir.config import Recipe, load_recipe
+from diapir.data.splits import Split
+from diapir.errors import RunError
+from diapir.io.atomic import write_text_atomic
+from diapir.io.tiles import Tiles
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside a run folder.
+
+    Args:
+        path: The folder.
+    """
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe, readable by `diapir train`."""
+        return self.path / "recipe.json"
+
+    @property
+    def split(self) -> Path:
+        """Ids of training, validation and hold-out."""
+        return self.path / "split.json"
+
+    @property
+    def model(self) -> Path:
+        """The model file."""
+        return self.path / "model.safetensors"
+
+    @property
+    def metrics(self) -> Path:
+        """Scores on validation and hold-out."""
+        return self.path / "metrics.json"
+
+    @property
+    def figures(self) -> Path:
+        """Folder of PNG figures."""
+        return self.path / "figures"
+
+    @property
+    def report(self) -> Path:
+        """The page to look at first."""
+        return self.path / "report.html"
+
+    @property
+    def next_steps(self) -> Path:
+        """Commands that come next."""
+        return self.path / "next.txt"
+
+    def fold(self, number: int) -> "RunFolder":
+        """Return the folder of one fold inside this one."""
+        return RunFolder(self.path / f"fold-{number}")
+
+    def make(self) -> None:
+        """Create the folder and its checkpoints folder.
+
+        Raises:
+            RunError: They cannot be created.
+        """
+        try:
+            (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"cannot create the run folder: {error.strerror}",
+                where=self.path,
+                mend="Choose a folder that can be written with --runs.",
+            ) from error
+
+    def write_inputs(self, recipe: Recipe, split: Split, tiles: Tiles) -> None:
+        """Store what the run starts from: resolved recipe, split and identity of the data."""
+        write_json(self.recipe, recipe.model_dump(mode="json"))
+        data = {"source": tiles.source, "tiles": len(tiles), "fingerprint": tiles.fingerprint()}
+        write_json(self.split, {"data": data, **split.to_json(tiles.ids)})
+
+    def read_inputs(self, tiles: Tiles) -> tuple[Recipe, Split]:
+        """Return the stored recipe and split of a run that is to go on with the same tiles.
+
+        Raises:
+            RunError: The folder is no run, or the data has changed since.
+        """
+        if not self.recipe.is_file() or not self.split.is_file():
+            raise RunError(
+                "this is not a run folder",
+                where=self.path,
+                expected=f"{self.recipe.name} and {self.split.name} in it",
+                mend="Give the folder that 'diapir train' made.",
+            )
+        stored = read_json(self.split)
+        if stored.get("data", {}).get("fingerprint") != tiles.fingerprint():
+            raise RunError(
+                "the data differs from that of the run",
+                where=tiles.source,
+                expected=f"the data of {self.path}",
+                mend="Give the same data, or start a new run.",
+            )
+        return load_recipe(str(self.recipe)), Split.from_json(stored, tiles.ids)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out of this folder while it is written.
+
+        Raises:
+            RunError: Another process is writing into it.
+        """
+        with (self.path / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunError(
+                    "another process is writing into this run folder",
+                    where=self.path,
+                    mend="Wait for it to end, or start a new run.",
+                ) from error
+            yield
+
+
+def new_run_folder(runs: Path, name: str) -> RunFolder:
+    """Return a new folder `runs/DATE-TIME-NAME`; two processes never get the same one.
+
+    Raises:
+        RunError: It cannot be created.
+    """
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        for number in range(1000):
+            path = runs / (f"{stamp}-{name}" + (f"-{number}" if number else ""))
+            try:
+                path.mkdir()
+            except FileExistsError:
+                continue
+            return RunFolder(path)
+    except OSError as error:
+        raise RunError(
+            f"cannot create a run folder: {error.strerror}",
+            where=runs,
+            mend="Choose a folder that can be written with --runs.",
+        ) from error
+    raise RunError("a thousand runs started in one second", where=runs)
+
+
+def write_json(path: Path, table: dict[str, Any]) -> None:
+    """Write a table as indented JSON, whole or not at all."""
+    write_text_atomic(path, json.dumps(table, indent=2, allow_nan=False) + "\n")
+
+
+def plain(value: Any) -> Any:
+    """Return the value with every NaN as None, which JSON can say."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and value != value else value
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the table of a JSON file of a run.
+
+    Raises:
+        RunError: The file is missing or damaged.
+    """
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(
+            f"cannot read a file of the run: {error}",
+            where=path,
+            mend="Copy the run folder again from where it was trained.",
+        ) from error
+    if not isinstance(table, dict):
+        raise RunError("this file of the run holds no table", where=path)
+    return table
+
+
+def is_main_process() -> bool:
+    """Return whether this process writes; the others of a distributed training only compute."""
+    return all(int(os.environ.get(name, "0")) == 0 for name in ("LOCAL_RANK", "NODE_RANK"))

@@ -1,0 +1,165 @@
+"""Predicts masks: for the test tiles as a submission, or for any images as PNG files."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diapir.errors import DataError
+from diapir.export.submission import write_submission
+from diapir.inference.blend import WINDOW, blend_section
+from diapir.inference.predict import Predictor, load_predictor
+from diapir.io.atomic import write_bytes_atomic
+from diapir.io.csv_tables import read_rle_csv
+from diapir.io.images import encode_png, read_grey, write_mask_png
+from diapir.io.layout import find_layout
+from diapir.io.sources import Source
+from diapir.io.tiles import read_tiles
+from diapir.progress import counting
+from diapir.runs.evaluate import predict_with_bar
+
+
+@dataclass(frozen=True)
+class SubmitResult:
+    """What a submission took.
+
+    Args:
+        tiles: Test tiles in it.
+        seconds: From reading to the written file.
+        model_seconds: Of these, inside the networks.
+        with_salt: Tiles in which salt is predicted.
+    """
+
+    tiles: int
+    seconds: float
+    model_seconds: float
+    with_salt: int
+
+
+def submit(
+    models: Sequence[Path],
+    data: Path,
+    out: Path,
+    *,
+    flip: bool | None = None,
+    threshold: float | None = None,
+    batch_size: int = 32,
+    device: str = "auto",
+    progress: bool = True,
+) -> SubmitResult:
+    """Predict all test tiles and write them as a submission.
+
+    Args:
+        models: Model files; their probabilities are averaged.
+        data: Holds the test tiles; rows follow its `sample_submission.csv` where there is one.
+        out: The CSV file.
+        flip: As in `load_predictor`, like the next three.
+        threshold: On the probability.
+        batch_size: Tiles a forward pass.
+        device: 'auto', 'cpu' or 'cuda'.
+        progress: Show progress bars.
+
+    Raises:
+        DiapirError: A model or the data cannot be used, or the file cannot be written.
+    """
+    started = time.perf_counter()
+    predictor, _ = load_predictor(
+        models, flip=flip, threshold=threshold, batch_size=batch_size, device=device
+    )
+    tiles = read_tiles(data, "test", progress=progress)
+    masks = predict_with_bar(predictor, tiles, progress) > predictor.threshold
+    write_submission(out, tiles.ids, masks, order=_sample_order(data, tiles.ids))
+    seconds = time.perf_counter() - started
+    with_salt = int(masks.any(axis=(1, 2)).sum())
+    return SubmitResult(len(tiles), seconds, predictor.model_seconds, with_salt)
+
+
+def predict_images(
+    models: Sequence[Path],
+    source: Path,
+    out: Path,
+    *,
+    masks: bool = True,
+    probs: bool = False,
+    flip: bool | None = None,
+    threshold: float | None = None,
+    batch_size: int = 32,
+    device: str = "auto",
+    progress: bool = True,
+) -> int:
+    """Predict images of any sizes and write a PNG for each; return how many there were.
+
+    Args:
+        models: Model files; their probabilities are averaged.
+        source: A PNG file, a folder or a zip of them.
+        out: Folder for `masks/ID.png` (0 and 255) and `probs/ID.png` (16 bits, 65535 is 1).
+        masks: Write masks.
+        probs: Write probabilities.
+        flip: As in `load_predictor`, like the next three.
+        threshold: On the probability.
+        batch_size: Tiles a forward pass.
+        device: 'auto', 'cpu' or 'cuda'.
+        progress: Show progress bars.
+
+    Raises:
+        DiapirError: A model or an image cannot be used, or a file cannot be written.
+    """
+    predictor, _ = load_predictor(
+        models, flip=flip, threshold=threshold, batch_size=batch_size, device=device
+    )
+    if predictor.needs_depth:
+        raise DataError(
+            "this model needs the depth of each tile, which images alone do not have",
+            where=source,
+            mend="Use 'diapir submit' on a data set with depths.csv, or another model.",
+        )
+    layout = find_layout(source, "test")
+    count = 0
+    with layout.source, counting(len(layout.images), "predicting", shown=progress) as advance:
+        for names, images in _same_sized(layout.source, layout.images, batch_size):
+            found = _predict(predictor, images)
+            for name, values in zip(names, found, strict=True):
+                if masks:
+                    salt = values > predictor.threshold
+                    write_mask_png(out / "masks" / f"{name}.png", salt)
+                if probs:
+                    levels = np.round(values * 65535).astype(np.uint16)
+                    write_bytes_atomic(out / "probs" / f"{name}.png", encode_png(levels))
+            count += len(names)
+            advance(len(names))
+    return count
+
+
+def _predict(predictor: Predictor, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    if max(images.shape[1:]) <= WINDOW:
+        return predictor.predict_probs(images)
+    return np.stack([blend_section(image, predictor.predict_probs) for image in images])
+
+
+def _same_sized(
+    source: Source, files: dict[str, str], limit: int
+) -> Iterator[tuple[list[str], NDArray[np.uint8]]]:
+    """Yield ids and images in runs of one size, at most `limit` long."""
+    names: list[str] = []
+    images: list[NDArray[np.uint8]] = []
+    for id_, file in files.items():
+        image = read_grey(source.read(file), source.describe(file))
+        if images and (len(images) == limit or image.shape != images[0].shape):
+            yield names, np.stack(images)
+            names, images = [], []
+        names.append(id_)
+        images.append(image)
+    if images:
+        yield names, np.stack(images)
+
+
+def _sample_order(data: Path, ids: Sequence[str]) -> list[str] | None:
+    """Return the row order of `sample_submission.csv` if it lists exactly these tiles."""
+    sample = data / "sample_submission.csv"
+    if not sample.is_file():
+        return None
+    order = list(read_rle_csv(sample))
+    return order if set(order) == set(ids) else None

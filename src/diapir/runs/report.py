@@ -1,0 +1,212 @@
+"""Figures and the HTML page of a run or an evaluation."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from diapir.config import LossStage, Recipe
+from diapir.inference.evaluate import Estimate, Evaluation, GroupScore
+from diapir.io.tiles import Tiles
+from diapir.models.modelfile import ModelCard
+from diapir.report.figures import save_figure
+from diapir.report.figures_data import coverage_against_depth, coverage_histogram
+from diapir.report.figures_tiles import predictions, sample_grid
+from diapir.report.figures_training import score_by_group, threshold_curve, training_curves
+from diapir.report.html import Card, Picture, ReportContent, Section, Table, write_report
+from diapir.runs.folder import RunFolder
+
+_METRIC_NAMES = {
+    "score": "competition score",
+    "iou": "IoU",
+    "dice": "Dice",
+    "accuracy": "pixel accuracy",
+    "presence_precision": "precision of 'has salt'",
+    "presence_recall": "recall of 'has salt'",
+}
+
+
+def write_run_report(
+    folder: RunFolder,
+    recipe: Recipe,
+    history: Sequence[dict[str, float]],
+    best_epoch: int,
+    val: Evaluation | None,
+    shown: Evaluation | None,
+    tiles: Tiles,
+    probs: NDArray[np.float32],
+    card: ModelCard,
+) -> None:
+    """Write the figures and the page of a run.
+
+    Args:
+        folder: Takes `figures/` and `report.html`.
+        recipe: That trained.
+        history: A row an epoch.
+        best_epoch: The epoch that is kept.
+        val: Evaluation of the tiles that picked the threshold.
+        shown: Evaluation of the tiles to show: hold-out, or validation without one, or none.
+        tiles: The tiles of `shown`.
+        probs: Their probabilities, (N, H, W).
+        card: Provenance.
+    """
+    stages = {stage.from_epoch: _stage_name(stage) for stage in recipe.loss.stages}
+    curves = training_curves(history, chosen_epoch=best_epoch, stages=stages)
+    training = _keep(curves, folder.figures / "training.png", "Training, epoch by epoch.")
+    sections = [Section("Training", pictures=[training])]
+    cards = [
+        Card("epochs", str(len(history))),
+        Card("minutes", f"{history[-1]['seconds'] / 60:.1f}"),
+    ]
+    if shown is not None:
+        part = "hold-out" if shown is not val else "validation"
+        cards = [_score_card(f"score on {part}", shown.metrics["score"]), *cards]
+        sections = [
+            *evaluation_sections(shown, tiles, probs, folder.figures, val=val, part=part),
+            *sections,
+        ]
+    content = ReportContent(
+        title=f"Run {folder.path.name}",
+        subtitle=recipe.description,
+        cards=cards,
+        sections=sections,
+        provenance=provenance(card),
+    )
+    write_report(folder.report, content)
+
+
+def evaluation_sections(
+    found: Evaluation,
+    tiles: Tiles,
+    probs: NDArray[np.float32],
+    figures: Path,
+    *,
+    val: Evaluation | None = None,
+    part: str = "data",
+) -> list[Section]:
+    """Return the sections that tell how well a model does, and save their figures.
+
+    Args:
+        found: Of the tiles.
+        tiles: Labelled tiles.
+        probs: (N, H, W) probabilities.
+        figures: Folder for the PNG files.
+        val: Evaluation of the tiles that picked the threshold, for a second curve.
+        part: What the tiles are, in words.
+    """
+    return [
+        _scores_section(found, val, figures, part),
+        _groups_section(found, figures),
+        _tiles_section(found, tiles, probs, figures),
+    ]
+
+
+def data_pictures(tiles: Tiles, figures: Path, *, seed: int = 0) -> list[Picture]:
+    """Return the classic figures of a labelled data set, saved as PNG: samples, coverage, depth."""
+    rng = np.random.default_rng(seed)
+    chosen = tiles.subset(np.sort(rng.permutation(len(tiles))[:12]))
+    pictures = []
+    if chosen.masks is not None:
+        grid = sample_grid(chosen.images, chosen.masks, chosen.ids, chosen.z_feet)
+        pictures.append(_keep(grid, figures / "samples.png", "Samples: image and mask."))
+        histogram = coverage_histogram(tiles.coverage)
+        pictures.append(_keep(histogram, figures / "coverage.png", "How much salt tiles hold."))
+        if tiles.z_feet is not None:
+            depth = coverage_against_depth(tiles.z_feet, tiles.coverage)
+            name = figures / "coverage-depth.png"
+            pictures.append(_keep(depth, name, "Salt against depth."))
+    return pictures
+
+
+def provenance(card: ModelCard) -> list[tuple[str, str]]:
+    """Return what made a model, as rows of name and value."""
+    rows = [
+        ("recipe", card.recipe.name),
+        ("recipe SHA-256", card.recipe.sha256()),
+        ("data SHA-256", card.data_fingerprint),
+        ("training tiles", f"{len(card.train_ids):,}"),
+        ("seed", str(card.recipe.train.seed)),
+        ("threshold", f"{card.threshold:.2f}"),
+        ("source commit", card.git or "not from a source tree"),
+        ("created", card.created),
+    ]
+    return rows + [(name, found) for name, found in card.versions.items()]
+
+
+def metric_rows(found: Evaluation) -> list[tuple[str, float, float, float]]:
+    """Return the metrics as rows of name, value, and the ends of the interval."""
+    return [(_METRIC_NAMES[name], *estimate) for name, estimate in found.metrics.items()]
+
+
+def group_rows(groups: Sequence[GroupScore]) -> list[tuple[str, int, float, float, float, float]]:
+    """Return groups of tiles as rows: label, tiles, score, its interval, IoU."""
+    return [(g.label, g.tiles, *g.score, g.iou.value) for g in groups]
+
+
+def _scores_section(found: Evaluation, val: Evaluation | None, figures: Path, part: str) -> Section:
+    level = f"{100 * found.level:.0f} %"
+    curves = {"validation": val.curve} if val is not None else {}
+    curves[part] = found.curve
+    figure = threshold_curve(found.thresholds, curves, found.threshold)
+    caption = "Score against threshold. The threshold was chosen on validation alone."
+    if val is None:
+        caption = "Score against threshold; the marked one came with the model."
+    return Section(
+        f"Scores on {part}",
+        text=[f"{len(found):,} tiles; intervals of {level} from bootstrap samples of tiles."],
+        tables=[Table("Metrics", ("metric", "value", "from", "to"), metric_rows(found))],
+        pictures=[_keep(figure, figures / "threshold.png", caption)],
+    )
+
+
+def _groups_section(found: Evaluation, figures: Path) -> Section:
+    columns = ("group", "tiles", "score", "from", "to", "IoU")
+    tables, pictures = [], []
+    for name, groups in (("coverage", found.by_coverage), ("depth", found.by_depth)):
+        if not groups:
+            continue
+        tables.append(Table(f"By {name}", columns, group_rows(groups)))
+        labels, sizes, scores, lows, highs, _ = zip(*group_rows(groups), strict=True)
+        heading = f"Score by {name}"
+        figure = score_by_group(labels, scores, lows, highs, sizes, heading=heading)
+        pictures.append(_keep(figure, figures / f"score-{name}.png", f"{heading}, with intervals."))
+    return Section("Where it does well and where not", tables=tables, pictures=pictures)
+
+
+def _tiles_section(
+    found: Evaluation, tiles: Tiles, probs: NDArray[np.float32], figures: Path
+) -> Section:
+    rng = np.random.default_rng(0)
+    anyone = rng.permutation(len(tiles))[:6]
+    pictures = []
+    for name, index, caption in (
+        ("random", anyone, "Tiles drawn at random."),
+        ("worst", found.worst[:6], "The worst tiles."),
+        ("best", found.best[:6], "The best tiles with salt."),
+    ):
+        if len(index):
+            chosen = tiles.subset(index)
+            assert chosen.masks is not None  # noqa: S101  # an evaluation has masks
+            figure = predictions(
+                chosen.images, chosen.masks, probs[index], chosen.ids, found.threshold
+            )
+            pictures.append(_keep(figure, figures / f"tiles-{name}.png", caption))
+    return Section("Input, truth, prediction", pictures=pictures)
+
+
+def _keep(figure: Figure, path: Path, caption: str) -> Picture:
+    save_figure(figure, path)
+    return Picture.from_file(path, caption)
+
+
+def _score_card(label: str, estimate: Estimate) -> Card:
+    return Card(label, f"{estimate.value:.3f}", f"{estimate.low:.3f} to {estimate.high:.3f}")
+
+
+def _stage_name(stage: LossStage) -> str:
+    """Return the losses of a stage in words, such as '0.7 lovasz + 0.15 bce'."""
+    weights = stage.model_dump(exclude={"from_epoch"})
+    terms = [f"{weight:g} {name}" for name, weight in weights.items() if weight]
+    return " + ".join(term.replace("_", " ") for term in terms)

@@ -1,0 +1,271 @@
+"""Trains by a recipe: read, split, fit, score, write, report."""
+
+import os
+import shlex
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diapir.config import Recipe
+from diapir.data.splits import Split, make_splits
+from diapir.inference.evaluate import Evaluation, evaluate
+from diapir.inference.predict import Predictor
+from diapir.io.atomic import atomic_write, write_text_atomic
+from diapir.io.tiles import Tiles, read_tiles
+from diapir.metrics.thresholds import best_threshold, threshold_curve
+from diapir.models.modelfile import ModelCard, save_model
+from diapir.runs.folder import RunFolder, is_main_process, new_run_folder, plain, write_json
+from diapir.runs.report import write_run_report
+from diapir.training.fit import FitResult, fit
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where to train, in Lightning's terms.
+
+    Args:
+        accelerator: 'auto', 'cpu' or 'gpu'.
+        devices: Processes on a CPU, cards on a GPU machine, or 'auto'.
+        num_nodes: Machines that train together.
+        progress: Show progress bars.
+    """
+
+    accelerator: str = "auto"
+    devices: int | str = "auto"
+    num_nodes: int = 1
+    progress: bool = True
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What one split's training gave.
+
+    Args:
+        folder: Holds every file.
+        threshold: Chosen on validation, or the recipe's.
+        val: Evaluation on validation; None where the split has none.
+        holdout: Evaluation on the hold-out; None where the split has none.
+        val_probs: (N, H, W) float32 probabilities of the validation tiles.
+        seconds: Training time.
+        interrupted: Signal that ended the training early, if one did.
+    """
+
+    folder: RunFolder
+    threshold: float
+    val: Evaluation | None
+    holdout: Evaluation | None
+    val_probs: NDArray[np.float32]
+    seconds: float
+    interrupted: int | None
+
+
+def train_recipe(
+    recipe: Recipe,
+    data: Path,
+    runs: Path,
+    hardware: Hardware = Hardware(),
+) -> list[RunResult]:
+    """Return the result of every split that the recipe asks for, one or one a fold.
+
+    Args:
+        recipe: What to train.
+        data: Labelled tiles, see `read_tiles`.
+        runs: A folder for run folders; a new one is made in it.
+        hardware: Where to train.
+
+    Raises:
+        DiapirError: Of any kind; nothing half-written is left under a final name.
+    """
+    tiles = read_tiles(data, "train", progress=hardware.progress)
+    splits = make_splits(tiles, recipe.split)
+    folder = _shared_folder(runs, recipe.name)
+    folder.make()
+    results = []
+    for split in splits:
+        place = folder if split.fold is None else folder.fold(split.fold)
+        place.make()
+        if is_main_process():
+            place.write_inputs(recipe, split, tiles)
+        results.append(train_split(tiles, split, recipe, place, data, hardware))
+        if results[-1].interrupted is not None:
+            break
+    if len(results) == len(splits) > 1:
+        write_out_of_fold(folder, tiles, splits, results)
+    return results
+
+
+def resume_run(path: Path, data: Path, hardware: Hardware = Hardware()) -> RunResult:
+    """Return the result of a run that was interrupted, after going on from its last epoch.
+
+    Raises:
+        RunError: The folder is no run, has no checkpoint, or the data is another.
+    """
+    folder = RunFolder(path)
+    tiles = read_tiles(data, "train", progress=hardware.progress)
+    recipe, split = folder.read_inputs(tiles)
+    return train_split(tiles, split, recipe, folder, data, hardware, resume=True)
+
+
+def train_split(
+    tiles: Tiles,
+    split: Split,
+    recipe: Recipe,
+    folder: RunFolder,
+    data: Path,
+    hardware: Hardware,
+    *,
+    resume: bool = False,
+) -> RunResult:
+    """Train, score and report one split in its folder."""
+    with folder.locked() if is_main_process() else nullcontext():
+        fitted = fit(
+            tiles,
+            split,
+            recipe,
+            folder.path,
+            resume=resume,
+            accelerator=hardware.accelerator,
+            devices=hardware.devices,
+            num_nodes=hardware.num_nodes,
+            progress=hardware.progress,
+        )
+        if not is_main_process():
+            raise SystemExit(0)  # the first process alone scores and writes
+        return _finish(tiles, split, recipe, folder, data, fitted)
+
+
+def _finish(
+    tiles: Tiles, split: Split, recipe: Recipe, folder: RunFolder, data: Path, fitted: FitResult
+) -> RunResult:
+    fitted.net.set_precision("float32", "cpu")
+    predictor = Predictor([fitted.net], flip=recipe.predict.flip)
+    val_tiles, holdout_tiles = tiles.subset(split.val), tiles.subset(split.holdout)
+    val_probs = predictor.predict_probs(val_tiles.images, val_tiles.z_feet)
+    holdout_probs = predictor.predict_probs(holdout_tiles.images, holdout_tiles.z_feet)
+    threshold = _choose_threshold(recipe, val_probs, val_tiles)
+    val = evaluate(val_probs, val_tiles, threshold) if len(val_tiles) else None
+    holdout = evaluate(holdout_probs, holdout_tiles, threshold) if len(holdout_tiles) else None
+    card = _card(tiles, split, recipe, threshold, val, holdout)
+    save_model(folder.model, fitted.net, card)
+    write_json(folder.metrics, _metrics_table(recipe, fitted, threshold, val, holdout, card))
+    result = RunResult(
+        folder, threshold, val, holdout, val_probs, fitted.seconds, fitted.interrupted
+    )
+    shown = (holdout, holdout_tiles, holdout_probs) if holdout else (val, val_tiles, val_probs)
+    write_run_report(folder, recipe, fitted.history, fitted.best_epoch, val, *shown, card)
+    write_text_atomic(folder.next_steps, _next_steps(folder, data, fitted))
+    return result
+
+
+def _choose_threshold(recipe: Recipe, probs: NDArray[np.float32], tiles: Tiles) -> float:
+    """Return the recipe's threshold, or the best on validation tiles, or 0.5 without any."""
+    if recipe.predict.threshold is not None:
+        return recipe.predict.threshold
+    if not len(tiles):
+        return 0.5
+    return best_threshold(threshold_curve(probs, tiles.truth))
+
+
+def _card(
+    tiles: Tiles,
+    split: Split,
+    recipe: Recipe,
+    threshold: float,
+    val: Evaluation | None,
+    holdout: Evaluation | None,
+) -> ModelCard:
+    metrics = {
+        f"{part}_{name}": estimate.value
+        for part, found in (("val", val), ("holdout", holdout))
+        if found is not None
+        for name, estimate in found.metrics.items()
+        if estimate.value == estimate.value  # no NaN in JSON
+    }
+    return ModelCard(
+        recipe=recipe,
+        threshold=threshold,
+        metrics=metrics,
+        data_fingerprint=tiles.fingerprint(),
+        train_ids=tuple(tiles.ids[i] for i in split.train),
+        val_ids=tuple(tiles.ids[i] for i in split.val),
+    ).stamped()
+
+
+def _metrics_table(
+    recipe: Recipe,
+    fitted: FitResult,
+    threshold: float,
+    val: Evaluation | None,
+    holdout: Evaluation | None,
+    card: ModelCard,
+) -> dict[str, Any]:
+    return {
+        "recipe": recipe.name,
+        "recipe_sha256": recipe.sha256(),
+        "threshold": threshold,
+        "epochs": len(fitted.history),
+        "best_epoch": fitted.best_epoch,
+        "training_seconds": round(fitted.seconds, 1),
+        "interrupted": fitted.interrupted,
+        "data_fingerprint": card.data_fingerprint,
+        "versions": card.versions,
+        "git": card.git,
+        "val": None if val is None else plain(val.to_dict()),
+        "holdout": None if holdout is None else plain(holdout.to_dict()),
+    }
+
+
+def write_out_of_fold(
+    folder: RunFolder, tiles: Tiles, splits: list[Split], results: list[RunResult]
+) -> Evaluation:
+    """Join the folds' validation predictions: every tile by the network that never saw it.
+
+    Writes `out_of_fold.npz` (ids, probs as float16) and `out_of_fold.json` (all metrics, at the one
+    threshold that is best over all folds, which makes that score slightly optimistic).
+    """
+    index = np.concatenate([split.val for split in splits])
+    probs = np.concatenate([result.val_probs for result in results])
+    chosen = tiles.subset(index)
+    threshold = best_threshold(threshold_curve(probs, chosen.truth))
+    evaluation = evaluate(probs, chosen, threshold)
+    with atomic_write(folder.path / "out_of_fold.npz") as temporary, temporary.open("wb") as file:
+        np.savez(file, ids=np.array(chosen.ids), probs=probs.astype(np.float16))
+    write_json(folder.path / "out_of_fold.json", plain(evaluation.to_dict()))
+    return evaluation
+
+
+def _next_steps(folder: RunFolder, data: Path, fitted: FitResult) -> str:
+    model, data_text = shlex.quote(str(folder.model)), shlex.quote(str(data))
+    lines = []
+    if fitted.interrupted is not None:
+        run = shlex.quote(str(folder.path))
+        lines += [
+            "# go on where it was interrupted",
+            f"diapir train --resume {run} --data {data_text}",
+        ]
+    lines += [
+        "# all scores of the hold-out, with intervals",
+        f"diapir evaluate {model} --data {data_text}",
+        "# masks of the test tiles as a submission",
+        f"diapir submit {model} --data {data_text} --out submission.csv",
+        f"diapir check-submission submission.csv --data {data_text}",
+        "# masks of any images",
+        f"diapir predict {model} IMAGES OUT",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+_RUN_VARIABLE = "DIAPIR_RUN_FOLDER"
+
+
+def _shared_folder(runs: Path, name: str) -> RunFolder:
+    """Return a new run folder; processes that Lightning starts beside this one take the same."""
+    if is_main_process() or _RUN_VARIABLE not in os.environ:
+        folder = new_run_folder(runs, name)
+        os.environ[_RUN_VARIABLE] = str(folder.path)
+        return folder
+    return RunFolder(Path(os.environ[_RUN_VARIABLE]))

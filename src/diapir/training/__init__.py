@@ -1,0 +1,1 @@
+"""Training: the losses, the task that Lightning runs, and the fit around it."""

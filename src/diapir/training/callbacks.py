@@ -1,0 +1,256 @@
+"""What happens around the steps: the journal of epochs, the best weights, progress, signals."""
+
+import csv
+import io
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from safetensors.torch import save
+
+from diapir.config import TrainConfig
+from diapir.io.atomic import write_bytes_atomic, write_text_atomic
+from diapir.training.task import SaltTask
+
+HISTORY_FILE = "history.csv"
+BEST_FILE = "checkpoints/best.safetensors"
+
+
+class Interrupted(Exception):  # noqa: N818  # it is no error
+    """The user or the system asked the training to end.
+
+    Args:
+        number: Of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"interrupted by {signal.Signals(number).name}")
+        self.number = number
+
+
+class Clock:
+    """How much of the training is over, by steps and, where there is a limit, by time."""
+
+    def __init__(self, max_minutes: float | None) -> None:
+        self.limit_seconds = None if max_minutes is None else 60 * max_minutes
+        self.total_steps = 1
+        self.step = 0
+        self.started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.started
+
+    def progress(self) -> float:
+        """Return the share that is over, 0..1."""
+        by_steps = self.step / self.total_steps
+        by_time = self.seconds / self.limit_seconds if self.limit_seconds else 0.0
+        return min(max(by_steps, by_time), 1.0)
+
+
+class Journal(lightning.Callback):
+    """Writes a row an epoch to `history.csv`, keeps the best weights, stops when nothing improves.
+
+    Args:
+        run: The run folder.
+        config: Which epoch is kept, and how patient to be.
+        clock: Measures the seconds of each row.
+    """
+
+    def __init__(self, run: Path, config: TrainConfig, clock: Clock) -> None:
+        self.run, self.config, self.clock = run, config, clock
+        self.rows: list[dict[str, float]] = []
+        self.best_epoch, self.best_score = -1, -1.0
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Close the epoch: read the metrics, write the row, keep the weights."""
+        row: dict[str, float] = {"epoch": trainer.current_epoch}
+        row |= {"lr": max(group["lr"] for group in trainer.optimizers[0].param_groups)}
+        row |= pl_module.pop_metrics("train") | pl_module.pop_metrics("val")
+        row["seconds"] = round(self.clock.seconds, 2)
+        self.rows.append(row)
+        for logger in trainer.loggers:
+            logger.log_metrics(row, trainer.current_epoch)
+        self._keep(trainer, pl_module, row)
+
+    def _keep(self, trainer: lightning.Trainer, task: SaltTask, row: dict[str, float]) -> None:
+        score = row.get("val_score")
+        last = self.config.select == "last"
+        if last or (score is not None and score > self.best_score):
+            self.best_epoch = trainer.current_epoch
+            self.best_score = float("nan") if score is None else score
+            if trainer.is_global_zero:
+                state = {k: v.contiguous().cpu() for k, v in task.best_net.state_dict().items()}
+                write_bytes_atomic(self.run / BEST_FILE, save(state))
+        if trainer.is_global_zero:
+            write_text_atomic(self.run / HISTORY_FILE, _as_csv(self.rows))
+        patience = self.config.early_stopping
+        if patience is not None and trainer.current_epoch - self.best_epoch >= patience:
+            trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed training must know."""
+        return {
+            "rows": self.rows,
+            "best_epoch": self.best_epoch,
+            "best_score": self.best_score,
+            "seconds": self.clock.seconds,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the journal of the training that is resumed."""
+        self.rows = list(state_dict["rows"])
+        self.best_epoch, self.best_score = state_dict["best_epoch"], state_dict["best_score"]
+        self.clock.started = time.monotonic() - state_dict["seconds"]
+
+
+class Pace(lightning.Callback):
+    """Tells the clock every step and ends the training when its time is over."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.validation_seconds: float | None = None
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Take the number of steps from Lightning."""
+        self.clock.total_steps = max(int(trainer.estimated_stepping_batches), 1)
+        self.clock.step = trainer.global_step
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        """Count the step before the schedule asks."""
+        self.clock.step = trainer.global_step + 1
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
+        """Stop early enough to validate once more within the limit."""
+        limit = self.clock.limit_seconds
+        if limit is None:
+            return
+        reserve = 0.05 * limit if self.validation_seconds is None else self.validation_seconds
+        if self.clock.seconds + 1.1 * reserve >= limit:
+            trainer.should_stop = True
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Start to measure a validation."""
+        self.validation_seconds = -self.clock.seconds
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Remember how long a validation takes."""
+        self.validation_seconds = (self.validation_seconds or 0.0) + self.clock.seconds
+
+
+class ProgressBar(lightning.Callback):
+    """One bar for the whole training with loss, score, time gone and left; a line an epoch."""
+
+    def __init__(self, journal: Journal, clock: Clock) -> None:
+        self.journal, self.clock = journal, clock
+        self.loss = float("nan")
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %  {task.fields[status]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            speed_estimate_period=120,
+        )
+        self.task = self.bar.add_task("training", total=1.0, status="")
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Show the bar."""
+        if trainer.is_global_zero:
+            self.bar.start()
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, *args: Any
+    ) -> None:
+        """Move the bar."""
+        if trainer.global_step % 5:
+            return
+        loss = float(outputs["loss"])
+        self.loss = loss if self.loss != self.loss else 0.9 * self.loss + 0.1 * loss
+        best = f"  best score {self.journal.best_score:.3f}" if self.journal.best_epoch >= 0 else ""
+        epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        status = f"{epoch}  loss {self.loss:.3f}{best}"
+        self.bar.update(self.task, completed=self.clock.progress(), status=status)
+
+    def on_fit_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Leave the full bar on the screen."""
+        self.bar.update(self.task, completed=1.0)
+        self.bar.stop()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Take the bar away so that the message can be read."""
+        self.bar.stop()
+
+    def print_row(self, row: dict[str, float]) -> None:
+        """Print an epoch above the bar."""
+        parts = [f"epoch {int(row['epoch']) + 1:>3}"]
+        parts += [f"{k} {row[k]:.4f}" for k in _SHOWN if k in row]
+        self.bar.console.print("  ".join([*parts, f"{row['seconds']:.0f} s"]), highlight=False)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Print the epoch; the journal has run before."""
+        if trainer.is_global_zero and self.journal.rows:
+            self.print_row(self.journal.rows[-1])
+
+
+class StopOnSignal(lightning.Callback):
+    """Ends the training after the step in hand when Ctrl-C or SIGTERM comes."""
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.previous: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Take over the signals; Lightning has set its own handlers by now."""
+        self.previous = {number: signal.getsignal(number) for number in self.signals}
+        for number in self.signals:
+            signal.signal(number, self._note)
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """End here if asked to."""
+        if self.received is not None:
+            raise Interrupted(self.received)
+
+    def on_validation_batch_end(self, *args: Any) -> None:
+        """End here if asked to."""
+        self.on_train_batch_end()
+
+    def on_train_end(self, *args: Any) -> None:
+        """Give the signals back."""
+        self.give_back()
+
+    def on_exception(self, *args: Any) -> None:
+        """Give the signals back."""
+        self.give_back()
+
+    def give_back(self) -> None:
+        """Restore the handlers that were there before; safe to call twice."""
+        while self.previous:
+            number, handler = self.previous.popitem()
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.received is not None:  # asked twice: at once
+            raise Interrupted(number)
+        self.received = number
+
+
+_SHOWN = ("train_loss", "train_score", "val_loss", "val_score")
+
+
+def _as_csv(rows: list[dict[str, float]]) -> str:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,197 @@
+"""The training task: what one step computes, which metrics it keeps, how the rate falls."""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import lightning
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torchmetrics import MeanMetric
+
+from diapir.config import LossConfig, LossStage, OptimConfig, Recipe
+from diapir.data.datamodule import Batch
+from diapir.errors import TrainingError
+from diapir.metrics.torch_metrics import SaltMetrics
+from diapir.models.unet import Outputs, SaltNet
+from diapir.training.losses import bce, combined_loss, stage_at
+
+Stage = Literal["train", "val"]
+
+
+class SaltTask(lightning.LightningModule):
+    """Trains a `SaltNet` by a recipe.
+
+    Args:
+        net: The network.
+        recipe: Loss, optimiser, precision.
+        progress: Returns how much of the training is over, 0..1; the rate follows it.
+    """
+
+    def __init__(self, net: SaltNet, recipe: Recipe, progress: Callable[[], float]) -> None:
+        super().__init__()
+        self.net, self.recipe, self.progress = net, recipe, progress
+        self.averaged = _averaged(net, recipe.optim.ema)
+        self.train_loss, self.val_loss = MeanMetric(), MeanMetric()
+        self.train_metrics, self.val_metrics = SaltMetrics(), SaltMetrics()
+
+    @property
+    def best_net(self) -> SaltNet:
+        """The network that validates: averaged weights where the recipe averages them."""
+        return self.net if self.averaged is None else self.averaged.module  # type: ignore[return-value]
+
+    def on_fit_start(self) -> None:
+        """Choose the precision for the device that Lightning has picked."""
+        for net in {self.net, self.best_net}:
+            net.set_precision(self.recipe.train.precision, self.device.type)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of a batch."""
+        outputs = self.net.forward_all(batch.images, batch.z_feet)
+        return self._step(batch, outputs, "train")
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Score a batch with the weights that would be kept."""
+        outputs = self.best_net.forward_all(batch.images, batch.z_feet)
+        self._step(batch, outputs, "val")
+
+    def _step(self, batch: Batch, outputs: Outputs, stage: Stage) -> Tensor:
+        weights = stage_at(self.recipe.loss, self.current_epoch)
+        loss = total_loss(outputs, batch.masks, weights, self.recipe.loss)
+        self._check_finite(loss, batch)
+        mean, metrics = self._meters(stage)
+        mean.update(loss.detach(), weight=len(batch.images))
+        metrics.update(outputs.logits.detach() > 0, batch.masks)
+        return loss
+
+    def _meters(self, stage: Stage) -> tuple[MeanMetric, SaltMetrics]:
+        if stage == "train":
+            return self.train_loss, self.train_metrics
+        return self.val_loss, self.val_metrics
+
+    def _check_finite(self, loss: Tensor, batch: Batch) -> None:
+        # asking a GPU for the value waits for it, so there only now and then
+        if self.device.type != "cpu" and self.global_step % 50:
+            return
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss.item()} at step {self.global_step}",
+                where=f"epoch {self.current_epoch}, tiles {batch.places.tolist()}",
+                mend="Lower optim.lr, set optim.clip_norm, or train.precision = 'float32'. The "
+                "best model so far is kept.",
+            )
+
+    def pop_metrics(self, stage: Stage) -> dict[str, float]:
+        """Return the epoch's loss and metrics over all processes, and start anew.
+
+        Empty where no batch of this stage was seen.
+        """
+        mean, metrics = self._meters(stage)
+        if not mean.update_called:
+            return {}
+        values = {"loss": mean.compute(), **metrics.compute()}
+        mean.reset()
+        metrics.reset()
+        return {f"{stage}_{name}": float(value) for name, value in values.items()}
+
+    def on_validation_epoch_end(self) -> None:
+        """Let the plateau schedule see the score; Lightning would do so after the checkpoint."""
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            scheduler.step(float(self.val_metrics.compute()["score"]))
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Step the schedules that follow the number of steps."""
+        if not isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            scheduler.step()
+
+    def on_before_zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
+        """Move the averaged weights after every step of the optimiser."""
+        if self.averaged is not None and self.training:
+            self.averaged.update_parameters(self.net)
+
+    def configure_optimizers(self) -> Any:
+        """Return the optimiser and its schedule."""
+        config = self.recipe.optim
+        optimizer = _optimizer(self.net, config)
+        if config.schedule == "plateau":
+            return [optimizer], [_plateau(optimizer, config)]
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda _: rate_factor(config, self.progress())
+        )
+        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+
+def total_loss(outputs: Outputs, masks: Tensor, weights: LossStage, config: LossConfig) -> Tensor:
+    """Return the loss of every output, weighed: pixels, coarser levels, and the empty-tile head.
+
+    Args:
+        outputs: Of the network.
+        masks: (B, 1, H, W) float of 0 and 1.
+        weights: Of the losses in this epoch.
+        config: Weights of the auxiliary outputs.
+    """
+    loss = combined_loss(outputs.logits, masks, weights, config)
+    for logits in outputs.aux_logits:
+        share = torch.nn.functional.adaptive_avg_pool2d(masks, (logits.shape[-2], logits.shape[-1]))
+        loss = loss + config.deep_supervision_weight * bce(logits, share)
+    if outputs.salt_logits is not None:
+        has_salt = masks.amax(dim=(1, 2, 3))
+        loss = loss + config.empty_head_weight * (
+            torch.nn.functional.binary_cross_entropy_with_logits(outputs.salt_logits, has_salt)
+        )
+    return loss
+
+
+def rate_factor(config: OptimConfig, progress: float) -> float:
+    """Return the learning rate over `config.lr` when a share of the training is over.
+
+    >>> rate_factor(OptimConfig(schedule="cosine", lr=1e-3, min_lr=1e-4), 1.0)
+    0.1
+    """
+    floor = min(config.min_lr / config.lr, 1.0)
+    if config.schedule == "one-cycle" and progress < config.warmup:
+        start = 0.04  # a 25th of the peak, as in Smith and Topin 2017, arXiv 1708.07120
+        return start + (1 - start) * progress / config.warmup
+    if config.schedule == "one-cycle":
+        progress = (progress - config.warmup) / (1 - config.warmup)
+    if config.schedule in ("one-cycle", "cosine"):
+        return floor + (1 - floor) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
+    return 1.0
+
+
+def _averaged(net: SaltNet, decay: float | None) -> AveragedModel | None:
+    if decay is None:
+        return None
+    averaged = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
+    return averaged.requires_grad_(False).eval()
+
+
+def _optimizer(net: SaltNet, config: OptimConfig) -> torch.optim.Optimizer:
+    """Return Adam or AdamW; weights decay, biases and batch-norm factors do not."""
+    groups: list[dict[str, Any]] = []
+    for is_encoder, factor in ((True, config.encoder_lr_factor), (False, 1.0)):
+        named = [
+            parameter
+            for name, parameter in net.named_parameters()
+            if parameter.requires_grad and name.startswith("encoder.") == is_encoder
+        ]
+        for decays in (True, False):
+            chosen = [p for p in named if (p.ndim > 1) == decays]
+            decay = config.weight_decay if decays else 0.0
+            if chosen:
+                groups.append({"params": chosen, "lr": config.lr * factor, "weight_decay": decay})
+    cls = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
+    return cls(groups, fused=True)
+
+
+def _plateau(optimizer: torch.optim.Optimizer, config: OptimConfig) -> dict[str, Any]:
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer,
+        mode="max",
+        factor=config.plateau_factor,
+        patience=config.plateau_patience,
+        min_lr=[config.min_lr * group["lr"] / config.lr for group in optimizer.param_groups],
+    )
+    return {"scheduler": scheduler, "interval": "epoch", "monitor": "val_score", "strict": False}

@@ -1,0 +1,151 @@
+"""What the pages say of recipes, commands, dependencies and files is what is there."""
+
+import re
+import tomllib
+import types
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import pytest
+import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from diapir.cli import app
+from diapir.config import Recipe, load_recipe, parse_recipe, recipe_names
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+page_id = [str(page.relative_to(ROOT)) for page in PAGES]
+LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+PLAIN = {bool: "true or false", int: "whole number", float: "number", str: "text"}
+
+
+def as_toml(value: Any) -> str:
+    """Return a value as a recipe spells it; what differs from the defaults of a table only."""
+    if value is None:
+        return "null"
+    if isinstance(value, BaseModel):
+        fields = type(value).model_fields
+        pairs = [(k, v) for k, v in value if v != fields[k].default]
+        return "{ " + ", ".join(f"{k} = {as_toml(v)}" for k, v in pairs) + " }"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(as_toml, value)) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def allowed(annotation: Any, field: FieldInfo) -> str:
+    """Return in words which values a field takes."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        return " or ".join(allowed(arg, field) for arg in args)
+    if origin is Literal:
+        return ", ".join(f"`{as_toml(arg)}`" for arg in args)
+    if origin is tuple:
+        return "list of tables" if issubclass(args[0], BaseModel) else "list of whole numbers"
+    if annotation is type(None):
+        return "`null`"
+    limits = [
+        f"{word} {getattr(rule, sign)}"
+        for rule in field.metadata
+        for sign, word in LIMITS.items()
+        if getattr(rule, sign, None) is not None
+    ]
+    return " ".join([PLAIN[annotation], " and ".join(limits)]).strip()
+
+
+def sections() -> dict[str, type[BaseModel]]:
+    """Return the tables of a recipe by their heading in docs/recipes.md."""
+    found: dict[str, type[BaseModel]] = {"Top level": Recipe}
+    for name, field in Recipe.model_fields.items():
+        if isinstance(field.default, BaseModel):
+            found[f"`[{name}]`"] = type(field.default)
+    found["A stage of `loss.stages`"] = type(Recipe().loss.stages[0])
+    return found
+
+
+def key_rows(model: type[BaseModel]) -> list[str]:
+    """Return the first three cells of each row that the page should have."""
+    return [
+        f"| `{name}` | `{as_toml(field.default)}` | {allowed(field.annotation, field)} |"
+        for name, field in model.model_fields.items()
+        if not isinstance(field.default, BaseModel)
+    ]
+
+
+@pytest.mark.parametrize("heading", sections())
+def test_every_key_of_a_recipe_is_explained(heading: str) -> None:
+    text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    part = text.split(f"### {heading}\n", 1)[1].split("\n##", 1)[0]
+    rows = re.findall(r"^(\| `.*?` \| `.*?` \| .*? \|) (.*) \|$", part, re.M)
+    assert [row for row, _ in rows] == key_rows(sections()[heading])
+    assert all(len(meaning) > 5 for _, meaning in rows)
+
+
+def test_the_page_names_every_recipe() -> None:
+    text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `([a-z0-9-]+)` \| [^`]*? \|$", text, re.M) == recipe_names()
+    for name in recipe_names():
+        assert load_recipe(name).description in text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_recipes_on_the_pages_are_valid(page: Path) -> None:
+    for block in re.findall(r"^```toml\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S):
+        parse_recipe(tomllib.loads(block), where=page.name)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        if not link.startswith(("http:", "https:", "mailto:")):
+            assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def commands(page: Path) -> list[str]:
+    """Return the `diapir ...` lines of the shell blocks of a page, continued lines joined."""
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(?:sh|console)\n(.*?)^```", text, re.M | re.S)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [m[1] for line in lines if (m := re.match(r"(?:\$ )?(?:\.venv/bin/)?diapir (.*)", line))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_commands_on_the_pages_exist(page: Path) -> None:
+    group = typer.main.get_command(app)
+    for line in commands(page):
+        command, words = group, re.sub(r"\s#.*", "", line).split()
+        while words and hasattr(command, "commands") and not words[0].startswith("-"):
+            assert words[0] in command.commands, f"{page.name}: diapir {line}"
+            command = command.commands[words.pop(0)]
+        known = {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
+        used = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+        assert used <= known, f"{page.name}: diapir {line}: {used - known}"
+
+
+def test_every_verb_is_in_the_readme() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    verbs = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert set(verbs) == set(re.findall(r"^\| `diapir ([a-z-]+)", text, re.M))
+
+
+def test_every_dependency_has_a_reason_and_a_licence() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    wanted = [*project["project"]["dependencies"], *project["build-system"]["requires"]]
+    for extra in project["project"]["optional-dependencies"].values():
+        wanted += extra
+    text = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| \[([A-Za-z0-9-]+)\]\(https://[^|]+\) \| [^|]+ \| [^|]+ \|$", text, re.M)
+    assert sorted(listed) == sorted({re.split(r"[<>=!~\[; ]", name)[0] for name in wanted})
+
+
+def test_every_dependency_is_pinned_and_no_host_is_named() -> None:
+    text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line) for line in lines)
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for name in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+        assert re.split(r"[<>=!~\[; ]", name)[0] in pinned
