@@ -1,5 +1,6 @@
 """What the pages say of recipes, commands, dependencies and files is what is there."""
 
+import doctest
 import re
 import tomllib
 import types
@@ -10,6 +11,7 @@ import pytest
 import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from typer.testing import CliRunner
 
 from diapir.cli import app
 from diapir.config import Recipe, load_recipe, parse_recipe, recipe_names
@@ -137,7 +139,9 @@ def test_every_dependency_has_a_reason_and_a_licence() -> None:
     for extra in project["project"]["optional-dependencies"].values():
         wanted += extra
     text = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
-    listed = re.findall(r"^\| \[([A-Za-z0-9-]+)\]\(https://[^|]+\) \| [^|]+ \| [^|]+ \|$", text, re.M)
+    listed = re.findall(
+        r"^\| \[([A-Za-z0-9-]+)\]\(https://[^|]+\) \| [^|]+ \| [^|]+ \|$", text, re.M
+    )
     assert sorted(listed) == sorted({re.split(r"[<>=!~\[; ]", name)[0] for name in wanted})
 
 
@@ -149,3 +153,26 @@ def test_every_dependency_is_pinned_and_no_host_is_named() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     for name in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
         assert re.split(r"[<>=!~\[; ]", name)[0] in pinned
+
+
+def test_the_tour_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diapir.config import ModelConfig
+    from diapir.models.modelfile import ModelCard, save_model
+    from diapir.models.unet import SaltNet
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (session,) = re.findall(r"^```console\n(.*?)^```", text, re.M | re.S)
+    for step in session.split("$ diapir ")[1:]:
+        command, expected = step.split("\n", 1)
+        output = CliRunner().invoke(app, command.split(), catch_exceptions=False).output
+        output = "\n".join(line.rstrip() for line in output.splitlines()) + "\n"
+        same = doctest.OutputChecker().check_output(expected, output, doctest.ELLIPSIS)
+        assert same, f"diapir {command} says\n{output}"
+    model = ModelConfig(encoder="scratch", scratch_channels=(2, 4), decoder_channels=(2,))
+    save_model(Path("tour/model.safetensors"), SaltNet(model), ModelCard(Recipe(model=model), 0.5))
+    (example,) = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    names: dict[str, Any] = {}
+    exec(compile(example, "README.md", "exec"), names)  # noqa: S102
+    assert names["masks"].shape == (480, 101, 101)

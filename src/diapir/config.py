@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -18,6 +18,9 @@ from diapir.errors import RecipeError
 
 TILE_SIZE = 101
 """Height and width of a competition tile in pixels."""
+
+
+_Channels = Annotated[int, Field(ge=1, le=4096)]
 
 
 class _Section(BaseModel):
@@ -41,7 +44,12 @@ class SplitConfig(_Section):
 class ModelConfig(_Section):
     """The network: encoder, decoder and what surrounds them."""
 
-    encoder: str = Field("resnet34", description="'scratch', 'vgg16', 'vgg19' or any timm name")
+    encoder: str = Field(
+        "resnet34",
+        # timm takes a ':' or '/' for the address of a repository or a folder
+        pattern=r"^[A-Za-z0-9_.-]+$",
+        description="'scratch', 'vgg16', 'vgg19' or any timm name",
+    )
     weights: str = Field("none", description="'none', 'imagenet' or a .safetensors path")
     in_channels: Literal[1, 3] = 1
     depth_channel: bool = False
@@ -52,10 +60,15 @@ class ModelConfig(_Section):
     pad_mode: Literal["reflect", "edge", "none"] = Field(
         "reflect", description="up to a multiple of the stride; 'none' lets odd sizes through"
     )
-    scratch_channels: tuple[int, ...] = Field(
-        (16, 32, 64, 128, 256), description="levels of encoder 'scratch', finest first"
+    scratch_channels: tuple[_Channels, ...] = Field(
+        (16, 32, 64, 128, 256),
+        min_length=2,
+        max_length=8,
+        description="levels of encoder 'scratch', finest first",
     )
-    decoder_channels: tuple[int, ...] = (256, 128, 64, 32, 16)
+    decoder_channels: tuple[_Channels, ...] = Field(
+        (256, 128, 64, 32, 16), min_length=1, max_length=8, description="coarsest first"
+    )
     upsampling: Literal["transposed", "bilinear", "pixelshuffle"] = "bilinear"
     batch_norm: bool = True
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -158,7 +171,7 @@ class PredictConfig(_Section):
 class Recipe(_Section):
     """Everything a training needs besides the data."""
 
-    name: str = "custom"
+    name: str = Field("custom", pattern=r"^\w[\w. -]*$", description="part of folder names")
     description: str = ""
     split: SplitConfig = SplitConfig()
     model: ModelConfig = ModelConfig()
@@ -213,7 +226,8 @@ def parse_recipe(table: dict[str, Any], where: str) -> Recipe:
         return Recipe.model_validate(table)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        # pydantic adds the branches of a union to the place, such as literal['none']
+        key = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
         found = f" (found {first['input']!r})" if not isinstance(first["input"], dict) else ""
         keys = ", ".join(_known_keys(first["loc"]))
         known = f"one of: {keys}" if "extra" in first["type"] else None
@@ -228,9 +242,11 @@ def parse_recipe(table: dict[str, Any], where: str) -> Recipe:
 def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
     section: Any = Recipe
     for part in loc[:-1]:
-        field = getattr(section, "model_fields", {}).get(part)
-        section = field.annotation if field else section
-    return list(getattr(section, "model_fields", {}))
+        if isinstance(part, str):
+            section = section.model_fields[part].annotation
+        else:  # a place in a tuple of sections
+            section = get_args(section)[0]
+    return list(section.model_fields)
 
 
 def _recipe_table(name_or_path: str) -> dict[str, Any]:

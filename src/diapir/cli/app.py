@@ -15,6 +15,7 @@ from diapir.cli import (
     info,
     predict,
     recipes,
+    results,
     submit,
     synth,
     train,
@@ -40,6 +41,7 @@ for _verb, _command in (
     ("submit", submit.submit),
     ("check-submission", check_submission.check_submission),
     ("info", info.info),
+    ("results", results.results),
 ):
     app.command(_verb)(_command)
 app.add_typer(synth.app, name="synth")

@@ -1,6 +1,8 @@
 """Encoders: feature pyramids from timm, and the classic U-Net's own from scratch."""
 
+import logging
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -103,16 +105,18 @@ def _from_timm(config: ModelConfig, in_channels: int) -> tuple[nn.Module, Encode
     encoder = _create_timm(config)
     if config.weights not in ("none", "imagenet"):
         _load_weights(encoder, Path(config.weights))
-    stem = _first_conv(encoder)
-    _adapt_stem(stem, config.in_channels, in_channels)
-    reductions = [int(r) for r in encoder.feature_info.reduction()]
-    if config.stem_stride == 1 and stem.stride != (1, 1):
-        stem.stride = (1, 1)
-        reductions = [r // 2 for r in reductions]
+    channels = tuple(encoder.feature_info.channels())
+    reductions = tuple(int(r) for r in encoder.feature_info.reduction())
+    stems = _try_out(encoder, config.encoder, channels, reductions)
+    if config.stem_stride == 1 and reductions[0] > 1:
+        _slow_down(stems, config.encoder)
+        reductions = tuple(r // 2 for r in reductions)
+    for stem in stems:
+        _adapt_stem(stem, config.in_channels, in_channels)
     normalisation = encoder.pretrained_cfg
     info = EncoderInfo(
-        channels=tuple(encoder.feature_info.channels()),
-        reductions=tuple(reductions),
+        channels=channels,
+        reductions=reductions,
         mean=sum(normalisation["mean"]) / 3,
         std=sum(normalisation["std"]) / 3,
         depthwise=_is_depthwise(encoder),
@@ -122,13 +126,17 @@ def _from_timm(config: ModelConfig, in_channels: int) -> tuple[nn.Module, Encode
 
 def _create_timm(config: ModelConfig) -> Any:
     # VGG ends in a pooled level of 1/32 that no skip of the classic decoder uses
-    levels: dict[str, Any] = (
-        {"out_indices": (0, 1, 2, 3, 4)} if config.encoder.startswith("vgg") else {}
-    )
+    options: dict[str, Any] = {}
+    if config.encoder.startswith("vgg"):
+        options = {"out_indices": (0, 1, 2, 3, 4)}
+    elif config.encoder.startswith("swin"):
+        options = {"strict_img_size": False}
     pretrained = config.weights == "imagenet"
+    # the hub client tells of every retry; the error at the end says it once
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         return timm.create_model(
-            config.encoder, pretrained=pretrained, features_only=True, in_chans=3, **levels
+            config.encoder, pretrained=pretrained, features_only=True, in_chans=3, **options
         )
     except RuntimeError as error:
         if not timm.is_model(config.encoder.split(".")[0]):
@@ -171,6 +179,9 @@ def _load_weights(encoder: nn.Module, path: Path) -> None:
     own = encoder.state_dict()
     # FeatureListNet flattens 'blocks.0' to 'blocks_0'; timm's own names have dots
     state = {_flattened(name, own): value.float() for name, value in state.items()}
+    # older files lack the counters of batch norm, which nothing here reads
+    counters = {name: own[name] for name in own if name.endswith("num_batches_tracked")}
+    state = counters | state
     missing = sorted(name for name in own if name not in state)
     wrong = sorted(n for n in own if n in state and own[n].shape != state[n].shape)
     if missing or wrong:
@@ -195,8 +206,76 @@ def _flattened(name: str, own: dict[str, Tensor]) -> str:
     return name
 
 
-def _first_conv(encoder: nn.Module) -> nn.Conv2d:
-    return next(module for module in encoder.modules() if isinstance(module, nn.Conv2d))
+def _try_out(
+    encoder: nn.Module, name: str, channels: tuple[int, ...], reductions: tuple[int, ...]
+) -> list[nn.Conv2d]:
+    """Return the convolutions that see the image, after checking the pyramid on a small one.
+
+    Levels with channels last, as some transformers give them, are turned from here on.
+
+    Raises:
+        RecipeError: The encoder wants one size of image, or its levels do not halve one another.
+    """
+    image = torch.zeros(1, 3, _TRIAL_SIZE, _TRIAL_SIZE)
+    stems: list[nn.Conv2d] = []
+
+    def note(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if isinstance(module, nn.Conv2d) and inputs[0].data_ptr() == image.data_ptr():
+            stems.append(module)
+
+    hooks = [module.register_forward_pre_hook(note) for module in encoder.modules()]
+    was_training = encoder.training
+    try:
+        with torch.no_grad():
+            levels = encoder.eval()(image)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise _no_pyramid(name, f"it does not take any size of tile: {error}") from error
+    finally:
+        encoder.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    shapes = [tuple(level.shape[1:]) for level in levels]
+    last = [shape[-1] for shape in shapes]
+    if last == list(channels) and [shape[0] for shape in shapes] != list(channels):
+        encoder.register_forward_hook(_channels_first)
+        shapes = [(shape[2], shape[0], shape[1]) for shape in shapes]
+    doubling = all(b == 2 * a for a, b in pairwise(reductions))
+    fitting = all(
+        shape[0] == count and abs(shape[1] - _TRIAL_SIZE / reduction) < 1
+        for shape, count, reduction in zip(shapes, channels, reductions, strict=True)
+    )
+    if not (stems and doubling and fitting):
+        raise _no_pyramid(name, f"its levels have reductions {reductions} and shapes {shapes}")
+    return stems
+
+
+_TRIAL_SIZE = 64
+
+
+def _channels_first(encoder: nn.Module, inputs: Any, levels: list[Tensor]) -> list[Tensor]:
+    return [level.permute(0, 3, 1, 2) for level in levels]
+
+
+def _no_pyramid(name: str, reason: str) -> RecipeError:
+    return RecipeError(
+        f"{name!r} cannot be the encoder of a U-Net: {' '.join(reason.split())}",
+        where="model.encoder",
+        expected="a backbone that takes images of any size and halves them level by level",
+        mend="Take a convolutional one, such as resnet34 or tf_efficientnet_lite0.",
+    )
+
+
+def _slow_down(stems: list[nn.Conv2d], name: str) -> None:
+    """Let the stem keep the size of the image, so that every level is twice as large."""
+    if any(stem.stride != (2, 2) for stem in stems):
+        raise RecipeError(
+            f"the stem of {name!r} has stride {stems[0].stride[0]}",
+            where="model.stem_stride = 1",
+            expected="an encoder whose first convolution halves the image",
+            mend="Set model.stem_stride = 2, or enlarge the tiles with model.resize_to.",
+        )
+    for stem in stems:
+        stem.stride = (1, 1)
 
 
 def _adapt_stem(stem: nn.Conv2d, grey_channels: int, in_channels: int) -> None:

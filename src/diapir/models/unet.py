@@ -1,7 +1,7 @@
 """The U-Net: an encoder's feature pyramid, a decoder that climbs it, one logit a pixel."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,13 +18,20 @@ class Outputs(NamedTuple):
 
     Args:
         logits: (B, 1, H, W) of the pixels.
-        aux_logits: (B, 1, h, w) of each coarser decoder level, where deep supervision is on.
+        aux_logits: (B, 1, H, W) of each coarser decoder level, where deep supervision is on.
         salt_logits: (B,) that a tile holds any salt, where the empty-tile head is on.
     """
 
     logits: Tensor
     aux_logits: tuple[Tensor, ...] = ()
     salt_logits: Tensor | None = None
+
+    @property
+    def final_logits(self) -> Tensor:
+        """(B, 1, H, W) of the answer: with an empty-tile head, pixel and tile must both be salt."""
+        if self.salt_logits is None:
+            return self.logits
+        return _both(self.logits, self.salt_logits[:, None, None, None])
 
 
 class DecoderBlock(nn.Module):
@@ -120,6 +127,15 @@ class SaltNet(nn.Module):
         self.to(memory_format=torch.channels_last)
         self.autocast_encoder: torch.dtype | None = None
         self.autocast_decoder: torch.dtype | None = None
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and evaluation; frozen batch norms keep their statistics."""
+        super().train(mode)
+        for module in self.encoder.modules():
+            if isinstance(module, nn.BatchNorm2d) and module.affine:
+                module.train(mode and module.weight.requires_grad)
+        return self
 
     def set_precision(self, precision: str, device: str) -> None:
         """Choose the dtype of the convolutions: 'float32', 'bf16', or the faster one ('auto').
@@ -147,10 +163,7 @@ class SaltNet(nn.Module):
             (B, 1, H, W) float32 logits. With an empty-tile head a pixel is salt only if the tile
             holds any: its probability is the product of both.
         """
-        outputs = self.forward_all(images, z_feet)
-        if outputs.salt_logits is None:
-            return outputs.logits
-        return _both(outputs.logits, outputs.salt_logits[:, None, None, None])
+        return self.forward_all(images, z_feet).final_logits
 
     def forward_all(self, images: Tensor, z_feet: Tensor | None = None) -> Outputs:
         """Return every output that a loss may look at; arguments as in `forward`."""
@@ -164,16 +177,20 @@ class SaltNet(nn.Module):
         with _autocast(x, self.autocast_decoder):
             levels = self.decoder(features, (x.shape[-2], x.shape[-1]))
             logits = self.head(self._hypercolumn(levels))
-        logits = logits[..., top : top + inner[0], left : left + inner[1]].float()
-        if inner != size:
-            logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+        padded = (x.shape[-2], x.shape[-1])
+
+        def on_images(found: Tensor) -> Tensor:
+            found = _enlarged(found.float(), padded)
+            return _enlarged(found[..., top : top + inner[0], left : left + inner[1]], size)
+
         aux = tuple(
-            head(level.float()) for head, level in zip(self.aux_heads, levels, strict=False)
+            on_images(head(level.float()))
+            for head, level in zip(self.aux_heads, levels[:-1], strict=bool(self.aux_heads))
         )
         salt = None
         if self.salt_head is not None:
             salt = self.salt_head(features[-1].float().mean(dim=(2, 3))).squeeze(1)
-        return Outputs(logits, aux, salt)
+        return Outputs(on_images(logits), aux, salt)
 
     def _resized(self, images: Tensor) -> Tensor:
         if self.config.resize_to is None:
@@ -183,7 +200,8 @@ class SaltNet(nn.Module):
         return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
 
     def _padded(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        if self.config.pad_mode == "none":
+        # below one stride even 'none' pads: some encoders would halve the tile away
+        if self.config.pad_mode == "none" and min(x.shape[-2:]) >= self.stride:
             return x, (0, 0)
         missing = [-side % self.stride for side in x.shape[-2:]]
         top, left = missing[0] // 2, missing[1] // 2
@@ -234,6 +252,12 @@ def _decoder_channels(channels: tuple[int, ...], steps: int) -> tuple[int, ...]:
 
 def _autocast(x: Tensor, dtype: torch.dtype | None) -> torch.autocast:
     return torch.autocast(x.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def _enlarged(x: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(x.shape[-2:]) == size:
+        return x
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
 def _ceil_div(size: int, step: int) -> int:

@@ -5,7 +5,6 @@ from pathlib import Path
 from diapir.config import load_recipe
 from diapir.data.competition import write_competition
 from diapir.data.synthetic import generate_tiles
-from diapir.export.submission import check_submission
 from diapir.io.tiles import read_tiles
 from diapir.runs.folder import new_run_folder
 from diapir.runs.predict import submit
@@ -56,9 +55,7 @@ def run_demo(
 
 def _submission(model: Path, data: Path, file: Path, progress: bool) -> list[tuple[str, str]]:
     submitted = submit([model], data, file, progress=progress)
-    tiles = read_tiles(data, "test")
-    problems = check_submission(file, tiles.ids, tiles.images.shape[1:])
-    verdict = "valid" if not problems else f"{len(problems)} problems"
+    verdict = "valid" if not submitted.problems else f"{submitted.problems} problems"
     return [
         ("submission", str(file)),
         ("test tiles", f"{submitted.tiles:,} in {submitted.seconds:.1f} s, {verdict}"),

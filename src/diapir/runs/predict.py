@@ -2,14 +2,15 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diapir.errors import DataError
-from diapir.export.submission import write_submission
+from diapir.export.submission import check_submission, write_submission
 from diapir.inference.blend import WINDOW, blend_section
 from diapir.inference.predict import Predictor, load_predictor
 from diapir.io.atomic import write_bytes_atomic
@@ -20,6 +21,8 @@ from diapir.io.sources import Source
 from diapir.io.tiles import read_tiles
 from diapir.progress import counting
 from diapir.runs.evaluate import predict_with_bar
+from diapir.runs.folder import write_json
+from diapir.runs.machine import command_line, describe_machine
 
 
 @dataclass(frozen=True)
@@ -28,15 +31,17 @@ class SubmitResult:
 
     Args:
         tiles: Test tiles in it.
-        seconds: From reading to the written file.
-        model_seconds: Of these, inside the networks.
         with_salt: Tiles in which salt is predicted.
+        problems: That `check_submission` found in the written file; always 0.
+        seconds: From reading the models to the checked file.
+        model_seconds: Of these, inside the networks.
     """
 
     tiles: int
+    with_salt: int
+    problems: int
     seconds: float
     model_seconds: float
-    with_salt: int
 
 
 def submit(
@@ -50,12 +55,12 @@ def submit(
     device: str = "auto",
     progress: bool = True,
 ) -> SubmitResult:
-    """Predict all test tiles and write them as a submission.
+    """Predict all test tiles and write them as a submission, with what made it beside it.
 
     Args:
         models: Model files; their probabilities are averaged.
         data: Holds the test tiles; rows follow its `sample_submission.csv` where there is one.
-        out: The CSV file.
+        out: The CSV file; a `.json` of the same name says what made it.
         flip: As in `load_predictor`, like the next three.
         threshold: On the probability.
         batch_size: Tiles a forward pass.
@@ -72,9 +77,29 @@ def submit(
     tiles = read_tiles(data, "test", progress=progress)
     masks = predict_with_bar(predictor, tiles, progress) > predictor.threshold
     write_submission(out, tiles.ids, masks, order=_sample_order(data, tiles.ids))
-    seconds = time.perf_counter() - started
-    with_salt = int(masks.any(axis=(1, 2)).sum())
-    return SubmitResult(len(tiles), seconds, predictor.model_seconds, with_salt)
+    result = SubmitResult(
+        tiles=len(tiles),
+        with_salt=int(masks.any(axis=(1, 2)).sum()),
+        problems=len(check_submission(out, tiles.ids, masks.shape[1:])),
+        seconds=round(time.perf_counter() - started, 3),
+        model_seconds=round(predictor.model_seconds, 3),
+    )
+    write_json(
+        out.with_suffix(".json"),
+        {
+            **asdict(result),
+            "command": command_line(),
+            "machine": describe_machine(),
+            "threshold": predictor.threshold,
+            "flip": predictor.flip,
+            "data_fingerprint": tiles.fingerprint(),
+            "models": [
+                {"file": path.name, "sha256": sha256(path.read_bytes()).hexdigest()}
+                for path in models
+            ],
+        },
+    )
+    return result
 
 
 def predict_images(

@@ -19,6 +19,7 @@ from diapir.io.tiles import Tiles, read_tiles
 from diapir.metrics.thresholds import best_threshold, threshold_curve
 from diapir.models.modelfile import ModelCard, save_model
 from diapir.runs.folder import RunFolder, is_main_process, new_run_folder, plain, write_json
+from diapir.runs.machine import command_line, describe_machine
 from diapir.runs.report import write_run_report
 from diapir.training.fit import FitResult, fit
 
@@ -151,7 +152,7 @@ def _finish(
     holdout = evaluate(holdout_probs, holdout_tiles, threshold) if len(holdout_tiles) else None
     card = _card(tiles, split, recipe, threshold, val, holdout)
     save_model(folder.model, fitted.net, card)
-    write_json(folder.metrics, _metrics_table(recipe, fitted, threshold, val, holdout, card))
+    write_json(folder.metrics, _metrics_table(recipe, split, fitted, threshold, val, holdout, card))
     result = RunResult(
         folder, threshold, val, holdout, val_probs, fitted.seconds, fitted.interrupted
     )
@@ -197,6 +198,7 @@ def _card(
 
 def _metrics_table(
     recipe: Recipe,
+    split: Split,
     fitted: FitResult,
     threshold: float,
     val: Evaluation | None,
@@ -211,6 +213,9 @@ def _metrics_table(
         "best_epoch": fitted.best_epoch,
         "training_seconds": round(fitted.seconds, 1),
         "interrupted": fitted.interrupted,
+        "tiles": {part: len(getattr(split, part)) for part in ("train", "val", "holdout")},
+        "command": command_line(),
+        "machine": describe_machine(),
         "data_fingerprint": card.data_fingerprint,
         "versions": card.versions,
         "git": card.git,

@@ -45,6 +45,14 @@ class SaltTask(lightning.LightningModule):
         """Choose the precision for the device that Lightning has picked."""
         for net in {self.net, self.best_net}:
             net.set_precision(self.recipe.train.precision, self.device.type)
+        if self.recipe.train.compile:
+            self.net.encoder.compile()
+            self.net.decoder.compile()
+
+    def on_train_epoch_start(self) -> None:
+        """Seed dropout by epoch and process, so that a resumed training draws the same."""
+        place = (self.recipe.train.seed, self.current_epoch, self.global_rank)
+        torch.manual_seed(hash(place) & 0x7FFFFFFF)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
@@ -62,7 +70,7 @@ class SaltTask(lightning.LightningModule):
         self._check_finite(loss, batch)
         mean, metrics = self._meters(stage)
         mean.update(loss.detach(), weight=len(batch.images))
-        metrics.update(outputs.logits.detach() > 0, batch.masks)
+        metrics.update(outputs.final_logits.detach() > 0, batch.masks)
         return loss
 
     def _meters(self, stage: Stage) -> tuple[MeanMetric, SaltMetrics]:
@@ -75,17 +83,18 @@ class SaltTask(lightning.LightningModule):
         if self.device.type != "cpu" and self.global_step % 50:
             return
         if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss.item()} at step {self.global_step}",
-                where=f"epoch {self.current_epoch}, tiles {batch.places.tolist()}",
-                mend="Lower optim.lr, set optim.clip_norm, or train.precision = 'float32'. The "
-                "best model so far is kept.",
-            )
+            ids = self.trainer.datamodule.tiles.ids  # type: ignore[attr-defined]
+            names = ", ".join(ids[place] for place in batch.places.tolist())
+            step = f"epoch {self.current_epoch + 1}, step {self.global_step}"
+            raise _not_finite(loss, f"{step}, tiles {names}")
 
     def pop_metrics(self, stage: Stage) -> dict[str, float]:
         """Return the epoch's loss and metrics over all processes, and start anew.
 
         Empty where no batch of this stage was seen.
+
+        Raises:
+            TrainingError: The loss is no longer a number.
         """
         mean, metrics = self._meters(stage)
         if not mean.update_called:
@@ -93,6 +102,8 @@ class SaltTask(lightning.LightningModule):
         values = {"loss": mean.compute(), **metrics.compute()}
         mean.reset()
         metrics.reset()
+        if not torch.isfinite(values["loss"]):
+            raise _not_finite(values["loss"], f"epoch {self.current_epoch + 1}, {stage}")
         return {f"{stage}_{name}": float(value) for name, value in values.items()}
 
     def on_validation_epoch_end(self) -> None:
@@ -106,9 +117,9 @@ class SaltTask(lightning.LightningModule):
         if not isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             scheduler.step()
 
-    def on_before_zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Move the averaged weights after every step of the optimiser."""
-        if self.averaged is not None and self.training:
+        if self.averaged is not None:
             self.averaged.update_parameters(self.net)
 
     def configure_optimizers(self) -> Any:
@@ -123,6 +134,14 @@ class SaltTask(lightning.LightningModule):
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
 
+def _not_finite(loss: Tensor, where: str) -> TrainingError:
+    return TrainingError(
+        f"the loss is {loss.item()}",
+        where=where,
+        mend="Lower optim.lr, set optim.clip_norm, or train.precision = 'float32'.",
+    )
+
+
 def total_loss(outputs: Outputs, masks: Tensor, weights: LossStage, config: LossConfig) -> Tensor:
     """Return the loss of every output, weighed: pixels, coarser levels, and the empty-tile head.
 
@@ -134,8 +153,7 @@ def total_loss(outputs: Outputs, masks: Tensor, weights: LossStage, config: Loss
     """
     loss = combined_loss(outputs.logits, masks, weights, config)
     for logits in outputs.aux_logits:
-        share = torch.nn.functional.adaptive_avg_pool2d(masks, (logits.shape[-2], logits.shape[-1]))
-        loss = loss + config.deep_supervision_weight * bce(logits, share)
+        loss = loss + config.deep_supervision_weight * bce(logits, masks)
     if outputs.salt_logits is not None:
         has_salt = masks.amax(dim=(1, 2, 3))
         loss = loss + config.empty_head_weight * (
@@ -194,4 +212,6 @@ def _plateau(optimizer: torch.optim.Optimizer, config: OptimConfig) -> dict[str,
         patience=config.plateau_patience,
         min_lr=[config.min_lr * group["lr"] / config.lr for group in optimizer.param_groups],
     )
-    return {"scheduler": scheduler, "interval": "epoch", "monitor": "val_score", "strict": False}
+    # the task steps it itself; it is listed so that checkpoints hold it
+    never = 10**9
+    return {"scheduler": scheduler, "interval": "epoch", "monitor": "val_score", "frequency": never}

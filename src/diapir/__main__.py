@@ -1,0 +1,5 @@
+"""Lets `python -m diapir` do what `diapir` does."""
+
+from diapir.cli import main
+
+main()

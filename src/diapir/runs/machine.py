@@ -1,0 +1,45 @@
+"""What a result was obtained with: the machine in words, and the command line."""
+
+import os
+import platform
+import shlex
+import sys
+from pathlib import Path
+
+
+def describe_machine() -> str:
+    """Return processor, cores, memory and cards in one line, without names of hosts or users."""
+    import torch
+
+    parts = [f"{_processor()}, {_cores()} cores", f"{_memory_gib():.0f} GiB memory"]
+    if torch.cuda.is_available():
+        count = torch.cuda.device_count()
+        parts.append(f"{count} x {torch.cuda.get_device_name(0)}")
+    return ", ".join(parts)
+
+
+def command_line() -> str:
+    """Return the command that runs now, as one would type it again."""
+    program, *arguments = sys.argv
+    name = Path(program).name
+    shown = "python -m diapir" if name == "__main__.py" else name
+    return shlex.join([*shown.split(), *arguments])
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _memory_gib() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
