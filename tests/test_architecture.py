@@ -2,9 +2,9 @@
 
 import ast
 import re
+import resource
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,8 +23,8 @@ def table() -> dict[str, tuple[set[str], set[str]]]:
     """Return for each package its neighbours in the same row, and what it may import."""
     rows: dict[str, tuple[set[str], set[str]]] = {}
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    for first, last in re.findall(r"^\| (`[a-z]+(?:/|\.py)`.*?) \|.*\| (.*?) \|$", text, re.M):
-        names = set(re.findall(r"`([a-z]+)(?:/|\.py)`", first))
+    for first, last in re.findall(r"^\| (`[a-z_]+(?:/|\.py)`.*?) \|.*\| (.*?) \|$", text, re.M):
+        names = set(re.findall(r"`([a-z_]+)(?:/|\.py)`", first))
         allowed = set(rows) if last == "anything" else set(re.findall(r"`([a-z_.]+)`", last))
         assert {name.split(".")[0] for name in allowed} <= set(rows), (
             f"{first} looks down the table"
@@ -72,10 +72,12 @@ for name in {LIGHT}:
 
 
 def test_help_answers_in_half_a_second() -> None:
+    command = [Path(sys.executable).with_name("diapir"), "--help"]
     seconds = []
     for _ in range(3):
-        started = time.perf_counter()
-        command = [Path(sys.executable).with_name("diapir"), "--help"]
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(command, check=True, capture_output=True)  # noqa: S603
-        seconds.append(time.perf_counter() - started)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        # processor time, which is the time on an idle core, whatever else the machine does
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(seconds) < 0.5

@@ -45,8 +45,11 @@ def allowed(annotation: Any, field: FieldInfo) -> str:
         return " or ".join(allowed(arg, field) for arg in args)
     if origin is Literal:
         return ", ".join(f"`{as_toml(arg)}`" for arg in args)
+    if origin is tuple and isinstance(args[0], type):  # of tables; numbers come with limits
+        return "list of tables"
     if origin is tuple:
-        return "list of tables" if issubclass(args[0], BaseModel) else "list of whole numbers"
+        shortest, longest = (rule for rule in field.metadata)
+        return f"list of {shortest.min_length} to {longest.max_length} whole numbers"
     if annotation is type(None):
         return "`null`"
     limits = [

@@ -67,7 +67,11 @@ class ModelConfig(_Section):
         description="levels of encoder 'scratch', finest first",
     )
     decoder_channels: tuple[_Channels, ...] = Field(
-        (256, 128, 64, 32, 16), min_length=1, max_length=8, description="coarsest first"
+        (256, 128, 64, 32, 16),
+        min_length=1,
+        max_length=8,
+        description="coarsest first; with fewer than the encoder's halvings the logits come at a "
+        "part of the size and are enlarged",
     )
     upsampling: Literal["transposed", "bilinear", "pixelshuffle"] = "bilinear"
     batch_norm: bool = True
@@ -145,12 +149,22 @@ class OptimConfig(_Section):
     ema: float | None = Field(None, gt=0, lt=1, description="decay per step")
 
 
+class SmallFirst(_Section):
+    """Progressive resizing: a training begins with smaller tiles, which are faster."""
+
+    until_epoch: int = Field(ge=1, description="first epoch at model.resize_to")
+    resize_to: int = Field(ge=32, le=1024, description="before that, in place of model.resize_to")
+
+
 class TrainConfig(_Section):
     """How long, how large, how precise."""
 
     epochs: int = Field(20, ge=1)
     batch_size: int = Field(32, ge=1)
     tiles_per_epoch: int | None = Field(None, ge=1, description="None: every training tile once")
+    small_first: SmallFirst | None = Field(
+        None, description="progressive resizing: begin with smaller tiles"
+    )
     max_minutes: float | None = Field(None, gt=0, description="the schedule ends by then")
     early_stopping: int | None = Field(None, ge=1, description="epochs without a better score")
     select: Literal["best", "last"] = Field("best", description="which epoch's weights are kept")
@@ -229,8 +243,8 @@ def parse_recipe(table: dict[str, Any], where: str) -> Recipe:
         # pydantic adds the branches of a union to the place, such as literal['none']
         key = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
         found = f" (found {first['input']!r})" if not isinstance(first["input"], dict) else ""
-        keys = ", ".join(_known_keys(first["loc"]))
-        known = f"one of: {keys}" if "extra" in first["type"] else None
+        extra = first["type"] == "extra_forbidden"
+        known = f"one of: {', '.join(_known_keys(first['loc']))}" if extra else None
         raise RecipeError(
             f"{key}: {first['msg']}{found}",
             where=where,

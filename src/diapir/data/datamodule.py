@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from diapir.config import Recipe
 from diapir.data.augment import augment_batch
 from diapir.data.splits import Split
+from diapir.errors import DataError
 from diapir.io.tiles import Tiles
 
 
@@ -96,6 +97,23 @@ class TileDataModule(lightning.LightningDataModule):
     def __init__(self, tiles: Tiles, split: Split, recipe: Recipe) -> None:
         super().__init__()
         self.tiles, self.split, self.recipe = tiles, split, recipe
+
+    def setup(self, stage: str) -> None:
+        """Check that every process gets tiles; one without would leave the others waiting.
+
+        Raises:
+            DataError: There are fewer tiles than processes.
+        """
+        assert self.trainer is not None  # noqa: S101  # Lightning attaches it before it asks
+        processes = self.trainer.world_size
+        for part, index in (("training", self.split.train), ("validation", self.split.val)):
+            if 0 < len(index) < processes:
+                raise DataError(
+                    f"{len(index)} {part} tiles for {processes} processes",
+                    where=self.tiles.source,
+                    expected="at least one tile for each",
+                    mend="Give more tiles or take fewer --devices.",
+                )
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return shuffled batches; a smaller last one is left out, batch norm needs many tiles."""

@@ -74,8 +74,9 @@ class Predictor:
         started = time.perf_counter()
         for start in range(0, len(images), self.batch_size):
             stop = start + self.batch_size
-            depths = None if z_feet is None else torch.from_numpy(z_feet[start:stop])
-            batch = self._batch_probs(torch.from_numpy(images[start:stop]), depths)
+            depths = None if z_feet is None else torch.tensor(z_feet[start:stop])
+            # a copy: the array may be read-only, which torch warns of
+            batch = self._batch_probs(torch.tensor(images[start:stop]), depths)
             probs[start:stop] = batch.cpu().numpy()
             if advance is not None:
                 advance(len(batch))
@@ -122,10 +123,13 @@ def load_predictor(
     Raises:
         ModelFileError: A file is no usable model, or the device is not there.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ModelFileError("there is no CUDA device here", where="--device", expected="auto, cpu")
+    known = ("auto", "cpu", "cuda") if torch.cuda.is_available() else ("auto", "cpu")
+    if device not in known:
+        raise ModelFileError(
+            f"there is no device {device!r} here", where="--device", expected=", ".join(known)
+        )
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if "cuda" in known else "cpu"
     loaded = [load_model(path) for path in paths]
     nets = [net.to(device) for net, _ in loaded]
     for net in nets:

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -140,7 +141,8 @@ def _create_timm(config: ModelConfig) -> Any:
         )
     except RuntimeError as error:
         if not timm.is_model(config.encoder.split(".")[0]):
-            close = ", ".join(["'scratch'", *timm.list_models(f"*{config.encoder[:6]}*")[:8]])
+            names = get_close_matches(config.encoder, timm.list_models(), n=8)
+            close = ", ".join(["'scratch'", *names])
             raise RecipeError(
                 f"timm has no encoder {config.encoder!r}",
                 where="model.encoder",

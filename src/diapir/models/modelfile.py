@@ -72,7 +72,7 @@ def save_model(path: Path, net: SaltNet, card: ModelCard, *, half: bool = False)
         path: Should end in `.safetensors`.
         net: Any device.
         card: Goes into the header.
-        half: Store floating tensors as float16, at half the size.
+        half: Store floating tensors as float16, at half the size, except those it cannot hold.
 
     Raises:
         RunError: The file cannot be written.
@@ -175,7 +175,11 @@ def _read_state(path: Path, own: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _stored(tensor: Tensor, half: bool) -> Tensor:
     tensor = tensor.detach().cpu().contiguous()
-    return tensor.half() if half and tensor.is_floating_point() else tensor
+    if not half or not tensor.is_floating_point():
+        return tensor
+    halved = tensor.half()
+    # a batch-norm variance may be beyond what float16 holds
+    return halved if torch.isfinite(halved).all() else tensor
 
 
 def _unreadable(path: Path, error: Exception) -> ModelFileError:
@@ -200,9 +204,14 @@ def _broken(path: Path, what: str) -> ModelFileError:
 def source_commit() -> str | None:
     """Return the commit of the source tree that this package runs from, None where it has none."""
     folder = Path(__file__).parent
-    command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)  # noqa: S603
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None
+    # an environment may lie inside the repository of something else, which does not track this file
+    commands = (["ls-files", "--error-unmatch", Path(__file__).name], ["rev-parse", "HEAD"])
+    found = ""
+    for command in commands:
+        git = ["git", "-C", str(folder), *command]
+        try:
+            done = subprocess.run(git, capture_output=True, text=True, timeout=5, check=True)  # noqa: S603
+        except (OSError, subprocess.SubprocessError):
+            return None
+        found = done.stdout.strip()
+    return found or None

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from diapir.config import TILE_SIZE, ModelConfig
 from diapir.errors import RecipeError
-from diapir.models.blocks import ConvBlock, ScSE, Upsample, fit_to
+from diapir.models.blocks import ConvBlock, ScSE, Upsample
 from diapir.models.encoders import EncoderInfo, build_encoder
 
 
@@ -58,7 +58,7 @@ class DecoderBlock(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Climbs from the coarsest feature map to full size, one block for every halving."""
+    """Climbs from the coarsest feature map, one block a doubling, to full size or short of it."""
 
     def __init__(self, info: EncoderInfo, config: ModelConfig) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class Decoder(nn.Module):
         self.reductions = info.reductions
 
     def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> list[Tensor]:
-        """Return the output of every block, coarsest first; the last is as large as `size`."""
+        """Return the output of every block, coarsest first, for an input of this size."""
         skips = dict(zip(self.reductions, features, strict=True))
         reduction = self.reductions[-1]
         x, outputs = features[-1], []
@@ -85,7 +85,6 @@ class Decoder(nn.Module):
             target = (_ceil_div(size[0], reduction), _ceil_div(size[1], reduction))
             x = block(x, skip, target if skip is None else tuple(skip.shape[-2:]))
             outputs.append(x)
-        outputs[-1] = fit_to(x, size)
         return outputs
 
 
@@ -112,6 +111,8 @@ class SaltNet(nn.Module):
         self.decoder = Decoder(info, config)
         self.mean = info.mean if config.mean is None else config.mean
         self.std = info.std if config.std is None else config.std
+        # side in pixels to which a 101-pixel tile is resized; progressive resizing changes it
+        self.resize_to = config.resize_to
         self.stride = info.reductions[-1]
         self.depthwise = info.depthwise
         channels = self.decoder.channels
@@ -180,8 +181,10 @@ class SaltNet(nn.Module):
         padded = (x.shape[-2], x.shape[-1])
 
         def on_images(found: Tensor) -> Tensor:
-            found = _enlarged(found.float(), padded)
-            return _enlarged(found[..., top : top + inner[0], left : left + inner[1]], size)
+            found = found.float()
+            if padded != inner:
+                found = _resize(found, padded)[..., top : top + inner[0], left : left + inner[1]]
+            return _resize(found, size)
 
         aux = tuple(
             on_images(head(level.float()))
@@ -193,11 +196,11 @@ class SaltNet(nn.Module):
         return Outputs(on_images(logits), aux, salt)
 
     def _resized(self, images: Tensor) -> Tensor:
-        if self.config.resize_to is None:
+        if self.resize_to is None:
             return images
-        scale = self.config.resize_to / TILE_SIZE
-        size = [max(1, round(side * scale)) for side in images.shape[-2:]]
-        return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+        scale = self.resize_to / TILE_SIZE
+        height, width = (max(1, round(side * scale)) for side in images.shape[-2:])
+        return _resize(images, (height, width))
 
     def _padded(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         # below one stride even 'none' pads: some encoders would halve the tile away
@@ -234,19 +237,19 @@ class SaltNet(nn.Module):
             return levels[-1]
         size = levels[-1].shape[-2:]
         columns = [
-            F.interpolate(project(level), size=size, mode="bilinear", align_corners=False)
+            _resize(project(level), (size[0], size[1]))
             for project, level in zip(self.hyper, levels[:-1], strict=True)
         ]
         return torch.cat([*columns, levels[-1]], dim=1)
 
 
 def _decoder_channels(channels: tuple[int, ...], steps: int) -> tuple[int, ...]:
-    if len(channels) == steps:
+    if 1 <= len(channels) <= steps:
         return channels
     raise RecipeError(
         f"{len(channels)} decoder channels for an encoder that halves {steps} times",
         where="model.decoder_channels",
-        expected=f"{steps} values, coarsest first",
+        expected=f"{steps} values, coarsest first, or fewer to stop short of full size",
     )
 
 
@@ -254,7 +257,7 @@ def _autocast(x: Tensor, dtype: torch.dtype | None) -> torch.autocast:
     return torch.autocast(x.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
 
-def _enlarged(x: Tensor, size: tuple[int, int]) -> Tensor:
+def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(x.shape[-2:]) == size:
         return x
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)

@@ -117,7 +117,15 @@ class RunFolder:
         Raises:
             RunError: Another process is writing into it.
         """
-        with (self.path / ".lock").open("w") as lock:
+        try:
+            lock = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise RunError(
+                f"cannot write into the run folder: {error.strerror}",
+                where=self.path,
+                mend="Ask for write permission, or copy the folder to a place of your own.",
+            ) from error
+        with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -189,4 +197,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def is_main_process() -> bool:
     """Return whether this process writes; the others of a distributed training only compute."""
-    return all(int(os.environ.get(name, "0")) == 0 for name in ("LOCAL_RANK", "NODE_RANK"))
+    return all(os.environ.get(name, "0") == "0" for name in _RANKS)
+
+
+# set by Lightning (the first two), torchrun and SLURM
+_RANKS = ("LOCAL_RANK", "NODE_RANK", "RANK", "GROUP_RANK", "SLURM_PROCID")

@@ -2,22 +2,26 @@
 
 import os
 import shlex
+import tempfile
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from diapir.config import Recipe
 from diapir.data.splits import Split, make_splits
+from diapir.errors import DataError
 from diapir.inference.evaluate import Evaluation, evaluate
 from diapir.inference.predict import Predictor
 from diapir.io.atomic import atomic_write, write_text_atomic
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.metrics.thresholds import best_threshold, threshold_curve
 from diapir.models.modelfile import ModelCard, save_model
+from diapir.models.unet import SaltNet
 from diapir.runs.folder import RunFolder, is_main_process, new_run_folder, plain, write_json
 from diapir.runs.machine import command_line, describe_machine
 from diapir.runs.report import write_run_report
@@ -81,8 +85,10 @@ def train_recipe(
     Raises:
         DiapirError: Of any kind; nothing half-written is left under a final name.
     """
-    tiles = read_tiles(data, "train", progress=hardware.progress)
+    tiles = read_tiles(data, "train", progress=hardware.progress and is_main_process())
     splits = make_splits(tiles, recipe.split)
+    if is_main_process():
+        _check_trainable(recipe, tiles)
     folder = _shared_folder(runs, recipe.name)
     folder.make()
     results = []
@@ -91,9 +97,11 @@ def train_recipe(
         place.make()
         if is_main_process():
             place.write_inputs(recipe, split, tiles)
-        results.append(train_split(tiles, split, recipe, place, data, hardware))
-        if results[-1].interrupted is not None:
+        fitted, result = _train_split(tiles, split, recipe, place, data, hardware)
+        results += result
+        if fitted.interrupted is not None:
             break
+    _leave_to_main_process()
     if len(results) == len(splits) > 1:
         write_out_of_fold(folder, tiles, splits, results)
     return results
@@ -106,12 +114,32 @@ def resume_run(path: Path, data: Path, hardware: Hardware = Hardware()) -> RunRe
         RunError: The folder is no run, has no checkpoint, or the data is another.
     """
     folder = RunFolder(path)
-    tiles = read_tiles(data, "train", progress=hardware.progress)
+    tiles = read_tiles(data, "train", progress=hardware.progress and is_main_process())
     recipe, split = folder.read_inputs(tiles)
-    return train_split(tiles, split, recipe, folder, data, hardware, resume=True)
+    _, results = _train_split(tiles, split, recipe, folder, data, hardware, resume=True)
+    _leave_to_main_process()
+    return results[0]
 
 
-def train_split(
+def _check_trainable(recipe: Recipe, tiles: Tiles) -> None:
+    """Raise what would end the training, before there is a folder for it."""
+    if recipe.model.depth_channel and tiles.z_feet is None:
+        raise DataError(
+            "the recipe has a depth channel, but the data has no depths",
+            where=tiles.source,
+            expected="depths.csv with a row id,z for every tile",
+            mend="Add depths.csv or set model.depth_channel = false.",
+        )
+    SaltNet(recipe.model)
+
+
+def _leave_to_main_process() -> None:
+    """End here in all processes but the first, which alone joins results and shows them."""
+    if not is_main_process():
+        raise SystemExit(0)
+
+
+def _train_split(
     tiles: Tiles,
     split: Split,
     recipe: Recipe,
@@ -120,8 +148,8 @@ def train_split(
     hardware: Hardware,
     *,
     resume: bool = False,
-) -> RunResult:
-    """Train, score and report one split in its folder."""
+) -> tuple[FitResult, list[RunResult]]:
+    """Train, score and report one split in its folder; only the first process has a result."""
     with folder.locked() if is_main_process() else nullcontext():
         fitted = fit(
             tiles,
@@ -132,17 +160,20 @@ def train_split(
             accelerator=hardware.accelerator,
             devices=hardware.devices,
             num_nodes=hardware.num_nodes,
-            progress=hardware.progress,
+            progress=hardware.progress and is_main_process(),
         )
         if not is_main_process():
-            raise SystemExit(0)  # the first process alone scores and writes
-        return _finish(tiles, split, recipe, folder, data, fitted)
+            return fitted, []
+        on_card = hardware.accelerator != "cpu" and torch.cuda.is_available()
+        fitted.net.to("cuda" if on_card else "cpu")
+        return fitted, [_finish(tiles, split, recipe, folder, data, fitted)]
 
 
 def _finish(
     tiles: Tiles, split: Split, recipe: Recipe, folder: RunFolder, data: Path, fitted: FitResult
 ) -> RunResult:
-    fitted.net.set_precision("float32", "cpu")
+    device = next(fitted.net.parameters()).device
+    fitted.net.set_precision("float32", device.type)
     predictor = Predictor([fitted.net], flip=recipe.predict.flip)
     val_tiles, holdout_tiles = tiles.subset(split.val), tiles.subset(split.holdout)
     val_probs = predictor.predict_probs(val_tiles.images, val_tiles.z_feet)
@@ -269,8 +300,11 @@ _RUN_VARIABLE = "DIAPIR_RUN_FOLDER"
 
 def _shared_folder(runs: Path, name: str) -> RunFolder:
     """Return a new run folder; processes that Lightning starts beside this one take the same."""
-    if is_main_process() or _RUN_VARIABLE not in os.environ:
+    if is_main_process():
         folder = new_run_folder(runs, name)
         os.environ[_RUN_VARIABLE] = str(folder.path)
         return folder
-    return RunFolder(Path(os.environ[_RUN_VARIABLE]))
+    if _RUN_VARIABLE in os.environ:
+        return RunFolder(Path(os.environ[_RUN_VARIABLE]))
+    # started by torchrun or SLURM: this process writes nothing that anyone will look for
+    return RunFolder(Path(tempfile.mkdtemp(prefix="diapir-")))

@@ -3,11 +3,13 @@
 import csv
 import io
 import signal
+import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import lightning
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors.torch import save
@@ -39,6 +41,7 @@ class Clock:
         self.limit_seconds = None if max_minutes is None else 60 * max_minutes
         self.total_steps = 1
         self.step = 0
+        self.elapsed = 0.0  # seconds after the last step, the same in all processes
         self.started = time.monotonic()
 
     @property
@@ -49,12 +52,23 @@ class Clock:
     def progress(self) -> float:
         """Return the share that is over, 0..1."""
         by_steps = self.step / self.total_steps
-        by_time = self.seconds / self.limit_seconds if self.limit_seconds else 0.0
+        by_time = self.elapsed / self.limit_seconds if self.limit_seconds else 0.0
         return min(max(by_steps, by_time), 1.0)
+
+
+def _largest(trainer: lightning.Trainer, *values: float) -> list[float]:
+    """Return the largest that any process has of each value, so that all decide alike."""
+    if trainer.world_size == 1:
+        return list(values)
+    mine = torch.tensor(values, dtype=torch.float32, device=trainer.strategy.root_device)
+    found: list[float] = trainer.strategy.reduce(mine, reduce_op="max").tolist()
+    return found
 
 
 class Journal(lightning.Callback):
     """Writes a row an epoch to `history.csv`, keeps the best weights, stops when nothing improves.
+
+    As long as there is no score, the last weights count as the best.
 
     Args:
         run: The run folder.
@@ -65,6 +79,7 @@ class Journal(lightning.Callback):
     def __init__(self, run: Path, config: TrainConfig, clock: Clock) -> None:
         self.run, self.config, self.clock = run, config, clock
         self.rows: list[dict[str, float]] = []
+        self.kept_epoch = -1
         self.best_epoch, self.best_score = -1, -1.0
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
@@ -79,24 +94,26 @@ class Journal(lightning.Callback):
         self._keep(trainer, pl_module, row)
 
     def _keep(self, trainer: lightning.Trainer, task: SaltTask, row: dict[str, float]) -> None:
-        score = row.get("val_score")
-        last = self.config.select == "last"
-        if last or (score is not None and score > self.best_score):
-            self.best_epoch = trainer.current_epoch
-            self.best_score = float("nan") if score is None else score
+        score, epoch = row.get("val_score"), trainer.current_epoch
+        better = score is not None and score > self.best_score
+        if score is not None and better:
+            self.best_epoch, self.best_score = epoch, score
+        if better or self.config.select == "last" or self.best_epoch < 0:
+            self.kept_epoch = epoch
             if trainer.is_global_zero:
                 state = {k: v.contiguous().cpu() for k, v in task.best_net.state_dict().items()}
                 write_bytes_atomic(self.run / BEST_FILE, save(state))
         if trainer.is_global_zero:
             write_text_atomic(self.run / HISTORY_FILE, _as_csv(self.rows))
         patience = self.config.early_stopping
-        if patience is not None and trainer.current_epoch - self.best_epoch >= patience:
+        if patience is not None and score is not None and epoch - self.best_epoch >= patience:
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed training must know."""
         return {
             "rows": self.rows,
+            "kept_epoch": self.kept_epoch,
             "best_epoch": self.best_epoch,
             "best_score": self.best_score,
             "seconds": self.clock.seconds,
@@ -105,6 +122,7 @@ class Journal(lightning.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the journal of the training that is resumed."""
         self.rows = list(state_dict["rows"])
+        self.kept_epoch = state_dict["kept_epoch"]
         self.best_epoch, self.best_score = state_dict["best_epoch"], state_dict["best_score"]
         self.clock.started = time.monotonic() - state_dict["seconds"]
 
@@ -120,6 +138,7 @@ class Pace(lightning.Callback):
         """Take the number of steps from Lightning."""
         self.clock.total_steps = max(int(trainer.estimated_stepping_batches), 1)
         self.clock.step = trainer.global_step
+        (self.clock.elapsed,) = _largest(trainer, self.clock.seconds)
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Count the step before the schedule asks."""
@@ -131,7 +150,9 @@ class Pace(lightning.Callback):
         if limit is None:
             return
         reserve = 0.05 * limit if self.validation_seconds is None else self.validation_seconds
-        if self.clock.seconds + 1.1 * reserve >= limit:
+        now = self.clock.seconds
+        self.clock.elapsed, end = _largest(trainer, now, now + 1.1 * reserve)
+        if end >= limit:
             trainer.should_stop = True
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
@@ -150,14 +171,15 @@ class ProgressBar(lightning.Callback):
         self.journal, self.clock = journal, clock
         self.loss = float("nan")
         self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %  {task.fields[status]}"),
+            TextColumn("{task.percentage:>3.0f} %"),
+            BarColumn(bar_width=None),  # what is left of the line, so that 80 columns hold it
+            TextColumn("{task.fields[status]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
             speed_estimate_period=120,
+            expand=True,
         )
         self.task = self.bar.add_task("training", total=1.0, status="")
 
@@ -174,7 +196,7 @@ class ProgressBar(lightning.Callback):
             return
         loss = float(outputs["loss"])
         self.loss = loss if self.loss != self.loss else 0.9 * self.loss + 0.1 * loss
-        best = f"  best score {self.journal.best_score:.3f}" if self.journal.best_epoch >= 0 else ""
+        best = f"  best {self.journal.best_score:.3f}" if self.journal.best_epoch >= 0 else ""
         epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
         status = f"{epoch}  loss {self.loss:.3f}{best}"
         self.bar.update(self.task, completed=self.clock.progress(), status=status)
@@ -191,8 +213,12 @@ class ProgressBar(lightning.Callback):
     def print_row(self, row: dict[str, float]) -> None:
         """Print an epoch above the bar."""
         parts = [f"epoch {int(row['epoch']) + 1:>3}"]
-        parts += [f"{k} {row[k]:.4f}" for k in _SHOWN if k in row]
-        self.bar.console.print("  ".join([*parts, f"{row['seconds']:.0f} s"]), highlight=False)
+        for stage in ("train", "val"):
+            if f"{stage}_loss" in row:
+                loss, score = row[f"{stage}_loss"], row[f"{stage}_score"]
+                parts.append(f"{stage} loss {loss:.3f} score {score:.3f}")
+        parts.append(f"{row['seconds']:.0f} s")
+        self.bar.console.print("  ".join(parts), highlight=False, soft_wrap=True)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Print the epoch; the journal has run before."""
@@ -201,7 +227,11 @@ class ProgressBar(lightning.Callback):
 
 
 class StopOnSignal(lightning.Callback):
-    """Ends the training after the step in hand when Ctrl-C or SIGTERM comes."""
+    """Ends the training after the step in hand when Ctrl-C or SIGTERM comes.
+
+    Listens inside its `with` block. All processes of a training end after the same step, whichever
+    of them got the signal.
+    """
 
     signals = (signal.SIGINT, signal.SIGTERM)
 
@@ -209,42 +239,35 @@ class StopOnSignal(lightning.Callback):
         self.received: int | None = None
         self.previous: dict[int, Any] = {}
 
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Take over the signals; Lightning has set its own handlers by now."""
-        self.previous = {number: signal.getsignal(number) for number in self.signals}
-        for number in self.signals:
-            signal.signal(number, self._note)
+    def __enter__(self) -> Self:
+        # Python lets only the main thread handle signals
+        if threading.current_thread() is threading.main_thread():
+            self.previous = {n: signal.signal(n, self._note) for n in self.signals}
+        return self
 
-    def on_train_batch_end(self, *args: Any) -> None:
-        """End here if asked to."""
-        if self.received is not None:
+    def __exit__(self, *args: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
+        """End here if any process was asked to."""
+        on_cpu = trainer.strategy.root_device.type == "cpu"
+        if trainer.world_size > 1 and not on_cpu and trainer.global_step % 10:
+            return  # asking all cards at every step would make them wait
+        (number,) = _largest(trainer, self.received or 0)
+        if number:
+            self.received = int(number)
             raise Interrupted(self.received)
 
-    def on_validation_batch_end(self, *args: Any) -> None:
-        """End here if asked to."""
-        self.on_train_batch_end()
-
-    def on_train_end(self, *args: Any) -> None:
-        """Give the signals back."""
-        self.give_back()
-
-    def on_exception(self, *args: Any) -> None:
-        """Give the signals back."""
-        self.give_back()
-
-    def give_back(self) -> None:
-        """Restore the handlers that were there before; safe to call twice."""
-        while self.previous:
-            number, handler = self.previous.popitem()
-            signal.signal(number, handler)
+    def on_validation_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
+        """End here if asked to; processes may have unequal numbers of batches, so only if alone."""
+        if self.received is not None and trainer.world_size == 1:
+            raise Interrupted(self.received)
 
     def _note(self, number: int, frame: Any) -> None:
         if self.received is not None:  # asked twice: at once
             raise Interrupted(number)
         self.received = number
-
-
-_SHOWN = ("train_loss", "train_score", "val_loss", "val_score")
 
 
 def _as_csv(rows: list[dict[str, float]]) -> str:

@@ -1,12 +1,17 @@
 """One training from tiles and a recipe to the best network, kept in a run folder."""
 
 import logging
+import pickle
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from safetensors.torch import load_file
@@ -36,7 +41,8 @@ class FitResult:
     """What a training leaves.
 
     Args:
-        net: The network with the weights of the chosen epoch, in evaluation mode, on the CPU.
+        net: The network with the weights of the chosen epoch, in evaluation mode, on the CPU; in
+            the processes beside the first one, that of the last step.
         history: A row an epoch: epoch, lr, train_* and val_* metrics, seconds.
         best_epoch: Counted from 0.
         seconds: Wall time, resumed parts added up.
@@ -76,67 +82,69 @@ def fit(
         progress: Show a bar.
 
     Raises:
-        RunError: There is nothing to resume, or the training was interrupted before an epoch ended.
+        RunError: There is nothing to resume, the hardware is not there, or the training was
+            interrupted before an epoch ended.
         TrainingError: The loss is no longer a number.
     """
-    _quieten()
-    lightning.seed_everything(recipe.train.seed, verbose=False)
     checkpoint = _checkpoint_to_resume(run) if resume else None
     clock = Clock(recipe.train.max_minutes)
-    journal = Journal(run, recipe.train, clock)
-    task = SaltTask(SaltNet(recipe.model), recipe, clock.progress)
-    trainer = _trainer(recipe, run, clock, journal, accelerator, devices, num_nodes, progress)
-    interrupted = None
-    try:
-        trainer.fit(
-            task,
-            datamodule=TileDataModule(tiles, split, recipe),
-            ckpt_path=checkpoint,
-            weights_only=True if checkpoint else None,
-        )
-    except Interrupted as signal:
-        interrupted = signal.number
+    journal, stop = Journal(run, recipe.train, clock), StopOnSignal()
+    callbacks = [Pace(clock), journal]
+    callbacks += [ProgressBar(journal, clock)] if progress else []
+    callbacks += [stop, _last_checkpoint(run)]
+    with _quiet(), stop:
+        lightning.seed_everything(recipe.train.seed, verbose=False)
+        task = SaltTask(SaltNet(recipe.model), recipe, clock.progress)
+        trainer = _trainer(recipe, run, callbacks, accelerator, devices, num_nodes)
+        with suppress(Interrupted):  # `stop` knows
+            trainer.fit(
+                task,
+                datamodule=TileDataModule(tiles, split, recipe),
+                ckpt_path=checkpoint,
+                weights_only=True if checkpoint else None,
+            )
     return FitResult(
-        net=_best_net(task, run),
+        net=_best_net(task, run) if trainer.is_global_zero else task.net.cpu().eval(),
         history=journal.rows,
-        best_epoch=journal.best_epoch,
+        best_epoch=journal.kept_epoch,
         seconds=clock.seconds,
-        interrupted=interrupted,
+        interrupted=stop.received,
     )
 
 
 def _trainer(
     recipe: Recipe,
     run: Path,
-    clock: Clock,
-    journal: Journal,
+    callbacks: list[Any],
     accelerator: str,
     devices: int | str,
     num_nodes: int,
-    progress: bool,
 ) -> lightning.Trainer:
-    callbacks: list[Any] = [Pace(clock), journal]
-    if progress:
-        callbacks.append(ProgressBar(journal, clock))
-    callbacks += [StopOnSignal(), _last_checkpoint(run)]
-    on_one_cpu = accelerator == "cpu" or not _has_gpu()
-    return lightning.Trainer(
-        accelerator=accelerator,
-        devices=1 if on_one_cpu and devices == "auto" else devices,
-        num_nodes=num_nodes,
-        precision="32-true",  # the network chooses the precision of its parts itself
-        max_epochs=recipe.train.epochs,
-        check_val_every_n_epoch=recipe.train.validate_every,
-        gradient_clip_val=recipe.optim.clip_norm,
-        deterministic=recipe.train.deterministic,
-        use_distributed_sampler=False,
-        callbacks=callbacks,
-        logger=[TensorBoardLogger(run, name="logs", version="")],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=10**9,
-    )
+    on_one_cpu = accelerator == "cpu" or not torch.cuda.is_available()
+    try:
+        return lightning.Trainer(
+            accelerator=accelerator,
+            devices=1 if on_one_cpu and devices == "auto" else devices,
+            num_nodes=num_nodes,
+            precision="32-true",  # the network chooses the precision of its parts itself
+            max_epochs=recipe.train.epochs,
+            check_val_every_n_epoch=recipe.train.validate_every,
+            gradient_clip_val=recipe.optim.clip_norm,
+            deterministic=recipe.train.deterministic,
+            use_distributed_sampler=False,
+            callbacks=callbacks,
+            logger=[TensorBoardLogger(run, name="logs", version="")],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,  # nothing is logged by steps; a larger one draws a warning
+        )
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise RunError(
+            f"cannot train on this hardware: {error}",
+            where=f"--accelerator {accelerator} --devices {devices} --num-nodes {num_nodes}",
+            mend="Leave these options out, or name devices that 'diapir info' shows.",
+        ) from error
 
 
 def _last_checkpoint(run: Path) -> ModelCheckpoint:
@@ -159,6 +167,14 @@ def _checkpoint_to_resume(run: Path) -> str:
             expected=LAST_CHECKPOINT,
             mend="Give the folder of a run that ended at least one epoch, or train anew.",
         )
+    try:
+        torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise RunError(
+            "the checkpoint is damaged",
+            where=checkpoint,
+            mend="Copy the run folder again from where it was trained, or train anew.",
+        ) from error
     return str(checkpoint)
 
 
@@ -171,20 +187,33 @@ def _best_net(task: SaltTask, run: Path) -> SaltNet:
         )
     net = task.net.cpu()
     net.load_state_dict(load_file(run / BEST_FILE))
+    net.resize_to = net.config.resize_to  # an interrupted training may have been at a smaller one
     return net.eval()
 
 
-def _has_gpu() -> bool:
-    import torch
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence Lightning's advertisements, and its hints that do not fit this training."""
+    loggers = [logging.getLogger(f"lightning.{name}") for name in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        for pattern in _UNFIT_HINTS:
+            warnings.filterwarnings("ignore", pattern)
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
-    return torch.cuda.is_available()
 
-
-def _quieten() -> None:
-    """Silence Lightning's advertisements and hints that do not fit data held in memory."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    for pattern in (".*does not have many workers.*", ".*`isinstance.treespec.*", ".*LeafSpec.*"):
-        warnings.filterwarnings("ignore", pattern)
-    warnings.filterwarnings("ignore", ".*lr_scheduler.step.*", UserWarning)
-    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists.*")
+_UNFIT_HINTS = (
+    ".*does not have many workers.*",  # batches are cut from memory
+    ".*isinstance.treespec.*",  # torch speaking to Lightning
+    ".*LeafSpec.*",
+    ".*Checkpoint directory .* exists.*",  # the run folder makes it
+    r".*Found \d+ module\(s\) in eval mode.*",  # averaged weights and frozen batch norms
+    ".*Total length of .*DataLoader.* across ranks is zero.*",  # a split without validation
+    ".*lr_scheduler.step.*",  # the plateau schedule is stepped by the task
+)

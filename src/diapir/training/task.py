@@ -50,9 +50,13 @@ class SaltTask(lightning.LightningModule):
             self.net.decoder.compile()
 
     def on_train_epoch_start(self) -> None:
-        """Seed dropout by epoch and process, so that a resumed training draws the same."""
+        """Seed dropout by epoch and process, as a resumed training must; choose the tile size."""
         place = (self.recipe.train.seed, self.current_epoch, self.global_rank)
         torch.manual_seed(hash(place) & 0x7FFFFFFF)
+        first = self.recipe.train.small_first
+        small = first is not None and self.current_epoch < first.until_epoch
+        for net in (self.net, self.best_net):
+            net.resize_to = first.resize_to if first and small else net.config.resize_to
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""

@@ -1,0 +1,375 @@
+"""The U-Net: the classic shapes, every option, every size."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from diapir.config import ModelConfig, load_recipe
+from diapir.errors import RecipeError
+from diapir.models.blocks import ConvBlock, ScSE, Upsample
+from diapir.models.unet import DecoderBlock, Outputs, SaltNet
+
+SCRATCH = {"encoder": "scratch", "scratch_channels": (4, 8, 8), "decoder_channels": (8, 4)}
+
+
+def build(**settings: Any) -> SaltNet:
+    torch.manual_seed(0)
+    return SaltNet(ModelConfig(**(SCRATCH | settings)))
+
+
+# --- the classic VGG19 at 128 x 128 x 3, shape by shape
+
+
+class Trace:
+    """Sizes (C, H, W) of what goes into and comes out of chosen modules, in order."""
+
+    def __init__(self) -> None:
+        self.inputs: dict[str, tuple[int, ...]] = {}
+        self.outputs: dict[str, tuple[int, ...]] = {}
+        self.order: list[str] = []
+
+    def watch(self, name: str, module: nn.Module) -> None:
+        def note(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+            self.order.append(name)
+            self.inputs[name] = tuple(inputs[0].shape[1:])
+            self.outputs[name] = tuple(output.shape[1:])
+
+        module.register_forward_hook(note)
+
+
+@pytest.fixture(scope="module")
+def vgg19() -> SaltNet:
+    return SaltNet(load_recipe("classic-vgg19", ["model.weights=none"]).model).eval()
+
+
+@pytest.fixture(scope="module")
+def trace(vgg19: SaltNet) -> Trace:
+    trace = Trace()
+    for number, block in enumerate(vgg19.decoder.blocks):
+        assert isinstance(block, DecoderBlock)
+        parts = (("up", block.up.upscale), ("dropout", block.dropout))
+        for name, module in (*parts, ("conv1", block.conv1), ("conv2", block.conv2)):
+            trace.watch(f"{name}{number}", module)
+    trace.watch("head", vgg19.head)
+    with torch.no_grad():
+        assert vgg19(torch.rand(1, 1, 101, 101)).shape == (1, 1, 101, 101)
+    return trace
+
+
+def test_vgg19_encoder_is_the_classic_one(vgg19: SaltNet) -> None:
+    with torch.no_grad():
+        levels = vgg19.encoder(torch.zeros(1, 3, 128, 128))
+    assert [tuple(level.shape) for level in levels] == [
+        (1, 64, 128, 128),
+        (1, 128, 64, 64),
+        (1, 256, 32, 32),
+        (1, 512, 16, 16),
+        (1, 512, 8, 8),
+    ]
+    convolutions = [m for m in vgg19.encoder.modules() if isinstance(m, nn.Conv2d)]
+    assert len(convolutions) == 16
+    assert convolutions[0].in_channels == 3
+
+
+def test_vgg19_transposed_convolutions_double_four_times(vgg19: SaltNet, trace: Trace) -> None:
+    assert [trace.inputs[f"up{n}"] for n in range(4)] == [
+        (512, 8, 8),
+        (512, 16, 16),
+        (256, 32, 32),
+        (128, 64, 64),
+    ]
+    assert [trace.outputs[f"up{n}"] for n in range(4)] == [
+        (512, 16, 16),
+        (256, 32, 32),
+        (128, 64, 64),
+        (64, 128, 128),
+    ]
+    for block in vgg19.decoder.blocks:
+        up = block.up.upscale
+        assert isinstance(up, nn.ConvTranspose2d)
+        assert (up.kernel_size, up.stride) == ((3, 3), (2, 2))
+
+
+def test_vgg19_concatenates_then_drops_then_convolves_twice(vgg19: SaltNet, trace: Trace) -> None:
+    joined = [(1024, 16, 16), (512, 32, 32), (256, 64, 64), (128, 128, 128)]
+    narrowed = [(512, 16, 16), (256, 32, 32), (128, 64, 64), (64, 128, 128)]
+    assert [trace.inputs[f"dropout{n}"] for n in range(4)] == joined
+    assert [trace.inputs[f"conv1{n}"] for n in range(4)] == joined
+    assert [trace.outputs[f"conv1{n}"] for n in range(4)] == narrowed
+    assert [trace.outputs[f"conv2{n}"] for n in range(4)] == narrowed
+    steps = [f"{part}{n}" for n in range(4) for part in ("up", "dropout", "conv1", "conv2")]
+    assert trace.order == [*steps, "head"]
+    for block in vgg19.decoder.blocks:
+        assert isinstance(block.dropout, nn.Dropout)
+        assert block.dropout.p == 0.1
+        for part in (block.conv1, block.conv2):
+            assert [type(m) for m in part] == [nn.Conv2d, nn.ReLU]
+            assert part[0].kernel_size == (3, 3)
+
+
+def test_vgg19_ends_in_one_logit_a_pixel(vgg19: SaltNet, trace: Trace) -> None:
+    assert (trace.inputs["head"], trace.outputs["head"]) == ((64, 128, 128), (1, 128, 128))
+    assert isinstance(vgg19.head, nn.Conv2d)
+    assert vgg19.head.kernel_size == (1, 1)
+    assert not list(vgg19.aux_heads)
+    assert vgg19.salt_head is None
+
+
+def test_vgg19_trains_its_last_stage_and_decoder(vgg19: SaltNet) -> None:
+    frozen = [p for p in vgg19.encoder.parameters() if not p.requires_grad]
+    assert len(frozen) == 2 * 12  # weights and biases of all before the last four convolutions
+    assert all(p.requires_grad for p in vgg19.decoder.parameters())
+
+
+def test_convolutions_start_he_normal() -> None:
+    torch.manual_seed(0)
+    weight = ConvBlock(64, 128, batch_norm=False)[0].weight
+    wanted = (2 / (64 * 9)) ** 0.5
+    assert weight.std().item() == pytest.approx(wanted, rel=0.02)
+    assert weight.abs().max() > 3.5 * wanted  # a uniform one would end at 1.73 deviations
+
+
+# --- options
+
+
+@pytest.mark.parametrize("upsampling", ["transposed", "bilinear", "pixelshuffle"])
+def test_upsampling_doubles_and_fits_odd_skips(upsampling: str) -> None:
+    up = Upsample(upsampling, 8, 6)
+    assert up.out_channels == (8 if upsampling == "bilinear" else 6)
+    for size in ((10, 14), (9, 13), (11, 15)):
+        assert up(torch.rand(2, 8, 5, 7), size).shape == (2, up.out_channels, *size)
+
+
+def test_pixel_shuffle_starts_without_checkerboard() -> None:
+    y = Upsample("pixelshuffle", 8, 6)(torch.rand(1, 8, 4, 4), (8, 8))
+    torch.testing.assert_close(y[..., ::2, ::2], y[..., 1::2, 1::2])
+
+
+def test_scse_is_the_sum_of_both_gates() -> None:
+    torch.manual_seed(0)
+    gate, x = ScSE(8), torch.rand(2, 8, 4, 4)
+    torch.testing.assert_close(gate(x), x * gate.channel(x) + x * gate.spatial(x))
+    assert gate.channel(x).shape == (2, 8, 1, 1)
+    assert gate.spatial(x).shape == (2, 1, 4, 4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"upsampling": "transposed"},
+        {"upsampling": "pixelshuffle"},
+        {"batch_norm": False},
+        {"dropout": 0.3},
+        {"scse": True},
+        {"hypercolumn": True},
+        {"deep_supervision": True},
+        {"empty_head": True},
+        {"in_channels": 3},
+        {"depth_channel": True},
+        {"coord_channels": True},
+        {"resize_to": 128},
+        {"pad_mode": "edge"},
+        {"pad_mode": "none"},
+        {"freeze": "all-but-last-stage"},
+        {
+            "scse": True,
+            "hypercolumn": True,
+            "deep_supervision": True,
+            "empty_head": True,
+            "in_channels": 3,
+            "depth_channel": True,
+            "coord_channels": True,
+        },
+    ],
+    ids=lambda options: "+".join(options),
+)
+def test_every_option_trains_every_parameter(options: dict[str, Any]) -> None:
+    net = build(**options)
+    out = net.forward_all(torch.rand(2, 1, 33, 21), torch.tensor([100.0, 900.0]))
+    assert out.logits.shape == out.final_logits.shape == (2, 1, 33, 21)
+    loss = out.logits.square().mean() + sum(aux.square().mean() for aux in out.aux_logits)
+    if out.salt_logits is not None:
+        assert out.salt_logits.shape == (2,)
+        loss = loss + out.salt_logits.square().mean()
+    loss.backward()
+    for name, parameter in net.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+
+
+def test_deep_supervision_lies_on_the_pixels_of_the_image() -> None:
+    net = build(deep_supervision=True, batch_norm=False).eval()
+    assert len(net.aux_heads) == 1
+    image = torch.zeros(1, 1, 37, 29)  # padded to 40 x 32: by 1 above and left, 2 below and right
+    image[..., 20, 10] = 1
+    with torch.no_grad():
+        lit, dark = net.forward_all(image), net.forward_all(torch.zeros_like(image))
+    (aux,), (background,) = lit.aux_logits, dark.aux_logits
+    assert aux.shape == (1, 1, 37, 29)
+    change = (aux - background).abs()[0, 0]
+    rows = (change.sum(1) * torch.arange(37)).sum() / change.sum()
+    columns = (change.sum(0) * torch.arange(29)).sum() / change.sum()
+    assert rows.item() == pytest.approx(20, abs=2.5)
+    assert columns.item() == pytest.approx(10, abs=2.5)
+
+
+def test_hypercolumn_joins_every_level() -> None:
+    net = build(hypercolumn=True)
+    assert len(net.hyper) == 1
+    assert net.head.in_channels == 2 * 4
+
+
+def test_depth_and_row_channels_change_the_answer() -> None:
+    net = build(depth_channel=True, coord_channels=True, batch_norm=False).eval()
+    x = torch.full((2, 1, 16, 16), 0.5)
+    with torch.no_grad():
+        y = net(x, torch.tensor([100.0, 900.0]))
+    assert not torch.allclose(y[0], y[1])  # depth
+    assert not torch.allclose(y[:, :, 5], y[:, :, 10])  # row
+
+
+def test_missing_depths_are_an_error() -> None:
+    with pytest.raises(RecipeError, match="no depths were given(.|\n)*model.depth_channel"):
+        build(depth_channel=True)(torch.rand(1, 1, 16, 16))
+
+
+def test_mean_and_std_can_be_given() -> None:
+    a, b = build(mean=0.2, std=0.1, batch_norm=False).eval(), build(batch_norm=False).eval()
+    x = torch.rand(1, 1, 16, 16)
+    with torch.no_grad():  # encoder 'scratch' takes 0.5 and 0.5 of its own
+        torch.testing.assert_close(a(x), b((x - 0.2) / 0.1 * 0.5 + 0.5))
+
+
+def test_wrong_number_of_decoder_channels_is_an_error() -> None:
+    with pytest.raises(RecipeError, match="3 decoder channels for an encoder that halves 2 times"):
+        build(decoder_channels=(8, 4, 4))
+
+
+def test_low_precision_still_answers_in_float32() -> None:
+    net = build().eval()
+    net.set_precision("bf16", "cpu")
+    assert net.autocast_encoder == net.autocast_decoder == torch.bfloat16
+    x = torch.rand(1, 1, 32, 32)
+    with torch.no_grad():
+        low = net(x)
+        net.set_precision("float32", "cpu")
+        assert net.autocast_encoder is None
+        torch.testing.assert_close(low, net(x), atol=0.1, rtol=0.1)
+    assert low.dtype == torch.float32
+
+
+def test_auto_precision_keeps_depthwise_encoders_in_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    net = SaltNet(ModelConfig(encoder="tf_efficientnet_lite0"))
+    net.set_precision("auto", "cpu")
+    assert (net.autocast_encoder, net.autocast_decoder) == (None, torch.bfloat16)
+    dense = build()
+    dense.set_precision("auto", "cpu")
+    assert dense.autocast_encoder == torch.bfloat16
+
+
+# --- the empty-tile head
+
+
+def test_both_must_be_salt() -> None:
+    pixels = torch.tensor([2.0, -1.0]).view(1, 1, 1, 2)
+    tile = torch.tensor([0.5])
+    both = Outputs(pixels, salt_logits=tile).final_logits
+    torch.testing.assert_close(both.sigmoid(), pixels.sigmoid() * tile.sigmoid())
+    assert Outputs(pixels).final_logits is pixels
+
+
+def test_forward_answers_with_both() -> None:
+    net = build(empty_head=True).eval()
+    x = torch.rand(2, 1, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(net(x), net.forward_all(x).final_logits)
+        assert (net(x) < net.forward_all(x).logits).all()
+
+
+@given(st.floats(-1e4, 1e4), st.floats(-1e4, 1e4))
+def test_product_of_probabilities_is_stable(pixel: float, tile: float) -> None:
+    logits = Outputs(torch.full((1, 1, 1, 1), pixel), salt_logits=torch.tensor([tile]))
+    found = logits.final_logits.item()
+    assert found <= min(pixel, tile) + 1e-3
+    assert found >= min(pixel, tile, 15.0) - 0.7  # log 2 below where both are equal
+    exact = torch.sigmoid(torch.tensor(pixel).double()) * torch.sigmoid(torch.tensor(tile).double())
+    assert torch.sigmoid(torch.tensor(found)).item() == pytest.approx(exact.item(), abs=1e-6)
+
+
+# --- any size
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    height=st.integers(1, 70),
+    width=st.integers(1, 70),
+    mode=st.sampled_from(["reflect", "edge", "none"]),
+    resize=st.sampled_from([None, 128]),
+)
+def test_any_height_and_width(height: int, width: int, mode: str, resize: int | None) -> None:
+    net = build(pad_mode=mode, resize_to=resize).eval()
+    with torch.no_grad():
+        y = net(torch.rand(1, 1, height, width))
+    assert y.shape == (1, 1, height, width)
+    assert torch.isfinite(y).all()
+
+
+@pytest.mark.parametrize("mode", ["reflect", "edge", "none"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (33, 2), (101, 101), (100, 131)])
+@pytest.mark.parametrize("encoder", ["resnet18", "vgg11"])
+def test_timm_encoders_take_any_size(encoder: str, size: tuple[int, int], mode: str) -> None:
+    net = _cached(encoder, mode)
+    with torch.no_grad():
+        assert net(torch.rand(1, 1, *size)).shape == (1, 1, *size)
+
+
+_NETS: dict[str, SaltNet] = {}
+
+
+def _cached(encoder: str, mode: str) -> SaltNet:
+    if encoder not in _NETS:
+        steps = 4 if encoder.startswith("vgg") else 5
+        config = ModelConfig(encoder=encoder, decoder_channels=(4,) * steps)
+        _NETS[encoder] = SaltNet(config).eval()
+    net = copy.copy(_NETS[encoder])
+    net.config = net.config.model_copy(update={"pad_mode": mode})
+    return net
+
+
+def test_padding_mirrors_and_is_cut_off_again() -> None:
+    net = build(pad_mode="reflect")
+    x = torch.arange(5.0 * 6).view(1, 1, 5, 6)
+    padded, (top, left) = net._padded(x)
+    assert padded.shape == (1, 1, 8, 8)
+    assert (top, left) == (1, 1)
+    assert torch.equal(padded[..., 1:6, 1:7], x)
+    assert torch.equal(padded[0, 0, 0, 1:7], x[0, 0, 1])
+    edge, _ = build(pad_mode="edge")._padded(x)
+    assert torch.equal(edge[0, 0, 0, 1:7], x[0, 0, 0])
+    same, offset = build(pad_mode="none")._padded(x)
+    assert same is x
+    assert offset == (0, 0)
+
+
+def test_tiles_are_enlarged_to_128() -> None:
+    net = build(resize_to=128)
+    assert net._resized(torch.rand(1, 1, 101, 101)).shape == (1, 1, 128, 128)
+    assert net._resized(torch.rand(1, 1, 202, 51)).shape == (1, 1, 256, 65)
+
+
+def test_a_cut_does_not_shift_the_answer() -> None:
+    """Mirrored tiles give mirrored answers up to the encoder's own asymmetry: none at stride 1."""
+    net = build(batch_norm=False, pad_mode="edge").eval()
+    for part in net.modules():
+        if isinstance(part, nn.Conv2d):
+            part.weight.data = (part.weight.data + part.weight.data.flip(3)) / 2
+    x = torch.rand(1, 1, 40, 40)
+    with torch.no_grad():
+        torch.testing.assert_close(net(x.flip(3)), net(x).flip(3), atol=1e-5, rtol=1e-4)
