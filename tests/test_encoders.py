@@ -214,9 +214,7 @@ def test_counters_of_batch_norm_may_be_missing(weights: dict[str, Tensor], tmp_p
     assert torch.equal(encoder.state_dict()["bn1.running_var"], weights["bn1.running_var"])
 
 
-def test_weights_of_another_encoder_are_refused(
-    weights: dict[str, Tensor], tmp_path: Path
-) -> None:
+def test_weights_of_another_encoder_are_refused(weights: dict[str, Tensor], tmp_path: Path) -> None:
     path = saved(weights, tmp_path)
     with pytest.raises(WeightsError) as caught:
         build_encoder(ModelConfig(encoder="resnet18", weights=path), 1)

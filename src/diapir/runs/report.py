@@ -52,7 +52,8 @@ def write_run_report(
         probs: Their probabilities, (N, H, W).
         card: Provenance.
     """
-    stages = {stage.from_epoch: _stage_name(stage) for stage in recipe.loss.stages}
+    reached = [stage for stage in recipe.loss.stages if stage.from_epoch < len(history)]
+    stages = {stage.from_epoch: _stage_name(stage) for stage in reached}
     curves = training_curves(history, chosen_epoch=best_epoch, stages=stages)
     training = _keep(curves, folder.figures / "training.png", "Training, epoch by epoch.")
     sections = [Section("Training", pictures=[training])]
