@@ -1,0 +1,124 @@
+"""Volumes in Zarr stores: those of `diapir ingest`, and MDIO of version 1."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diapir.errors import DataError
+from diapir.io.volume import STATISTICS, Geometry, Unit, amplitude_statistics, make_volume
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+JOURNAL = ".diapir-ingest"
+"""File in a store whose ingest has not come to its end: a head line, then finished blocks."""
+
+_SAMPLE_NAMES = ("sample", "time", "depth", "twt")
+_UNITS: dict[str, Unit] = {
+    "ms": "ms", "millisecond": "ms", "milliseconds": "ms", "m": "m", "meter": "m", "metre": "m",
+    "meters": "m", "metres": "m", "ft": "ft", "foot": "ft", "feet": "ft", "1": "1",
+}  # fmt: skip
+_SAMPLED_LINES = 64
+
+
+def open_store(path: Path) -> "xr.Dataset":
+    """Return a store as a dataset; its samples are read when they are computed.
+
+    Raises:
+        DataError: It is no Zarr store, holds no amplitudes, or its ingest is unfinished.
+    """
+    import xarray as xr
+
+    if (path / JOURNAL).exists():
+        raise DataError(
+            "the store is not complete: its ingest was interrupted",
+            where=path,
+            mend="Run the same 'diapir ingest' again; it goes on where it was.",
+        )
+    try:
+        # MDIO keeps trace headers as structures, which not every Zarr reader knows
+        found = xr.open_zarr(path, consolidated=None, drop_variables=["headers", "raw_headers"])
+    except Exception as error:  # whatever Zarr, its codecs and xarray make of a damaged store
+        raise DataError(
+            f"cannot open it as a Zarr store: {_first_line(error)}",
+            where=path,
+            expected="a store that 'diapir ingest' or MDIO wrote",
+        ) from error
+    if set(STATISTICS) <= set(found.attrs) and "amplitude" in found:
+        return found
+    return _from_mdio(found, path)
+
+
+def _from_mdio(found: "xr.Dataset", path: Path) -> "xr.Dataset":
+    name = "amplitude" if "amplitude" in found else found.attrs.get("defaultVariableName")
+    if name not in found:
+        raise DataError(
+            f"the store has no amplitudes, only {', '.join(map(str, found.variables)) or 'nothing'}",
+            where=path,
+            expected="a variable 'amplitude' of (inline, crossline, time or depth)",
+        )
+    amplitude = found[name]
+    dims = [str(dim) for dim in amplitude.dims]
+    lines = {"cdp": "trace"}
+    names = [lines.get(dim, dim) for dim in dims[:-1]]
+    if dims[-1] not in _SAMPLE_NAMES or names not in (["inline", "crossline"], ["trace"]):
+        raise DataError(
+            f"amplitudes over ({', '.join(dims)})",
+            where=path,
+            expected="(inline, crossline, time or depth), or (cdp, time or depth) for a line",
+            mend="Stack pre-stack data first.",
+        )
+    geometry = Geometry(
+        axes={
+            new: _axis(found, old, size).astype(np.int32)
+            for new, old, size in zip(names, dims[:-1], amplitude.shape, strict=False)
+        },
+        sample=_axis(found, dims[-1], amplitude.shape[-1]).astype(np.float64),
+        unit=_unit(found, dims[-1]),
+        trace_mask=_over_lines(found, "trace_mask", dims, np.True_).astype(np.bool_),
+        cdp_x=_over_lines(found, "cdp_x", dims, None),
+        cdp_y=_over_lines(found, "cdp_y", dims, None),
+    )
+    step = max(1, amplitude.shape[0] // _SAMPLED_LINES)
+    sampled = amplitude[::step].to_numpy()[geometry.trace_mask[::step]]
+    statistics = amplitude_statistics(sampled)
+    known = json.dumps([statistics, amplitude.shape, _entries(path)], sort_keys=True)
+    return make_volume(
+        amplitude.data.astype(np.float32),
+        geometry,
+        source=str(path),
+        fingerprint=hashlib.sha256(known.encode()).hexdigest(),
+        statistics=statistics,
+    )
+
+
+def _axis(found: "xr.Dataset", name: str, size: int) -> NDArray[Any]:
+    return found[name].to_numpy() if name in found.variables else np.arange(size)
+
+
+def _over_lines(found: "xr.Dataset", name: str, dims: list[str], default: Any) -> Any:
+    if name in found.variables and list(found[name].dims) == dims[:-1]:
+        return found[name].to_numpy()
+    if default is None:
+        return None
+    return np.full([found.sizes[dim] for dim in dims[:-1]], default)
+
+
+def _unit(found: "xr.Dataset", name: str) -> Unit:
+    attributes = found[name].attrs if name in found.variables else {}
+    text = attributes.get("units") or attributes.get("unitsV1") or {}
+    if isinstance(text, dict):  # MDIO writes {"time": "ms"} or {"length": "m"}
+        text = next(iter(text.values()), "")
+    return _UNITS.get(str(text).lower(), "m" if name == "depth" else "ms")
+
+
+def _entries(path: Path) -> list[tuple[str, int]]:
+    return sorted((str(p.relative_to(path)), p.stat().st_size) for p in path.rglob("zarr.json"))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

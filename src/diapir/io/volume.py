@@ -1,0 +1,245 @@
+"""Seismic volumes and lines as one kind of xarray dataset, whatever file they come from.
+
+A volume has the dims (inline, crossline, sample), a 2-D line (trace, sample). Variables and
+coordinates:
+
+| name | dims | what |
+|---|---|---|
+| `amplitude` | all | float32, 0 where there is no trace |
+| `inline`, `crossline` or `trace` | its own | numbers, rising |
+| `sample` | its own | float64 time or depth; attribute `units`: ms, m, ft or 1 (sample number) |
+| `cdp_x`, `cdp_y` | all but sample | float64 world coordinates, NaN where there is no trace; optional |
+| `trace_mask` | all but sample | True where a trace was recorded |
+
+Attributes: `p01`, `p50`, `p99`, `mean`, `std` of the amplitudes, `source`, `fingerprint`, and for
+SEG-Y `segy`, the facts of its headers as JSON.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diapir.errors import DataError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Unit = Literal["ms", "m", "ft", "1"]
+
+CHUNK = 128
+"""Edge of a chunk of an ingested volume, in lines, traces and samples."""
+
+STATISTICS = ("p01", "p50", "p99", "mean", "std")
+"""Names of the attributes that describe the amplitudes."""
+
+_SAMPLED_VALUES = 1 << 22  # values from which the statistics of a large array are estimated
+_SAMPLED_BLOCKS, _SAMPLED_BYTES = 64, 1 << 16
+_PICTURES = (".png",)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the samples of a volume or a 2-D line lie.
+
+    Args:
+        axes: Rising line numbers by name: inline and crossline, or trace alone; (n,) int32 each.
+        sample: (S,) float64 time or depth of the samples; the first is the recording delay.
+        unit: Unit of `sample`.
+        trace_mask: Boolean over the axes, True where a trace was recorded.
+        cdp_x: World coordinates over the axes, float64, NaN without a trace; None if unknown.
+        cdp_y: The same for the other direction.
+    """
+
+    axes: Mapping[str, NDArray[np.int32]]
+    sample: NDArray[np.float64]
+    unit: Unit
+    trace_mask: NDArray[np.bool_]
+    cdp_x: NDArray[np.float64] | None = None
+    cdp_y: NDArray[np.float64] | None = None
+    dims: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dims", (*self.axes, "sample"))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Numbers of lines, traces and samples."""
+        return (*(len(axis) for axis in self.axes.values()), len(self.sample))
+
+    @property
+    def is_line(self) -> bool:
+        """Whether this is a 2-D line."""
+        return "trace" in self.axes
+
+    @property
+    def sample_interval(self) -> float:
+        """Distance between samples in `unit`; 1 for a single sample."""
+        return float(self.sample[1] - self.sample[0]) if len(self.sample) > 1 else 1.0
+
+
+def make_volume(
+    amplitude: Any,
+    geometry: Geometry,
+    *,
+    source: str,
+    fingerprint: str,
+    statistics: Mapping[str, float],
+    segy: Mapping[str, Any] | None = None,
+) -> "xr.Dataset":
+    """Return amplitudes with their geometry as a dataset as described at the top of this module.
+
+    Args:
+        amplitude: float32 array of NumPy or Dask, shaped as the geometry.
+        geometry: Where the samples lie.
+        source: Where they come from, for people.
+        fingerprint: Hash that changes when the content of the source does.
+        statistics: Value of each of `STATISTICS`.
+        segy: Facts of the SEG-Y headers that can be written as JSON.
+    """
+    import xarray as xr
+
+    flat = geometry.dims[:-1]
+    coords: dict[str, Any] = {name: (name, axis) for name, axis in geometry.axes.items()}
+    coords["sample"] = ("sample", geometry.sample, {"units": geometry.unit})
+    coords["trace_mask"] = (flat, geometry.trace_mask)
+    if geometry.cdp_x is not None and geometry.cdp_y is not None:
+        coords["cdp_x"] = (flat, geometry.cdp_x)
+        coords["cdp_y"] = (flat, geometry.cdp_y)
+    attributes: dict[str, Any] = {name: float(statistics[name]) for name in STATISTICS}
+    attributes |= {"source": source, "fingerprint": fingerprint}
+    if segy is not None:
+        attributes["segy"] = json.dumps(segy, sort_keys=True)
+    return xr.Dataset({"amplitude": (geometry.dims, amplitude)}, coords, attributes)
+
+
+def geometry_of(volume: "xr.Dataset") -> Geometry:
+    """Return the geometry of a dataset that `open_volume` or `make_volume` returned."""
+    names = [str(name) for name in volume["amplitude"].dims[:-1]]
+    has_position = "cdp_x" in volume.coords and "cdp_y" in volume.coords
+    return Geometry(
+        axes={name: volume[name].to_numpy().astype(np.int32) for name in names},
+        sample=volume["sample"].to_numpy().astype(np.float64),
+        unit=volume["sample"].attrs.get("units", "1"),
+        trace_mask=volume["trace_mask"].to_numpy().astype(np.bool_),
+        cdp_x=volume["cdp_x"].to_numpy() if has_position else None,
+        cdp_y=volume["cdp_y"].to_numpy() if has_position else None,
+    )
+
+
+def open_volume(path: Path, **options: Any) -> "xr.Dataset":
+    """Return a survey or a section as a dataset; large ones are read when they are computed.
+
+    Takes SEG-Y, Zarr stores (those of `diapir ingest`, and MDIO of version 1), ``.npy`` arrays of
+    (sample, trace) or (inline, crossline, sample), and PNG sections of (sample, trace).
+
+    Args:
+        path: File or store.
+        **options: For SEG-Y the fields of `diapir.io.segy.SegyOptions`, such as ``inline_byte``.
+
+    Raises:
+        DataError: It cannot be read, is no kind of file that Diapir knows, or is pre-stack.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError("there is no such file", where=path, mend="Check the path.")
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        from diapir.io.stores import open_store
+
+        return open_store(path)
+    if suffix in _PICTURES:
+        return _open_picture(path)
+    if suffix == ".npy":
+        return _open_array(path)
+    from diapir.io.segy_volume import open_segy
+
+    return open_segy(path, **options)
+
+
+def amplitude_statistics(values: NDArray[Any]) -> dict[str, float]:
+    """Return the percentiles, mean and standard deviation of amplitudes; zeros without any.
+
+    >>> amplitude_statistics(np.array([1.0, 2.0, np.nan, 3.0]))["p50"]
+    2.0
+    """
+    finite = np.asarray(values, np.float64).ravel()
+    finite = finite[np.isfinite(finite)]
+    if not finite.size:
+        return dict.fromkeys(STATISTICS, 0.0)
+    low, middle, high = np.percentile(finite, [1, 50, 99])
+    found = (low, middle, high, finite.mean(), finite.std())
+    return {name: float(value) for name, value in zip(STATISTICS, found, strict=True)}
+
+
+def file_fingerprint(path: Path) -> str:
+    """Return a hash of a file's size and of blocks spread over it; quick for any size.
+
+    Source:
+        64 blocks of 64 KiB, the first and the last included; files up to 4 MiB are read whole.
+    """
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    last = max(0, size - _SAMPLED_BYTES)
+    with path.open("rb") as file:
+        for offset in np.unique(np.linspace(0, last, _SAMPLED_BLOCKS).astype(np.int64)):
+            file.seek(int(offset), os.SEEK_SET)
+            digest.update(file.read(_SAMPLED_BYTES))
+    return digest.hexdigest()
+
+
+def _open_picture(path: Path) -> "xr.Dataset":
+    from diapir.io.images import read_grey
+
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read it: {error.strerror or error}", where=path) from error
+    return _from_array(read_grey(data, str(path)).T.astype(np.float32), path)
+
+
+def _open_array(path: Path) -> "xr.Dataset":
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(
+            f"cannot read the array: {error}",
+            where=path,
+            expected="a .npy file of numbers, as numpy.save writes it",
+        ) from error
+    if array.ndim not in (2, 3) or array.dtype.kind not in "fiu" or 0 in array.shape:
+        raise DataError(
+            f"an array of shape {array.shape} and type {array.dtype}",
+            where=path,
+            expected="real numbers, (sample, trace) or (inline, crossline, sample)",
+            mend="Transpose or slice it and save it again.",
+        )
+    return _from_array(array.T if array.ndim == 2 else array, path)
+
+
+def _from_array(array: NDArray[Any], path: Path) -> "xr.Dataset":
+    import dask.array as da
+
+    names = ("trace",) if array.ndim == 2 else ("inline", "crossline")
+    geometry = Geometry(
+        axes={n: np.arange(size, dtype=np.int32) for n, size in zip(names, array.shape, strict=False)},
+        sample=np.arange(array.shape[-1], dtype=np.float64),
+        unit="1",
+        trace_mask=np.ones(array.shape[:-1], np.bool_),
+    )
+    steps = [max(1, int(np.ceil((array.size / _SAMPLED_VALUES) ** (1 / array.ndim))))] * array.ndim
+    statistics = amplitude_statistics(array[tuple(slice(None, None, step) for step in steps)])
+    lazy = da.from_array(array, chunks=(CHUNK,) * array.ndim, name=False).astype(np.float32)
+    return make_volume(
+        lazy,
+        geometry,
+        source=str(path),
+        fingerprint=file_fingerprint(path),
+        statistics=statistics,
+    )
