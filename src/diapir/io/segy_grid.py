@@ -219,7 +219,8 @@ def _refuse_other_bytes(file: SegyFile, options: SegyOptions) -> None:
 
 def _refuse_scattered(table: TraceTable, shape: tuple[int, int], file: SegyFile) -> None:
     cells = shape[0] * shape[1]
-    own = len(np.unique(table.inline.astype(np.int64) << 32 | table.crossline & 0xFFFFFFFF))
+    low = table.crossline.astype(np.int64) & 0xFFFFFFFF
+    own = len(np.unique((table.inline.astype(np.int64) << 32) | low))
     if own * _MOST_PER_CELL <= len(table):
         fault = f"{len(table):,} traces have only {own:,} different inline and crossline numbers"
     elif cells > _SMALL_GRID and own < cells * _LEAST_FILLED:
@@ -272,9 +273,7 @@ def _bin_line(
     return TraceGrid(geometry, trace_at, cell_of, duplicates, tuple(warnings))
 
 
-def _place(
-    cell_of: NDArray[np.int32], shape: tuple[int, ...]
-) -> tuple[NDArray[np.int64], int]:
+def _place(cell_of: NDArray[np.int32], shape: tuple[int, ...]) -> tuple[NDArray[np.int64], int]:
     flat = np.ravel_multi_index(tuple(cell_of.T.astype(np.int64)), shape)
     trace_at = np.full(shape, -1, np.int64)
     trace_at.ravel()[flat[::-1]] = np.arange(len(flat))[::-1]  # the last written is the first

@@ -115,9 +115,12 @@ def find_strides(
         strides = strides[fits]
         if not len(strides):
             return ()
+    smallest: list[int] = []
+    for stride in strides[:64].tolist():  # of a trace and several traces, the trace
+        if all(stride % other for other in smallest):
+            smallest.append(stride)
     payload = path.stat().st_size - data_start
-    divides = payload % strides == 0
-    return tuple(int(s) for s in np.concatenate([strides[divides], strides[~divides]])[:8])
+    return tuple(sorted(smallest, key=lambda stride: payload % stride != 0))
 
 
 def _choose_order(head: bytes, size: int, options: SegyOptions, path: Path) -> ByteOrder:

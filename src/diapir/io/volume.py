@@ -228,7 +228,9 @@ def _from_array(array: NDArray[Any], path: Path) -> "xr.Dataset":
 
     names = ("trace",) if array.ndim == 2 else ("inline", "crossline")
     geometry = Geometry(
-        axes={n: np.arange(size, dtype=np.int32) for n, size in zip(names, array.shape, strict=False)},
+        axes={
+            n: np.arange(size, dtype=np.int32) for n, size in zip(names, array.shape, strict=False)
+        },
         sample=np.arange(array.shape[-1], dtype=np.float64),
         unit="1",
         trace_mask=np.ones(array.shape[:-1], np.bool_),

@@ -1,0 +1,189 @@
+"""Interpreted sections of a survey: masks as PNG, SEG-Y, Zarr or NumPy, partly unlabelled."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diapir.errors import DataError
+from diapir.io.images import read_grey
+from diapir.io.volume import open_volume
+
+UNLABELLED = 255
+"""Label of samples that nobody has interpreted."""
+
+Line = Literal["inline", "crossline"]
+
+PNG_UNLABELLED, VOLUME_UNLABELLED = 127, -1
+"""What stands for "unlabelled" in a file unless one says otherwise."""
+
+_NAME = re.compile(r"(inline|crossline)[-_ ]?(\d+)$", re.I)
+_MOST_LINES = 400
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledLine:
+    """The interpretation of one line of a survey.
+
+    Args:
+        direction: What the line runs along.
+        index: Of the line in the survey.
+        number: Of the line as its headers count.
+        labels: (T, S) uint8, traces by samples: 1 salt, 0 none, `UNLABELLED`.
+    """
+
+    direction: Line
+    index: int
+    number: int
+    labels: NDArray[np.uint8]
+
+
+def read_labels(path: Path, survey: Any, *, unlabelled: float | None = None) -> list[LabelledLine]:
+    """Return the labelled lines of a survey, by direction and number.
+
+    Args:
+        path: A folder of PNG files named `inline_NUMBER.png` or `crossline_NUMBER.png`, samples
+            downwards, 0 for none and 1 or 255 for salt; or a SEG-Y file, Zarr store or NumPy array
+            of the survey's own geometry with 0 and 1. Of a volume the inlines that hold labels are
+            taken, 400 at most.
+        survey: Dataset with dimensions (inline, crossline, sample).
+        unlabelled: Value of samples without an interpretation; None: 127 in PNG, -1 or NaN else.
+
+    Raises:
+        DataError: There are no labels, they do not fit the survey, or hold other values.
+    """
+    if "inline" not in survey["amplitude"].dims:
+        raise DataError(
+            "labels can be used on volumes only", where=path, expected="inlines and crosslines"
+        )
+    if path.is_dir() and any(path.glob("*.png")):
+        lines = list(_from_pictures(path, survey, unlabelled))
+    else:
+        lines = list(_from_volume(path, survey, unlabelled))
+    if not lines:
+        raise DataError(
+            "there are no labels",
+            where=path,
+            expected="at least one line with samples of 0 or 1",
+            mend="Check the value that stands for unlabelled.",
+        )
+    return sorted(lines, key=lambda line: (line.direction, line.index))
+
+
+def _from_pictures(path: Path, survey: Any, unlabelled: float | None) -> Iterator[LabelledLine]:
+    blank = PNG_UNLABELLED if unlabelled is None else unlabelled
+    for file in sorted(path.glob("*.png")):
+        match = _NAME.search(file.stem)
+        if match is None:
+            raise DataError(
+                "the name does not say which line it is",
+                where=file,
+                expected="inline_NUMBER.png or crossline_NUMBER.png",
+                mend="Rename it, or move it out of the folder.",
+            )
+        direction: Line = "inline" if match[1].lower() == "inline" else "crossline"
+        number = int(match[2])
+        places = np.flatnonzero(np.asarray(survey[direction]) == number)
+        if not len(places):
+            known = np.asarray(survey[direction])
+            raise DataError(
+                f"the survey has no {direction} {number}",
+                where=file,
+                expected=f"{known.min():g} to {known.max():g}",
+            )
+        values = read_grey(file.read_bytes(), str(file)).T
+        across = "crossline" if direction == "inline" else "inline"
+        expected = survey.sizes[across], survey.sizes["sample"]
+        if values.shape != expected:
+            raise DataError(
+                f"the picture is {values.shape[0]} wide and {values.shape[1]} high",
+                where=file,
+                expected=f"{expected[0]} traces wide and {expected[1]} samples high",
+                mend="Draw the mask on the section itself, without borders or resampling.",
+            )
+        labels = _coded(values, (1, 255), blank, file)
+        if (labels != UNLABELLED).any():
+            yield LabelledLine(direction, int(places[0]), number, labels)
+
+
+def _from_volume(path: Path, survey: Any, unlabelled: float | None) -> Iterator[LabelledLine]:
+    values, live = _open_labels(path, survey)
+    blank = VOLUME_UNLABELLED if unlabelled is None else unlabelled
+    numbers = np.asarray(survey["inline"])
+    found: list[tuple[int, NDArray[np.uint8]]] = []
+    for index in range(values.shape[0]):
+        labels = _coded(np.asarray(values[index]), (1,), blank, path)
+        labels[~live[index]] = UNLABELLED
+        if (labels != UNLABELLED).any():
+            found.append((index, labels))
+    chosen = np.unique(np.linspace(0, len(found) - 1, min(len(found), _MOST_LINES)).astype(int))
+    for k in chosen if found else ():
+        index, labels = found[k]
+        yield LabelledLine("inline", index, int(numbers[index]), labels)
+
+
+def _open_labels(path: Path, survey: Any) -> tuple[Any, NDArray[np.bool_]]:
+    """Return the values (I, J, S) and where there are traces, after comparing the geometry."""
+    labels = _open_store(path) if path.is_dir() else None
+    if labels is None:
+        volume = open_volume(path)
+        labels = volume["amplitude"]
+    wanted = survey["amplitude"]
+    if labels.shape != wanted.shape:
+        raise DataError(
+            f"the labels have shape {tuple(labels.shape)}",
+            where=path,
+            expected=f"{tuple(wanted.shape)}, that of the survey",
+            mend="Give labels with the geometry of the survey itself.",
+        )
+    for name in ("inline", "crossline", "sample"):
+        own = np.asarray(labels[name]) if name in labels.coords else None
+        # an array without headers counts from 0 and fits by its shape
+        if own is None or path.suffix == ".npy":
+            continue
+        if not np.allclose(own, np.asarray(survey[name])):
+            raise DataError(
+                f"the {name} axis of the labels is another than the survey's",
+                where=path,
+                expected=f"{float(survey[name][0]):g} to {float(survey[name][-1]):g}",
+                mend="Give labels with the geometry of the survey itself.",
+            )
+    live = labels.coords.get("trace_mask")
+    shape = wanted.shape[:2]
+    return labels, np.ones(shape, bool) if live is None else np.asarray(live, bool)
+
+
+def _open_store(path: Path) -> Any | None:
+    """Return `labels` or `mask` of a Zarr store that has one of them."""
+    import xarray as xr
+
+    try:
+        store = xr.open_zarr(path, chunks=None)
+    except Exception:  # noqa: BLE001, S110  # whatever it is, open_volume says what is wrong
+        return None
+    return next((store[name] for name in ("labels", "mask") if name in store), None)
+
+
+def _coded(
+    values: NDArray[Any], salt: tuple[int, ...], blank: float, where: Path
+) -> NDArray[np.uint8]:
+    """Return 0, 1 and `UNLABELLED` for a file's own values."""
+    labels = np.full(values.shape, UNLABELLED, np.uint8)
+    known = (values == blank) | ~np.isfinite(values.astype(np.float32))
+    is_salt = np.isin(values, salt) & ~known
+    is_rock = (values == 0) & ~known
+    odd = ~(known | is_salt | is_rock)
+    if odd.any():
+        found = ", ".join(f"{v:g}" for v in np.unique(values[odd])[:5])
+        raise DataError(
+            f"values of {found} among the labels",
+            where=where,
+            expected=f"0, {' or '.join(map(str, salt))}, and {blank:g} for unlabelled",
+            mend="Say with --unlabelled which value has no interpretation.",
+        )
+    labels[is_salt], labels[is_rock] = 1, 0
+    return labels
