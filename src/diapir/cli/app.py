@@ -12,6 +12,7 @@ from diapir.cli import (
     demo,
     describe,
     evaluate,
+    finetune,
     info,
     predict,
     recipes,
@@ -20,6 +21,7 @@ from diapir.cli import (
     synth,
     train,
 )
+from diapir.cli import map as map_verb
 from diapir.errors import DiapirError
 
 BAD_INPUT = 2
@@ -40,7 +42,11 @@ for _verb, _command in (
     ("predict", predict.predict),
     ("submit", submit.submit),
     ("check-submission", check_submission.check_submission),
+    ("map", map_verb.map_),
+    ("finetune", finetune.finetune),
     ("info", info.info),
+    ("doctor", doctor.doctor),
+    ("ingest", ingest.ingest),
     ("results", results.results),
 ):
     app.command(_verb)(_command)

@@ -1,9 +1,15 @@
 """`diapir synth`: data that is drawn, not recorded."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from diapir.cli.console import Quiet
+from diapir.cli.segy_options import takes_segy_options
+
+if TYPE_CHECKING:
+    from diapir.io.segy import SegyOptions
 
 app = typer.Typer(help="Generate synthetic data.", no_args_is_help=True)
 
@@ -30,3 +36,80 @@ def tiles(
     test = generate_tiles(unlabelled, seed + 1, labelled=False)
     write_competition(out, labelled, test, zipped=zipped)
     typer.echo(f"{len(labelled):,} labelled and {len(test):,} test tiles are in {out}")
+
+
+@app.command()
+@takes_segy_options
+def survey(
+    out: Annotated[Path, typer.Argument(help="SEG-Y file to write.")],
+    truth: Annotated[
+        Path | None, typer.Option("--truth", help="SEG-Y of 0 and 1; default: OUT-truth.sgy.")
+    ] = None,
+    size: Annotated[
+        tuple[int, int, int], typer.Option("--size", help="Inlines, crosslines and samples.")
+    ] = (96, 112, 160),
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same survey.")] = 0,
+    spacing: Annotated[
+        tuple[float, float], typer.Option(help="Metres between inlines and crosslines.")
+    ] = (25.0, 25.0),
+    first: Annotated[tuple[int, int], typer.Option(help="First inline and crossline number.")] = (
+        1001,
+        2001,
+    ),
+    step: Annotated[
+        tuple[int, int], typer.Option(help="Steps of the numbers; negative ones fall.")
+    ] = (1, 1),
+    azimuth: Annotated[float, typer.Option(help="Of rising inlines, degrees from north.")] = 0.0,
+    gaps: Annotated[float, typer.Option(min=0, max=0.9, help="Share of missing traces.")] = 0.0,
+    dead: Annotated[float, typer.Option(min=0, max=0.9, help="Share of dead traces.")] = 0.0,
+    duplicates: Annotated[int, typer.Option(min=0, help="Traces that occur twice.")] = 0,
+    by_crossline: Annotated[
+        bool, typer.Option("--by-crossline", help="Crossline after crossline.")
+    ] = False,
+    no_salt: Annotated[bool, typer.Option("--no-salt", help="Sediments only.")] = False,
+    quiet: Quiet = False,
+    *,
+    segy: "SegyOptions",
+) -> None:
+    """Draw a post-stack survey with salt, and write it and its truth as SEG-Y.
+
+    The flags on reading SEG-Y say here how it is written: bytes, --format, --byte-order,
+    --interval, --start and --unit.
+    """
+    from diapir.data.survey import SurveyPlan, generate_survey, write_survey
+    from diapir.errors import DataError
+    from diapir.progress import counting
+
+    if segy.unit == "1":
+        raise DataError("unit is '1'", expected="ms, m or ft")
+    plan = SurveyPlan(
+        shape=size,
+        seed=seed,
+        spacing_m=spacing,
+        interval=segy.interval or 4.0,
+        start=segy.start or 0.0,
+        unit=segy.unit,
+        first=first,
+        step=step,
+        azimuth=azimuth,
+        gaps=gaps,
+        dead=dead,
+        duplicates=duplicates,
+        by_crossline=by_crossline,
+        salt=not no_salt,
+    )
+    with counting(size[0], "Inlines", shown=not quiet) as advance:
+        made = generate_survey(plan, advance=advance)
+    beside = truth or out.with_name(f"{out.stem}-truth{out.suffix or '.sgy'}")
+    write_survey(
+        made,
+        out,
+        beside,
+        code=segy.sample_format or 5,
+        byte_order="little" if segy.byte_order == "little" else "big",
+        options=segy,
+    )
+    traces = int(made.geometry.trace_mask.sum()) + duplicates
+    typer.echo(
+        f"{traces:,} traces with {made.salt.mean():.1%} salt are in {out}, the truth is in {beside}"
+    )

@@ -174,7 +174,7 @@ def _write_empty(path: Path, survey: SegySurvey, chunk: int) -> None:
     shape = survey.amplitudes.shape
     chunks = tuple(min(chunk, size) for size in shape)
     volume = make_volume(
-        da.zeros(shape, np.float32, chunks=chunks),
+        da.zeros(shape, dtype=np.float32, chunks=chunks),
         survey.grid.geometry,
         source=str(survey.file.path),
         fingerprint=survey.fingerprint,

@@ -24,6 +24,9 @@ from diapir.io.volume import Unit
 
 TEXT_BYTES, HEAD_BYTES, TRACE_HEADER_BYTES = 3200, 3600, 240
 LINE_UP_BYTES = (29, 71, 89, 115, 117)  # fields of 2 bytes that hardly ever change within a file
+MOSTLY_ALIKE = [*range(0, 26), *range(68, 72), *range(76, 82), *range(176, 200)]
+LEAST_ALIKE = 0.75  # share of these bytes (from 0) that are the same from header to header
+_FLAGS = {"sample_format": "format"}
 _READ_BYTES = 1 << 24
 _SPARSE_BYTES = 1 << 15  # traces longer than this are skipped over when only headers are wanted
 
@@ -90,6 +93,21 @@ class SegyOptions:
             raise DataError(f"unit is {self.unit!r}", expected="ms, m or ft")
         if self.sample_format is not None:
             sample_format(self.sample_format, "sample_format")
+
+    def flags(self) -> list[str]:
+        """Return what differs from the defaults as flags of the command line.
+
+        >>> SegyOptions(inline_byte=181, line=True).flags()
+        ['--inline-byte 181', '--line']
+        """
+        found = []
+        for name, value in vars(self).items():
+            if value == SegyOptions.__dataclass_fields__[name].default:
+                continue
+            flag = "--" + _FLAGS.get(name, name).replace("_", "-")
+            number = f"{value:.10g}" if isinstance(value, float) else value
+            found.append(flag if value is True else f"{flag} {number}")
+        return found
 
 
 @dataclass(frozen=True)
@@ -305,13 +323,18 @@ def lines_up(file: SegyFile) -> bool:
     """Return whether headers repeat at the distance of a trace, as far as they show it.
 
     Fields that hardly ever change within a file (identification, scalar, samples, interval) must
-    be the same in most of up to 64 traces; where all of them are zero nothing can be told.
+    be the same in most of up to 64 traces; where all of them are zero the headers must be much alike.
     """
     numbers = np.unique(np.linspace(0, file.traces - 1, min(file.traces, 64)).astype(np.int64))
     headers = np.concatenate([file.read_headers(int(n), int(n) + 1) for n in numbers])
+    if len(numbers) <= 2:
+        return True
     shown = repeated = 0
     for byte in LINE_UP_BYTES:
         values = header_field(headers, byte, file.order, 2)
         shown += bool(values[0])
         repeated += bool(values[0]) and bool(np.mean(values == values[0]) > 0.6)
-    return len(numbers) <= 2 or 2 * repeated >= shown
+    if shown:
+        return 2 * repeated >= shown
+    alike = headers[:, MOSTLY_ALIKE] == headers[0, MOSTLY_ALIKE]
+    return bool(alike.mean() > LEAST_ALIKE)

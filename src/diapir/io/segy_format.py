@@ -148,11 +148,16 @@ def ibm_to_float(bits: NDArray[np.uint32]) -> NDArray[np.float32]:
     >>> ibm_to_float(np.array([0xC276A000], np.uint32))
     array([-118.625], dtype=float32)
     """
+    with np.errstate(over="ignore", under="ignore"):
+        return ibm_to_double(bits).astype(np.float32)
+
+
+def ibm_to_double(bits: NDArray[np.uint32]) -> NDArray[np.float64]:
+    """Return the exact value of each IBM float, whose range is that of 16^-65 to 16^63."""
     fraction = (bits & np.uint32(0x00FFFFFF)).astype(np.float64)
     exponent = ((bits >> np.uint32(24)) & np.uint32(0x7F)).astype(np.int32)
     signed = np.where(bits & np.uint32(0x80000000), -fraction, fraction)
-    with np.errstate(over="ignore", under="ignore"):
-        return np.ldexp(signed, 4 * (exponent - 64) - 24).astype(np.float32)
+    return np.asarray(np.ldexp(signed, 4 * (exponent - 64) - 24), np.float64)
 
 
 def float_to_ibm(values: NDArray[Any]) -> NDArray[np.uint32]:

@@ -4,11 +4,14 @@ import math
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diapir.errors import DataError
 from diapir.io.segy import (
     HEAD_BYTES,
+    LEAST_ALIKE,
     LINE_UP_BYTES,
+    MOSTLY_ALIKE,
     TEXT_BYTES,
     TRACE_HEADER_BYTES,
     BinaryHeader,
@@ -22,11 +25,12 @@ from diapir.io.segy import (
 )
 from diapir.io.segy_format import FORMATS, ByteOrder, SampleFormat, sample_format
 
-_DOCTOR = "Run 'diapir doctor' on the file: it says what the file is and which flags to pass."
+ASK_DOCTOR = "Run 'diapir doctor' on the file: it says what the file is and which flags to pass."
 _END_OF_TEXT = "((SEG: EndText))"
 _MOST_TEXT_HEADERS = 1024
 _PROBE_BYTES = 1 << 22
 _MOST_SAMPLES = 65_535
+_LONGEST_TRACE = 1 << 24  # samples; what revision 2 may announce beyond this is taken for damage
 
 
 def open_file(path: Path, options: SegyOptions | None = None) -> SegyFile:
@@ -104,23 +108,33 @@ def find_strides(
     longest = min(header_bytes + 8 * _MOST_SAMPLES, (len(data) - TRACE_HEADER_BYTES) // 2)
     strides = np.arange(header_bytes + 1, longest + 1)
     if not shown:
-        return ()
+        return _alike_strides(data, strides)
+    compared = np.array([at for byte in shown for at in (byte - 1, byte)])
     for repeat in range(1, 40):
         places = strides * repeat
-        fits = np.ones(len(strides), np.bool_)
         inside = places + TRACE_HEADER_BYTES <= len(data)
-        for byte in shown:
-            for at in (byte - 1, byte):
-                fits[inside] &= data[places[inside] + at] == data[at]
+        fits = np.ones(len(strides), np.bool_)
+        for at in compared:
+            fits[inside] &= data[places[inside] + at] == data[at]
         strides = strides[fits]
-        if not len(strides):
-            return ()
     smallest: list[int] = []
     for stride in strides[:64].tolist():  # of a trace and several traces, the trace
         if all(stride % other for other in smallest):
             smallest.append(stride)
     payload = path.stat().st_size - data_start
     return tuple(sorted(smallest, key=lambda stride: payload % stride != 0))
+
+
+def _alike_strides(data: NDArray[np.uint8], strides: NDArray[np.int64]) -> tuple[int, ...]:
+    """Return the distance at which headers without any of the usual fields are most alike."""
+    share = np.zeros(len(strides))
+    for repeat in (1, 2):
+        for at in MOSTLY_ALIKE:
+            share += data[strides * repeat + at] == data[at]
+    share /= 2 * len(MOSTLY_ALIKE)
+    if not len(share) or share.max() < LEAST_ALIKE:
+        return ()
+    return (int(strides[np.argmax(share)]),)
 
 
 def _choose_order(head: bytes, size: int, options: SegyOptions, path: Path) -> ByteOrder:
@@ -142,7 +156,7 @@ def _choose_order(head: bytes, size: int, options: SegyOptions, path: Path) -> B
         f"the sample format code is {code}, which exists in neither byte order",
         where=f"{path} bytes 3225-3226",
         expected="1 to 16",
-        mend=f"{_DOCTOR} It may not be SEG-Y at all.",
+        mend=f"{ASK_DOCTOR} It may not be SEG-Y at all.",
     )
 
 
@@ -208,14 +222,15 @@ def _choose_samples(
         header = np.frombuffer(first, np.uint8).reshape(1, -1)
         in_trace = int(header_field(header, 115, binary.order, 2)[0]) & 0xFFFF
         candidates = [n for n in (binary.extended_samples, binary.samples, in_trace) if n]
-    possible = [n for n in candidates if header_bytes + n * entry.width <= payload]
+    longest = min((payload - header_bytes) // entry.width, _LONGEST_TRACE)
+    possible = [n for n in candidates if n <= longest]
     if not possible:
         found = f"{candidates[0]:,} samples a trace" if candidates else "no sample count"
         raise DataError(
             f"{found} in the headers, and {payload:,} bytes for all traces",
             where=f"{path} bytes 3221-3222",
             expected="one whole trace at least",
-            mend=_DOCTOR,
+            mend=ASK_DOCTOR,
         )
     for samples in possible:
         if payload % (header_bytes + samples * entry.width) == 0:
@@ -249,7 +264,7 @@ def _choose_interval(
 
 def _out_of_step(file: SegyFile) -> DataError:
     strides = find_strides(file.path, file.data_start, file.order, file.header_bytes)
-    mend = _DOCTOR
+    mend = ASK_DOCTOR
     for stride in strides:
         samples, rest = divmod(stride - file.header_bytes, file.format.width)
         if not rest and samples:

@@ -23,6 +23,7 @@ _UNITS: dict[str, Unit] = {
     "meters": "m", "metres": "m", "ft": "ft", "foot": "ft", "feet": "ft", "1": "1",
 }  # fmt: skip
 _SAMPLED_LINES = 64
+_HEADERS = ["headers", "raw_headers"]
 
 
 def open_store(path: Path) -> "xr.Dataset":
@@ -41,7 +42,8 @@ def open_store(path: Path) -> "xr.Dataset":
         )
     try:
         # MDIO keeps trace headers as structures, which not every Zarr reader knows
-        found = xr.open_zarr(path, consolidated=None, drop_variables=["headers", "raw_headers"])
+        old = (path / ".zmetadata").exists()  # version 2; in version 3 it is part of zarr.json
+        found = xr.open_zarr(path, consolidated=old, drop_variables=_HEADERS)
     except Exception as error:  # whatever Zarr, its codecs and xarray make of a damaged store
         raise DataError(
             f"cannot open it as a Zarr store: {_first_line(error)}",
@@ -49,7 +51,7 @@ def open_store(path: Path) -> "xr.Dataset":
             expected="a store that 'diapir ingest' or MDIO wrote",
         ) from error
     if set(STATISTICS) <= set(found.attrs) and "amplitude" in found:
-        return found
+        return found.assign_coords({name: found[name].load() for name in found.coords})
     return _from_mdio(found, path)
 
 

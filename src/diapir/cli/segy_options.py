@@ -1,0 +1,75 @@
+"""The flags that say how a SEG-Y file is to be read, the same for every verb that reads one."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from diapir.io.segy import SegyOptions
+
+_PANEL = "How to read SEG-Y ('diapir doctor' says which flags a file needs)"
+
+
+def _flag(kind: Any, name: str, help_text: str, default: Any, **more: Any) -> inspect.Parameter:
+    option = typer.Option(name, help=help_text, rich_help_panel=_PANEL, **more)
+    return inspect.Parameter(
+        name.removeprefix("--").replace("-", "_"),
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[kind, option],
+    )
+
+
+_BYTES = {
+    "inline": ("inline number", 189),
+    "crossline": ("crossline number", 193),
+    "x": ("X coordinate", 181),
+    "y": ("Y coordinate", 185),
+    "scalar": ("coordinate scalar", 71),
+    "delay": ("delay recording time, the start in ms", 109),
+    "delay-scalar": ("scalar of the delay", 215),
+    "number": ("trace number of a 2-D line", 21),
+    "offset": ("offset", 37),
+}
+_FLAGS = [
+    *(
+        _flag(int, f"--{name}-byte", f"Byte of the {what}.", default, min=1, max=237)
+        for name, (what, default) in _BYTES.items()
+    ),
+    _flag(str, "--byte-order", "auto, big or little.", "auto"),
+    _flag(int | None, "--format", "Sample format code in place of the header's.", None),
+    _flag(int | None, "--samples", "Samples a trace in place of the header's.", None, min=1),
+    _flag(float | None, "--interval", "Sample interval in --unit.", None),
+    _flag(float | None, "--start", "First sample in --unit, in place of the delay.", None),
+    _flag(str, "--unit", "Of the samples: ms, m or ft.", "ms"),
+    _flag(float | None, "--coordinate-scale", "Factor on X and Y in place of the scalar.", None),
+    _flag(int | None, "--text-headers", "Extended text headers in the file.", None, min=0),
+    _flag(bool, "--line/--no-line", "Read as a 2-D line, whatever the numbers.", False),
+]
+
+
+def takes_segy_options(verb: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb with a keyword `segy` of type `SegyOptions` one flag for each of its fields."""
+    plain = inspect.signature(verb, eval_str=False)
+    flags = [flag.replace(name="line") if flag.name.startswith("line") else flag for flag in _FLAGS]
+    others = [p for p in plain.parameters.values() if p.name != "segy"]
+
+    @functools.wraps(verb)
+    def wrapper(**values: Any) -> None:
+        chosen = {flag.name: values.pop(flag.name) for flag in flags}
+        verb(**values, segy=_options(chosen))
+
+    del wrapper.__wrapped__  # type: ignore[attr-defined]
+    wrapper.__signature__ = plain.replace(parameters=[*others, *flags])  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {p.name: p.annotation for p in [*others, *flags]} | {"return": None}
+    return wrapper
+
+
+def _options(chosen: dict[str, Any]) -> "SegyOptions":
+    from diapir.io.segy import SegyOptions
+
+    chosen["sample_format"] = chosen.pop("format")
+    return SegyOptions(**chosen)
