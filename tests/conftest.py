@@ -1,6 +1,7 @@
 """What several test modules need: a tiny recipe, and tiles that are easy to learn."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,3 +58,69 @@ def draw_easy_tiles(count: int, size: int = 32, seed: int = 0) -> Tiles:
 def easy_tiles() -> Tiles:
     """Eighty tiles of 32 x 32."""
     return draw_easy_tiles(80)
+
+
+def draw_frame(shape=(5, 7, 9), *, angle=0.0, unit="m", bins=(25.0, 12.5), step=4.0, gaps=()):
+    """A survey whose lines start at 100 and traces at 300, rotated by an angle in degrees."""
+    inline, crossline = np.arange(100.0, 100 + shape[0]), 300.0 + 2 * np.arange(shape[1])
+    i, j = np.meshgrid(np.arange(shape[0]), np.arange(shape[1]), indexing="ij")
+    turn = np.deg2rad(angle)
+    x = 500_000 + j * bins[1] * np.cos(turn) - i * bins[0] * np.sin(turn)
+    y = 6_000_000 + j * bins[1] * np.sin(turn) + i * bins[0] * np.cos(turn)
+    live = np.ones(shape[:2], bool)
+    for gap in gaps:
+        live[gap], x[gap], y[gap] = False, np.nan, np.nan
+    sample = 200.0 + step * np.arange(shape[2])
+    from diapir.export.frame import Frame
+
+    return Frame(inline, crossline, sample, unit, x, y, live)
+
+
+@pytest.fixture
+def make_frame():
+    """Makes axes and coordinates of a small survey; keywords change its angle, unit and gaps."""
+    return draw_frame
+
+
+@pytest.fixture
+def make_segy(tmp_path: Path) -> Callable[..., tuple[Path, np.ndarray]]:
+    """Write a SEG-Y file of (6, 7, 30) random samples; returns it and what was written."""
+
+    def make(
+        name: str = "cube.sgy", *, shape: tuple[int, ...] = (6, 7, 30), seed: int = 0, **how: Any
+    ) -> tuple[Path, np.ndarray]:
+        from diapir.io.segy_format import FORMATS
+        from diapir.io.segy_write import write_segy
+        from diapir.io.volume import Geometry
+
+        rng = np.random.default_rng(seed)
+        # smooth along the trace, as seismic is; whole numbers survive every format
+        noise = np.cumsum(rng.normal(size=(*shape[:-1], shape[-1] + 8)), axis=-1)
+        smooth = noise[..., 8:] - noise[..., :-8]
+        entry = FORMATS[how.get("code", 5)]
+        unsigned = entry.is_integer and entry.kind[0] == "u"
+        values = np.rint(smooth * 8) + (100 if unsigned else 0)
+        values = np.clip(values, 1 if unsigned else -127, 127).astype(np.float32)
+        names = ("trace",) if len(shape) == 2 else ("inline", "crossline")
+        first = how.pop("first", (100, 300))
+        step = how.pop("step", (1, 1))
+        axes = {
+            n: np.asarray(first[k] + step[k] * np.arange(shape[k]), np.int32)
+            for k, n in enumerate(names)
+        }
+        mask = how.pop("mask", np.ones(shape[:-1], np.bool_))
+        place = np.meshgrid(*(np.arange(n) for n in shape[:-1]), indexing="ij")
+        located = how.pop("located", True)
+        geometry = Geometry(
+            axes=axes,
+            sample=how.pop("start", 0.0) + how.pop("interval", 4.0) * np.arange(shape[-1]),
+            unit="ms",
+            trace_mask=mask,
+            cdp_x=430_000.0 + 25 * place[0] if located else None,
+            cdp_y=6_780_000.0 + 12.5 * place[-1] if located else None,
+        )
+        path = tmp_path / name
+        write_segy(path, lambda part: values[tuple(part.T)], geometry, **how)
+        return path, values * mask[..., None]
+
+    return make

@@ -1,0 +1,182 @@
+"""Where the samples of a survey lie in the world: numbers, coordinates, time or depth."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+_CUBIC_METRES_A_CUBIC_FOOT = 0.3048**3
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """The axes of a post-stack survey, with the way from grid indices to the world.
+
+    Args:
+        inline: (I,) line numbers, rising or falling.
+        crossline: (J,) numbers across, rising or falling.
+        sample: (S,) time in ms or depth in m or ft of the samples, evenly spaced; the first one is
+            the delay of the recording and seldom 0.
+        unit: Of `sample`: 'ms', 'm' or 'ft'.
+        x: (I, J) easting of each trace, NaN where it is unknown; None: the survey has none.
+        y: (I, J) northing, like `x`.
+        live: (I, J) bool, where there is a trace.
+    """
+
+    inline: NDArray[np.float64]
+    crossline: NDArray[np.float64]
+    sample: NDArray[np.float64]
+    unit: str
+    x: NDArray[np.float64] | None
+    y: NDArray[np.float64] | None
+    live: NDArray[np.bool_]
+
+    @classmethod
+    def from_volume(cls, volume: Any) -> Self:
+        """Return the frame of a dataset with dimensions (inline, crossline, sample)."""
+        shape = volume.sizes["inline"], volume.sizes["crossline"]
+
+        def of_traces(name: str) -> NDArray[np.float64] | None:
+            return np.asarray(volume[name], np.float64) if name in volume.variables else None
+
+        live = of_traces("trace_mask")
+        return cls(
+            inline=np.asarray(volume["inline"], np.float64),
+            crossline=np.asarray(volume["crossline"], np.float64),
+            sample=np.asarray(volume["sample"], np.float64),
+            unit=str(volume["sample"].attrs.get("units", "ms")),
+            x=of_traces("cdp_x"),
+            y=of_traces("cdp_y"),
+            live=np.ones(shape, bool) if live is None else live > 0,
+        )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Lines, traces a line, samples a trace."""
+        return len(self.inline), len(self.crossline), len(self.sample)
+
+    @property
+    def sample_step(self) -> float:
+        """Distance of samples in `unit`."""
+        count = len(self.sample)
+        return float(self.sample[-1] - self.sample[0]) / (count - 1) if count > 1 else 1.0
+
+    @cached_property
+    def affine(self) -> NDArray[np.float64]:
+        """(2, 3): easting and northing are this times (1, inline, crossline).
+
+        The least-squares fit over all live traces, since headers are rounded to a unit. Where the
+        survey has no coordinates, or all are equal, easting is the crossline and northing the
+        inline number.
+        """
+        if not self.located:
+            return np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+        return self._fit()[0]
+
+    @cached_property
+    def located(self) -> bool:
+        """Whether the coordinates of the headers span a plane, so that areas have a meaning."""
+        if self.x is None or self.y is None or not self._known.any():
+            return False
+        found, rank = self._fit()
+        lines, traces = len(self.inline) > 1, len(self.crossline) > 1
+        steps = np.hypot(*found[:, 1:])[[lines, traces]]
+        # less than a millionth of a unit, or of a right angle, is rounding
+        upright = not (lines and traces) or abs(_det(found)) > 1e-6 * float(steps.prod())
+        return rank == 1 + lines + traces and bool((steps > 1e-6).all()) and upright
+
+    @cached_property
+    def _known(self) -> NDArray[np.bool_]:
+        assert self.x is not None and self.y is not None  # noqa: S101, PT018  # callers have asked
+        known: NDArray[np.bool_] = self.live & np.isfinite(self.x) & np.isfinite(self.y)
+        return known
+
+    def _fit(self) -> tuple[NDArray[np.float64], int]:
+        """Return the affine map, and how many of its three columns the traces determine."""
+        assert self.x is not None and self.y is not None  # noqa: S101, PT018
+        i, j = np.nonzero(self._known)
+        middle = np.array([self.inline[i].mean(), self.crossline[j].mean()])
+        numbers = np.stack([self.inline[i], self.crossline[j]], axis=1) - middle
+        design = np.column_stack([np.ones(len(i)), numbers])
+        world = np.stack([self.x[i, j], self.y[i, j]], axis=1)
+        found, _, rank, _ = np.linalg.lstsq(design, world, rcond=None)
+        found[0] -= middle @ found[1:]
+        return found.T, int(rank)
+
+    def trace_xy(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return easting and northing of every place of the grid, (I, J) each.
+
+        A trace keeps the coordinates of its header; a gap gets those of the fitted grid.
+        """
+        numbers = np.stack(
+            [
+                np.ones(self.shape[:2]),
+                *np.meshgrid(self.inline, self.crossline, indexing="ij"),
+            ]
+        )
+        x, y = np.tensordot(self.affine, numbers, axes=1)
+        if self.located and self.x is not None and self.y is not None:
+            x, y = np.where(self._known, self.x, x), np.where(self._known, self.y, y)
+        return x, y
+
+    def to_world(self, places: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Return easting, northing and time or depth, (N, 3), of fractional indices (N, 3).
+
+        Indices may lie outside the survey; the grid goes on evenly there.
+        """
+        places = np.asarray(places, np.float64)
+        inline = _along(self.inline, places[:, 0])
+        crossline = _along(self.crossline, places[:, 1])
+        numbers = np.stack([np.ones(len(places)), inline, crossline])
+        return np.column_stack([(self.affine @ numbers).T, _along(self.sample, places[:, 2])])
+
+    def to_indices(
+        self, x: NDArray[np.floating], y: NDArray[np.floating]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return fractional line and trace indices of places in the world, of their shape."""
+        offset = np.stack([x - self.affine[0, 0], y - self.affine[1, 0]])
+        inline, crossline = np.tensordot(np.linalg.inv(self.affine[:, 1:]), offset, axes=1)
+        return (
+            (inline - self.inline[0]) / _step(self.inline),
+            (crossline - self.crossline[0]) / _step(self.crossline),
+        )
+
+    @property
+    def bin_area(self) -> float | None:
+        """Area of the rectangle that a trace stands for, in square units of the coordinates."""
+        if not self.located or min(self.shape[:2]) < 2:
+            return None
+        return abs(_det(self.affine) * _step(self.inline) * _step(self.crossline))
+
+    def sample_volume_m3(self, velocity_m_s: float | None = None) -> float | None:
+        """Return the cubic metres of one sample, None where the geometry does not give them.
+
+        Args:
+            velocity_m_s: Mean velocity, which turns two-way time into depth.
+        """
+        if self.bin_area is None:
+            return None
+        if self.unit == "ms":
+            if velocity_m_s is None:
+                return None
+            return self.bin_area * self.sample_step * velocity_m_s / 2000
+        cubic = self.bin_area * self.sample_step
+        return cubic * _CUBIC_METRES_A_CUBIC_FOOT if self.unit == "ft" else cubic
+
+
+def _det(affine: NDArray[np.float64]) -> float:
+    return float(np.linalg.det(affine[:, 1:]))
+
+
+def _step(axis: NDArray[np.float64]) -> float:
+    return float(axis[-1] - axis[0]) / (len(axis) - 1) if len(axis) > 1 else 1.0
+
+
+def _along(axis: NDArray[np.float64], place: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the values of an axis at fractional indices, evenly continued beyond its ends."""
+    step = _step(axis)
+    inside = np.interp(place, np.arange(len(axis)), axis)
+    beyond = place - np.clip(place, 0, len(axis) - 1)
+    return np.asarray(inside + beyond * step, np.float64)

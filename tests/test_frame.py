@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+
+from diapir.export.frame import Frame
+
+
+@pytest.mark.parametrize("angle", [0, 33, 90, 200])
+def test_indices_and_world_are_inverse(angle, make_frame):
+    frame = make_frame(angle=angle)
+    places = np.array([[0, 0, 0], [4, 6, 8], [1.5, 2.25, 3.5], [-0.5, 6.5, 8.5]])
+    world = frame.to_world(places)
+    assert np.allclose(world[0], [500_000, 6_000_000, 200])
+    assert np.allclose(world[1, :2], [frame.x[4, 6], frame.y[4, 6]])
+    assert np.allclose(world[:, 2], 200 + 4 * places[:, 2])
+    i, j = frame.to_indices(world[:, 0], world[:, 1])
+    assert np.allclose(np.stack([i, j], axis=1), places[:, :2])
+
+
+def test_a_bin_has_its_area_and_a_sample_its_volume(make_frame):
+    assert np.isclose(make_frame(angle=33).sample_volume_m3(), 25 * 12.5 * 4)
+    assert np.isclose(make_frame(unit="ft").sample_volume_m3(), 25 * 12.5 * 4 * 0.3048**3)
+    in_time = make_frame(unit="ms")
+    assert in_time.sample_volume_m3() is None
+    # 4 ms of two-way time at 3000 m/s are 6 m
+    assert np.isclose(in_time.sample_volume_m3(3000), 25 * 12.5 * 6)
+
+
+def test_gaps_get_the_coordinates_of_the_grid_and_traces_keep_theirs(make_frame):
+    whole, holed = make_frame(angle=33), make_frame(angle=33, gaps=[(2, 3), (0, 0)])
+    holed.x[4, 4] += 0.4  # a header rounded
+    x, y = holed.trace_xy()
+    assert abs(x[2, 3] - whole.x[2, 3]) < 0.1
+    assert abs(y[0, 0] - whole.y[0, 0]) < 0.1
+    assert x[4, 4] == whole.x[4, 4] + 0.4
+
+
+def test_falling_numbers_are_as_good_as_rising_ones(make_frame):
+    frame = make_frame()
+    turned = Frame(
+        frame.inline[::-1], frame.crossline, frame.sample, "m",
+        frame.x[::-1], frame.y[::-1], frame.live,
+    )  # fmt: skip
+    assert np.allclose(turned.to_world(np.array([[4.0, 6, 0]])), frame.to_world([[0, 6, 0]]))
+    assert np.isclose(turned.bin_area, frame.bin_area)
+
+
+@pytest.mark.parametrize("how", ["none", "all zero", "on one point", "on one line"])
+def test_without_coordinates_the_numbers_serve(how, make_frame):
+    frame = make_frame()
+    x, y = {
+        "none": (None, None),
+        "all zero": (frame.x * 0, frame.y * 0),
+        "on one point": (frame.x * 0 + 7, frame.y * 0 + 8),
+        "on one line": (frame.x * 0 + 7, frame.y),
+    }[how]
+    bare = Frame(frame.inline, frame.crossline, frame.sample, "m", x, y, frame.live)
+    assert not bare.located
+    assert bare.sample_volume_m3() is None
+    assert np.allclose(bare.to_world(np.array([[1.0, 2, 3]])), [[304, 101, 212]])
+    gx, gy = bare.trace_xy()
+    assert (gx[0, 1], gy[0, 1]) == (302, 100)
+
+
+def test_a_volume_gives_its_frame(make_frame):
+    xr = pytest.importorskip("xarray")
+    frame = make_frame(gaps=[(1, 1)])
+    flat = ("inline", "crossline")
+    volume = xr.Dataset(
+        {"amplitude": ((*flat, "sample"), np.zeros(frame.shape, np.float32))},
+        {
+            "inline": frame.inline.astype(np.int32),
+            "crossline": frame.crossline.astype(np.int32),
+            "sample": ("sample", frame.sample, {"units": "m"}),
+            "trace_mask": (flat, frame.live),
+            "cdp_x": (flat, frame.x),
+            "cdp_y": (flat, frame.y),
+        },
+    )
+    found = Frame.from_volume(volume)
+    assert found.unit == "m"
+    assert found.shape == frame.shape
+    assert np.array_equal(found.live, frame.live)
+    assert np.array_equal(found.x, frame.x, equal_nan=True)
+    assert np.allclose(found.affine, frame.affine)
