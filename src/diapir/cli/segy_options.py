@@ -47,24 +47,23 @@ _FLAGS = [
     _flag(str, "--unit", "Of the samples: ms, m or ft.", "ms"),
     _flag(float | None, "--coordinate-scale", "Factor on X and Y in place of the scalar.", None),
     _flag(int | None, "--text-headers", "Extended text headers in the file.", None, min=0),
-    _flag(bool, "--line/--no-line", "Read as a 2-D line, whatever the numbers.", False),
+    _flag(bool, "--line", "Read as a 2-D line, whatever the numbers.", False),
 ]
 
 
 def takes_segy_options(verb: Callable[..., None]) -> Callable[..., None]:
     """Give a verb with a keyword `segy` of type `SegyOptions` one flag for each of its fields."""
     plain = inspect.signature(verb, eval_str=False)
-    flags = [flag.replace(name="line") if flag.name.startswith("line") else flag for flag in _FLAGS]
     others = [p for p in plain.parameters.values() if p.name != "segy"]
 
     @functools.wraps(verb)
     def wrapper(**values: Any) -> None:
-        chosen = {flag.name: values.pop(flag.name) for flag in flags}
+        chosen = {flag.name: values.pop(flag.name) for flag in _FLAGS}
         verb(**values, segy=_options(chosen))
 
     del wrapper.__wrapped__  # type: ignore[attr-defined]
-    wrapper.__signature__ = plain.replace(parameters=[*others, *flags])  # type: ignore[attr-defined]
-    wrapper.__annotations__ = {p.name: p.annotation for p in [*others, *flags]} | {"return": None}
+    wrapper.__signature__ = plain.replace(parameters=[*others, *_FLAGS])  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {p.name: p.annotation for p in [*others, *_FLAGS]} | {"return": None}
     return wrapper
 
 

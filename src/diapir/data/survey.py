@@ -41,6 +41,7 @@ _SMALLEST, _MOST_SAMPLES = 8, 1 << 28
 _COVERAGE = 0.22
 _EARTHS, _WINDOWS = 6, 40
 _SHALLOWEST_M = 500.0
+_STEEPEST = 0.12  # metres per metre
 _ORIGIN = (430_000.0, 6_780_000.0)
 _LOUDEST = {1: 100, 2: 20_000, 4: 20_000}  # 99.9th percentile in integers of so many bytes
 _FLOAT_LOUDEST = 10_000.0
@@ -238,22 +239,28 @@ def _draw_place(
     )
     found: list[tuple[float, Geology, tuple[float, float, float]]] = []
     for _ in range(_EARTHS):
-        geology = replace(draw_geology(rng, salt=plan.salt), seabed=None)
+        geology = _gentle(draw_geology(rng, salt=plan.salt))
         half = REGION_M[0] / 2
         inline = rng.uniform(-half, max(half - extent[0], -half), _WINDOWS)
         crossline = rng.normal(-extent[1] / 2, 400, _WINDOWS)
         deepest = max(REGION_M[1] - extent[2], _SHALLOWEST_M)
         depth = rng.uniform(_SHALLOWEST_M, deepest, _WINDOWS)
-        for place in zip(inline.tolist(), crossline.tolist(), depth.tolist(), strict=True):
-            found.append((_miss(geology, place, extent), geology, place))
+        places = zip(inline.tolist(), crossline.tolist(), depth.tolist(), strict=True)
+        found += [(_miss(geology, place, extent), geology, place) for place in places]
     _, geology, corner = min(found, key=lambda one: one[0])
     return geology, corner
+
+
+def _gentle(geology: Geology) -> Geology:
+    """Return an earth without a sea, whose beds dip by a few degrees away from the salt."""
+    tilt = tuple(float(np.clip(slope, -_STEEPEST, _STEEPEST)) for slope in geology.tilt)
+    return replace(geology, seabed=None, tilt=(tilt[0], tilt[1]))
 
 
 def _miss(
     geology: Geology, corner: tuple[float, float, float], extent: tuple[float, float, float]
 ) -> float:
-    """Return how far a window is from a quarter of salt with its top, and better its base, in it."""
+    """Return how far a window is from a fair share of salt with its top well inside."""
     if not geology.salt:
         return 0.0
     grid = volume_grid(
@@ -264,14 +271,20 @@ def _miss(
         depth_m=corner[2] + extent[2] / 20,
     )
     salt = salt_distance(geology, grid) < 0
-    roofless = float(salt[:, :, 0].mean())
+    roofless = float(salt[:, :, :2].mean())  # the top shall have some samples above it
     baseless = float(salt[:, :, -1].mean())
     return abs(float(salt.mean()) - _COVERAGE) + 0.6 * roofless + 0.2 * baseless
 
 
 def _clean(look: Survey) -> Survey:
-    """Return a way of seeing without the worst noise: a survey is to be mapped, not despaired of."""
-    return replace(look, noise=min(look.noise, 0.5), salt_noise=min(look.salt_noise, 0.35))
+    """Return a way of seeing without the worst noise: a survey that people agreed to stack."""
+    return replace(
+        look,
+        noise=min(look.noise, 0.2),
+        salt_noise=min(look.salt_noise, 0.2),
+        random_noise=min(look.random_noise, 0.02),
+        gain=max(look.gain, 0.4),
+    )
 
 
 def _model_in_slabs(

@@ -323,7 +323,7 @@ def lines_up(file: SegyFile) -> bool:
     """Return whether headers repeat at the distance of a trace, as far as they show it.
 
     Fields that hardly ever change within a file (identification, scalar, samples, interval) must
-    be the same in most of up to 64 traces; where all of them are zero the headers must be much alike.
+    be the same in most of up to 64 traces; where all are zero the headers must be much alike.
     """
     numbers = np.unique(np.linspace(0, file.traces - 1, min(file.traces, 64)).astype(np.int64))
     headers = np.concatenate([file.read_headers(int(n), int(n) + 1) for n in numbers])

@@ -30,6 +30,7 @@ _END_OF_TEXT = "((SEG: EndText))"
 _MOST_TEXT_HEADERS = 1024
 _PROBE_BYTES = 1 << 22
 _MOST_SAMPLES = 65_535
+_ABOUT_ALIKE = 0.06
 _LONGEST_TRACE = 1 << 24  # samples; what revision 2 may announce beyond this is taken for damage
 
 
@@ -108,14 +109,19 @@ def find_strides(
     longest = min(header_bytes + 8 * _MOST_SAMPLES, (len(data) - TRACE_HEADER_BYTES) // 2)
     strides = np.arange(header_bytes + 1, longest + 1)
     if not shown:
-        return _alike_strides(data, strides)
-    compared = np.array([at for byte in shown for at in (byte - 1, byte)])
+        return _alike_strides(data, strides, path.stat().st_size - data_start)
+    needed = len(shown) - (len(shown) > 2)  # one of them may be odd in the first trace alone
     for repeat in range(1, 40):
         places = strides * repeat
         inside = places + TRACE_HEADER_BYTES <= len(data)
+        places = places[inside]
+        same = np.zeros(len(places), np.int64)
+        for byte in shown:
+            same += (data[places + byte - 1] == data[byte - 1]) & (
+                data[places + byte] == data[byte]
+            )
         fits = np.ones(len(strides), np.bool_)
-        for at in compared:
-            fits[inside] &= data[places[inside] + at] == data[at]
+        fits[inside] = same >= needed
         strides = strides[fits]
     smallest: list[int] = []
     for stride in strides[:64].tolist():  # of a trace and several traces, the trace
@@ -125,7 +131,9 @@ def find_strides(
     return tuple(sorted(smallest, key=lambda stride: payload % stride != 0))
 
 
-def _alike_strides(data: NDArray[np.uint8], strides: NDArray[np.int64]) -> tuple[int, ...]:
+def _alike_strides(
+    data: NDArray[np.uint8], strides: NDArray[np.int64], payload: int
+) -> tuple[int, ...]:
     """Return the distance at which headers without any of the usual fields are most alike."""
     share = np.zeros(len(strides))
     for repeat in (1, 2):
@@ -134,7 +142,10 @@ def _alike_strides(data: NDArray[np.uint8], strides: NDArray[np.int64]) -> tuple
     share /= 2 * len(MOSTLY_ALIKE)
     if not len(share) or share.max() < LEAST_ALIKE:
         return ()
-    return (int(strides[np.argmax(share)]),)
+    # several traces further, headers may be as much alike as one trace further
+    close = strides[share > share.max() - _ABOUT_ALIKE]
+    whole = close[payload % close == 0]
+    return (int(whole[0] if len(whole) else strides[np.argmax(share)]),)
 
 
 def _choose_order(head: bytes, size: int, options: SegyOptions, path: Path) -> ByteOrder:

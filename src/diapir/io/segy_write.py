@@ -143,9 +143,10 @@ class _HeaderBlock:
 
     def put(self, byte: int, values: Any, width: int = 4) -> None:
         """Write a field; 2-byte fields hold 0 to 65,535 as well."""
-        low = (1 << (8 * width)) - 1
-        typed = (np.asarray(values, np.int64) & low).astype(f"{self._sign}u{width}")
-        cells = np.broadcast_to(np.atleast_1d(typed), len(self._headers))
+        # an array, because NumPy's scalars know no byte order
+        whole = np.atleast_1d(np.asarray(values, np.int64)) & ((1 << (8 * width)) - 1)
+        typed = whole.astype(f"{self._sign}u{width}")
+        cells = np.broadcast_to(typed, len(self._headers))
         part = np.ascontiguousarray(cells).view(np.uint8).reshape(-1, width)
         self._headers[:, byte - 1 : byte - 1 + width] = part
 

@@ -58,8 +58,9 @@ def open_store(path: Path) -> "xr.Dataset":
 def _from_mdio(found: "xr.Dataset", path: Path) -> "xr.Dataset":
     name = "amplitude" if "amplitude" in found else found.attrs.get("defaultVariableName")
     if name not in found:
+        names = ", ".join(map(str, found.variables)) or "nothing"
         raise DataError(
-            f"the store has no amplitudes, only {', '.join(map(str, found.variables)) or 'nothing'}",
+            f"the store has no amplitudes, only {names}",
             where=path,
             expected="a variable 'amplitude' of (inline, crossline, time or depth)",
         )

@@ -8,7 +8,7 @@ coordinates:
 | `amplitude` | all | float32, 0 where there is no trace |
 | `inline`, `crossline` or `trace` | its own | numbers, rising |
 | `sample` | its own | float64 time or depth; attribute `units`: ms, m, ft or 1 (sample number) |
-| `cdp_x`, `cdp_y` | all but sample | float64 world coordinates, NaN where there is no trace; optional |
+| `cdp_x`, `cdp_y` | all but sample | float64 world coordinates, NaN without a trace; optional |
 | `trace_mask` | all but sample | True where a trace was recorded |
 
 Attributes: `p01`, `p50`, `p99`, `mean`, `std` of the amplitudes, `source`, `fingerprint`, and for

@@ -1,0 +1,259 @@
+"""Ingest: the store holds what the file does, in bounded memory, after any interruption."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from typer.testing import CliRunner
+
+from diapir.cli import app
+from diapir.errors import DataError, RunError
+from diapir.io import ingest as module
+from diapir.io.ingest import ingest
+from diapir.io.segy import SegyOptions
+from diapir.io.segy_volume import open_segy
+from diapir.io.stores import JOURNAL
+from diapir.io.volume import geometry_of, open_volume
+
+Make = Callable[..., tuple[Path, np.ndarray]]
+
+
+@pytest.mark.parametrize("code", [1, 3, 5])
+def test_a_store_holds_what_the_file_does(make_segy: Make, tmp_path: Path, code: int) -> None:
+    mask = np.random.default_rng(0).random((11, 13)) < 0.8
+    mask[0, 0] = mask[-1, -1] = True
+    path, values = make_segy(code=code, shape=(11, 13, 30), mask=mask, start=1000.5, step=(-1, 2))
+    done = ingest(path, tmp_path / "cube.zarr", chunk=8)
+    assert (done.blocks, done.written) == (4, 4)
+    plain = xr.open_zarr(tmp_path / "cube.zarr", consolidated=False)
+    assert plain["amplitude"].dtype == np.float32
+    assert plain["amplitude"].dims == ("inline", "crossline", "sample")
+    assert plain["amplitude"].data.chunksize == (8, 8, 8)
+    assert plain["sample"].attrs["units"] == "ms"
+    assert plain["sample"][0] == 1000.5
+    np.testing.assert_array_equal(plain["amplitude"], values[::-1])
+    np.testing.assert_array_equal(plain["trace_mask"], mask[::-1])
+    direct = open_segy(path)
+    stored = open_volume(tmp_path / "cube.zarr")
+    xr.testing.assert_identical(stored.load().drop_encoding(), direct.load())
+    assert geometry_of(stored).shape == (11, 13, 30)
+    assert not (tmp_path / "cube.zarr" / JOURNAL).exists()
+
+
+def test_a_line_has_traces_and_samples(make_segy: Make, tmp_path: Path) -> None:
+    path, values = make_segy(shape=(40, 30), first=(1,))
+    stored = ingest(path, tmp_path / "line.zarr", chunk=16).volume
+    assert stored["amplitude"].dims == ("trace", "sample")
+    np.testing.assert_array_equal(stored["amplitude"], values)
+
+
+def test_options_travel_into_the_store(make_segy: Make, tmp_path: Path) -> None:
+    path, values = make_segy(options=SegyOptions(inline_byte=9, crossline_byte=21))
+    options = SegyOptions(inline_byte=9, crossline_byte=21, unit="m", start=5.0, interval=2.0)
+    stored = ingest(path, tmp_path / "cube.zarr", options).volume
+    np.testing.assert_array_equal(stored["amplitude"], values)
+    assert stored["sample"].attrs["units"] == "m"
+    assert stored["sample"].to_numpy()[:2].tolist() == [5, 7]
+    assert '"inline_byte": 9' in stored.attrs["segy"]
+
+
+def test_statistics_leave_dead_traces_out(make_segy: Make) -> None:
+    path, values = make_segy()
+    data = bytearray(path.read_bytes())
+    data[3600 + 240 : 3600 + 360] = bytes(120)
+    path.write_bytes(data)
+    attributes = open_segy(path).attrs
+    live = values.reshape(42, 30)[1:]
+    assert attributes["mean"] == pytest.approx(live.mean())
+    assert attributes["p99"] == pytest.approx(np.percentile(live, 99))
+
+
+def test_a_finished_store_is_left_alone(make_segy: Make, tmp_path: Path) -> None:
+    path, _ = make_segy()
+    store = tmp_path / "cube.zarr"
+    ingest(path, store)
+    assert ingest(path, store).written == 0
+    other, values = make_segy("other.sgy", seed=1)
+    with pytest.raises(RunError, match="something else"):
+        ingest(other, store)
+    np.testing.assert_array_equal(ingest(other, store, overwrite=True).volume["amplitude"], values)
+
+
+def test_a_foreign_folder_is_never_removed(make_segy: Make, tmp_path: Path) -> None:
+    path, _ = make_segy()
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(b"x")
+    with pytest.raises(RunError, match="no Zarr store"):
+        ingest(path, folder, overwrite=True)
+    assert (folder / "a.jpg").exists()
+
+
+def test_after_an_interruption_only_the_rest_is_done(
+    make_segy: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, values = make_segy(shape=(20, 20, 30))
+    store = tmp_path / "cube.zarr"
+    whole = module._BlockWriter.__call__
+
+    def until_the_fifth(self: object, number: int, block: object) -> None:
+        if number == 4:
+            raise KeyboardInterrupt
+        whole(self, number, block)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module._BlockWriter, "__call__", until_the_fifth)
+    with pytest.raises(KeyboardInterrupt):
+        ingest(path, store, chunk=8, workers=1)
+    with pytest.raises(DataError, match="interrupted"):
+        open_volume(store)
+    with (store / JOURNAL).open("a") as file:
+        file.write("8")  # a line that was cut off counts as not written
+    monkeypatch.setattr(module._BlockWriter, "__call__", whole)
+    done = ingest(path, store, chunk=8)
+    assert (done.blocks, done.written) == (9, 5)
+    np.testing.assert_array_equal(done.volume["amplitude"], values)
+
+
+def test_an_unfinished_store_of_other_options_is_not_taken_up(
+    make_segy: Make, tmp_path: Path
+) -> None:
+    path, _ = make_segy()
+    store = tmp_path / "cube.zarr"
+    ingest(path, store)
+    (store / JOURNAL).write_text("{}\n0\n")
+    with pytest.raises(RunError):
+        ingest(path, store)
+    assert ingest(path, store, overwrite=True).written == 1
+
+
+def test_a_killed_ingest_goes_on(make_segy: Make, tmp_path: Path) -> None:
+    path, values = make_segy(shape=(24, 24, 30))
+    store = tmp_path / "cube.zarr"
+    code = f"""
+import time
+from pathlib import Path
+from diapir.io import ingest
+whole = ingest._BlockWriter.__call__
+def slowly(self, number, block):
+    whole(self, number, block)
+    time.sleep(0.2)
+ingest._BlockWriter.__call__ = slowly
+ingest.ingest(Path({str(path)!r}), Path({str(store)!r}), chunk=4, workers=2)
+"""
+    with subprocess.Popen([sys.executable, "-c", code]) as process:  # noqa: S603
+        deadline = time.monotonic() + 120
+        journal = store / JOURNAL
+        while time.monotonic() < deadline and process.poll() is None:
+            if journal.exists() and journal.read_text().count("\n") > 3:
+                break
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+    noted = journal.read_text().count("\n") - 1
+    assert 2 < noted < 36
+    done = ingest(path, store, chunk=4)
+    assert done.written == 36 - noted
+    np.testing.assert_array_equal(done.volume["amplitude"], values)
+
+
+def test_prestack_is_refused_before_anything_is_written(make_segy: Make, tmp_path: Path) -> None:
+    cells = np.repeat(np.argwhere(np.ones((6, 7), bool)), 2, axis=0).astype(np.int32)
+    path, _ = make_segy(cells=cells)
+    data = bytearray(path.read_bytes())
+    for trace in range(84):
+        data[3600 + 360 * trace + 39] = 1 + trace % 2
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="pre-stack"):
+        ingest(path, tmp_path / "cube.zarr")
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_place_that_cannot_be_written_is_said(make_segy: Make) -> None:
+    path, _ = make_segy()
+    with pytest.raises(RunError):
+        ingest(path, path / "cube.zarr")
+
+
+def test_mdio_stores_open(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(4, 5, 6)).astype(np.float32)
+    mask = np.ones((4, 5), bool)
+    mask[1, 2] = False
+    mdio = xr.Dataset(
+        {
+            "amplitude": (("inline", "crossline", "time"), values),
+            "trace_mask": (("inline", "crossline"), mask),
+        },
+        {
+            "inline": np.arange(10, 14), "crossline": np.arange(20, 25),
+            "time": ("time", np.arange(100, 124, 4), {"unitsV1": {"time": "ms"}}),
+            "cdp_x": (("inline", "crossline"), np.ones((4, 5))),
+            "cdp_y": (("inline", "crossline"), np.ones((4, 5))),
+        },
+        {"apiVersion": "1.0.0"},
+    )  # fmt: skip
+    mdio.to_zarr(tmp_path / "cube.mdio", zarr_format=2)
+    found = open_volume(tmp_path / "cube.mdio")
+    assert found["amplitude"].dims == ("inline", "crossline", "sample")
+    np.testing.assert_array_equal(found["amplitude"], values)
+    assert found["sample"].to_numpy()[0] == 100
+    assert found["sample"].attrs["units"] == "ms"
+    assert not found["trace_mask"].to_numpy()[1, 2]
+    assert found.attrs["mean"] == pytest.approx(values[mask].mean(), abs=1e-6)
+
+
+def test_stores_without_amplitudes_are_refused(tmp_path: Path) -> None:
+    xr.Dataset({"velocity": ("x", np.ones(3))}).to_zarr(tmp_path / "a.zarr", zarr_format=3)
+    with pytest.raises(DataError, match="only velocity"):
+        open_volume(tmp_path / "a.zarr")
+    xr.Dataset({"amplitude": (("offset", "time"), np.ones((3, 3)))}).to_zarr(tmp_path / "b.zarr")
+    with pytest.raises(DataError, match=r"over \(offset, time\)"):
+        open_volume(tmp_path / "b.zarr")
+    (tmp_path / "c.zarr").mkdir()
+    with pytest.raises(DataError, match="Zarr"):
+        open_volume(tmp_path / "c.zarr")
+
+
+def test_sections_open(tmp_path: Path) -> None:
+    from diapir.io.images import write_mask_png
+
+    section = np.arange(12.0).reshape(3, 4)
+    np.save(tmp_path / "section.npy", section)
+    found = open_volume(tmp_path / "section.npy")
+    assert found["amplitude"].dims == ("trace", "sample")
+    np.testing.assert_array_equal(found["amplitude"], section.T)
+    assert found["sample"].attrs["units"] == "1"
+    cube = np.random.default_rng(0).integers(-9, 9, (3, 4, 5)).astype(np.int16)
+    np.save(tmp_path / "cube.npy", cube)
+    np.testing.assert_array_equal(open_volume(tmp_path / "cube.npy")["amplitude"], cube)
+    write_mask_png(tmp_path / "mask.png", np.eye(3, 4, dtype=np.uint8))
+    picture = open_volume(tmp_path / "mask.png")["amplitude"]
+    assert picture.shape == (4, 3)
+    assert picture[0, 0] > picture[0, 1]
+
+
+def test_arrays_that_are_none_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "flat.npy", np.ones(5))
+    (tmp_path / "text.npy").write_text("no array")
+    for name in ("flat.npy", "text.npy", "none.npy"):
+        with pytest.raises(DataError):
+            open_volume(tmp_path / name)
+    (tmp_path / "x.sgy").write_bytes(b"")
+    with pytest.raises(DataError, match="unknown option 'inlin'"):
+        open_volume(tmp_path / "x.sgy", inlin=5)
+
+
+def test_the_verb_says_what_it_did(make_segy: Make, tmp_path: Path) -> None:
+    path, _ = make_segy()
+    store = tmp_path / "cube.zarr"
+    result = CliRunner().invoke(app, ["ingest", str(path), str(store), "-q"])
+    assert result.exit_code == 0
+    assert "42 traces are in" in result.stdout
+    assert "6 x 7 x 30 (inline, crossline, sample)" in result.stdout
+    again = CliRunner().invoke(app, ["ingest", str(path), str(store), "-q", "--json"])
+    assert '"written": 0' in again.stdout
