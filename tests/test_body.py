@@ -6,8 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-pytest.importorskip("skimage")
-
 from diapir.export.body import find_bodies, write_bodies_csv
 from diapir.export.frame import Frame
 from diapir.export.mesh import body_meshes, write_obj, write_tsurf, write_vtk
@@ -59,9 +57,7 @@ def edges_of(mesh):
 @pytest.fixture
 def two_balls():
     shape = (39, 35, 45)
-    return np.maximum(
-        ball(shape, (12.3, 13.6, 14.2), 10.6), ball(shape, (28.4, 24.3, 33.7), 8.2)
-    )
+    return np.maximum(ball(shape, (12.3, 13.6, 14.2), 10.6), ball(shape, (28.4, 24.3, 33.7), 8.2))
 
 
 @given(seed=st.integers(0, 2**32 - 1), lines=st.integers(1, 9))
@@ -161,7 +157,9 @@ def test_a_mesh_lies_in_the_world(make_frame):
     assert np.isclose(mesh.volume, found.bodies[0].volume_m3, rtol=0.02)
     assert np.allclose(mesh.vertices.mean(axis=0), frame.to_world([[14.3, 15.4, 14.2]]), atol=1)
     middle = frame.to_world(np.array([[14.3, 15.4, 14.2 - 11.3]]))[0]
-    assert np.abs(mesh.vertices - middle).max(axis=1).min() < 12  # the crest: no vertex is further than half a bin
+    assert (
+        np.abs(mesh.vertices - middle).max(axis=1).min() < 12
+    )  # the crest: no vertex is further than half a bin
 
 
 def test_tsurf_reads_back(tmp_path, two_balls, make_frame):
@@ -178,7 +176,8 @@ def test_tsurf_reads_back(tmp_path, two_balls, make_frame):
 
 
 def test_obj_and_vtk_read_back(tmp_path, two_balls):
-    meshio = pytest.importorskip("meshio")
+    import meshio
+
     frame = index_frame(two_balls.shape)
     meshes = body_meshes(find_bodies(two_balls, 0.5, frame), frame)
     write_obj(tmp_path / "bodies.obj", meshes)

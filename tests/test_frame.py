@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import xarray as xr
 
 from diapir.export.frame import Frame
 
@@ -62,7 +63,6 @@ def test_without_coordinates_the_numbers_serve(how, make_frame):
 
 
 def test_a_volume_gives_its_frame(make_frame):
-    xr = pytest.importorskip("xarray")
     frame = make_frame(gaps=[(1, 1)])
     flat = ("inline", "crossline")
     volume = xr.Dataset(

@@ -141,7 +141,8 @@ def test_zmap_of_a_rotated_survey_is_the_same_surface(angle, make_frame):
 
 
 def test_csv_and_parquet_hold_the_same_table(horizon, written):
-    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow.parquet as parquet
+
     with written[".csv"].open(newline="") as file:
         rows = list(csv.DictReader(file))
     table = parquet.read_table(written[".parquet"]).to_pydict()

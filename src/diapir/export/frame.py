@@ -35,11 +35,16 @@ class Frame:
 
     @classmethod
     def from_volume(cls, volume: Any) -> Self:
-        """Return the frame of a dataset with dimensions (inline, crossline, sample)."""
+        """Return the frame of a dataset with dimensions (inline, crossline, sample).
+
+        What belongs to traces may lack the dimension of a single inline.
+        """
         shape = volume.sizes["inline"], volume.sizes["crossline"]
 
         def of_traces(name: str) -> NDArray[np.float64] | None:
-            return np.asarray(volume[name], np.float64) if name in volume.variables else None
+            if name not in volume.variables:
+                return None
+            return np.asarray(volume[name], np.float64).reshape(shape)
 
         live = of_traces("trace_mask")
         return cls(

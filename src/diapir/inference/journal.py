@@ -1,0 +1,90 @@
+"""What of a long prediction is done already, so that a killed one goes on where it was.
+
+A journal is a folder of its own for each combination of model, input and settings. Each finished
+block leaves a small file in it, written by whoever computed the block, after the block's data.
+"""
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diapir.errors import RunError
+from diapir.io.atomic import write_text_atomic
+
+_PREFIX = ".unfinished-"
+
+
+def settings_key(settings: dict[str, Any]) -> str:
+    """Return 16 hexadecimal digits that change with any setting; values are plain JSON."""
+    text = json.dumps(settings, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Journal:
+    """Finished blocks of one prediction.
+
+    Args:
+        folder: Holds the journal and whatever the blocks write.
+    """
+
+    folder: Path
+
+    @classmethod
+    def open(cls, out: Path, settings: dict[str, Any]) -> tuple["Journal", tuple[str, ...]]:
+        """Return the journal in `out` for these settings, and what was found there, in words.
+
+        What other settings have left unfinished is removed.
+
+        Raises:
+            RunError: The folder cannot be written.
+        """
+        key = settings_key(settings)
+        journal = cls(out / f"{_PREFIX}{key}")
+        news = []
+        try:
+            for other in sorted(out.glob(f"{_PREFIX}*")):
+                if other != journal.folder:
+                    shutil.rmtree(other)
+                    news.append(
+                        "an unfinished prediction with another model, input or settings is removed:"
+                        " starting afresh"
+                    )
+            journal._records.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"cannot write into the folder: {error.strerror or error}",
+                where=out,
+                mend="Choose a folder that can be written.",
+            ) from error
+        done = len(journal.done())
+        if done:
+            news.append(f"going on: {done:,} blocks are done already")
+        write_text_atomic(journal.folder / "settings.json", json.dumps(settings, indent=2) + "\n")
+        return journal, tuple(news)
+
+    @property
+    def _records(self) -> Path:
+        return self.folder / "journal"
+
+    def done(self) -> dict[str, dict[str, float]]:
+        """Return the record of each finished block by its name."""
+        # a name with a dot is a record that was being written when the process was killed
+        paths = [path for path in self._records.glob("*.json") if path.name[0] != "."]
+        return {path.stem: json.loads(path.read_text()) for path in sorted(paths)}
+
+    def record(self, block: str, measured: dict[str, float]) -> None:
+        """Write down that a block is finished; its data must be written before.
+
+        Args:
+            block: Its name, which serves as a file name.
+            measured: What it took.
+        """
+        write_text_atomic(self._records / f"{block}.json", json.dumps(measured) + "\n", sync=False)
+
+    def remove(self) -> None:
+        """Remove the journal and everything beside it in its folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)

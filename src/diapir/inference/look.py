@@ -1,0 +1,213 @@
+"""Turns amplitudes of any survey into the grey values that the networks were trained on."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diapir.errors import DataError
+
+TRAINED_MEAN, TRAINED_STD = 0.482, 0.148
+"""Of the pixels, 0..1, of the TGS competition's training tiles that are not blank (measured)."""
+
+TRAINED_SHARES = (
+    0.0006, 0.0010, 0.0018, 0.0028, 0.0045, 0.0073, 0.0118, 0.0185,
+    0.0285, 0.0392, 0.0528, 0.0673, 0.0745, 0.0814, 0.0863, 0.0855,
+    0.0803, 0.0723, 0.0635, 0.0545, 0.0455, 0.0356, 0.0273, 0.0192,
+    0.0123, 0.0085, 0.0055, 0.0039, 0.0027, 0.0018, 0.0022, 0.0012,
+)  # fmt: skip
+"""Share of those pixels in 32 equal classes of grey value."""
+
+TRAINED_ROUGHNESS = (0.20, 0.22)
+"""Mean step from pixel to pixel in standard deviations, across traces and along samples."""
+
+_SAMPLED_VALUES = 4_000_000
+
+
+@dataclass(frozen=True)
+class Look:
+    """A linear map from clipped amplitudes to grey values.
+
+    Args:
+        low: Smaller amplitudes count as this one.
+        high: Larger ones likewise.
+        gain: Grey values, 0..255, an amplitude; negative where the polarity is reversed.
+        offset: Grey value of amplitude 0.
+    """
+
+    low: float
+    high: float
+    gain: float
+    offset: float
+
+    def grey(self, amplitudes: NDArray[np.floating]) -> NDArray[np.uint8]:
+        """Return grey values of any shape; what is no finite number counts as amplitude 0."""
+        values = np.nan_to_num(amplitudes, nan=0.0, posinf=0.0, neginf=0.0)
+        values = np.clip(values, self.low, self.high) * np.float32(self.gain)
+        values += np.float32(self.offset)
+        return np.clip(np.rint(values, out=values), 0, 255).astype(np.uint8)
+
+
+AS_IS = Look(0.0, 255.0, 1.0, 0.0)
+"""For pictures, whose values are grey values already."""
+
+
+@dataclass(frozen=True, eq=False)
+class Amplitudes:
+    """What a sample of a survey's amplitudes looks like.
+
+    Args:
+        low: The lower percentile of the clip.
+        high: The upper one.
+        mean: Of the clipped amplitudes.
+        std: Of the clipped amplitudes.
+        dead: Share of the values that are exactly 0 or no number, which count for nothing else.
+        counts: (64,) histogram of the clipped amplitudes between `low` and `high`.
+    """
+
+    low: float
+    high: float
+    mean: float
+    std: float
+    dead: float
+    counts: NDArray[np.int64]
+
+    def look(
+        self,
+        *,
+        mean: float = TRAINED_MEAN,
+        std: float = TRAINED_STD,
+        polarity: Literal["normal", "reverse"] = "normal",
+    ) -> Look:
+        """Return the map that gives the clipped amplitudes a mean and deviation.
+
+        Args:
+            mean: Of the training pixels in 0..1.
+            std: Of the training pixels in 0..1.
+            polarity: 'reverse' where a rise in impedance has the other sign than in training.
+        """
+        gain = 255 * std / self.std if self.std > 0 else 0.0
+        if polarity == "reverse":
+            gain = -gain
+        return Look(self.low, self.high, gain, 255 * mean - gain * self.mean)
+
+
+def measure(volume: Any, clip: tuple[float, float] = (1.0, 99.0)) -> Amplitudes:
+    """Return what the amplitudes of a survey look like, from evenly spaced lines of it.
+
+    Args:
+        volume: Dataset with `amplitude`; lines along its first dimension are read.
+        clip: Percentiles between which amplitudes are kept.
+
+    Raises:
+        DataError: The survey holds nothing but zeros, or the percentiles are no range.
+    """
+    low_percent, high_percent = clip
+    if not 0 <= low_percent < high_percent <= 100:
+        raise DataError(
+            f"the clip runs from {low_percent:g} to {high_percent:g}",
+            where="--clip",
+            expected="two rising percentiles within 0..100, such as 1 99",
+        )
+    values = np.concatenate(list(_sampled(volume["amplitude"])))
+    alive = values[np.isfinite(values) & (values != 0)]
+    if not len(alive):
+        raise DataError(
+            "the survey holds no amplitudes but 0",
+            where=volume.attrs.get("source"),
+            mend="Run 'diapir doctor' on the file: the sample format may be misread.",
+        )
+    low, high = (float(p) for p in np.percentile(alive, [low_percent, high_percent]))
+    kept = np.clip(alive, low, high).astype(np.float64)
+    counts, _ = np.histogram(kept, 64, (low, high) if low < high else (low - 1, high + 1))
+    return Amplitudes(
+        low, high, float(kept.mean()), float(kept.std()), 1 - len(alive) / len(values), counts
+    )
+
+
+def _sampled(amplitude: Any) -> Iterator[NDArray[np.float32]]:
+    """Yield values of evenly spaced lines, always the same ones, `_SAMPLED_VALUES` at most."""
+    lines = amplitude.shape[0]
+    a_line = int(np.prod(amplitude.shape[1:]))
+    count = min(lines, max(1, _SAMPLED_VALUES // a_line), 256)
+    step = max(1, -(-a_line // _SAMPLED_VALUES))
+    for line in np.unique(np.linspace(0, lines - 1, count).round().astype(int)):
+        yield np.asarray(amplitude[int(line)], np.float32).ravel()[::step]
+
+
+@dataclass(frozen=True, eq=False)
+class Likeness:
+    """How a survey compares with the training data, as the networks see it.
+
+    Args:
+        shares: (32,) share of its grey values in equal classes.
+        distance: Half the sum of the differences to the training data's shares, 0..1.
+        dead: Share of samples that are 0 or no number.
+        roughness: Mean step between neighbours in standard deviations, across traces and along
+            samples, after resampling.
+        trained_roughness: Of the training data.
+        warnings: In words, with what to do.
+    """
+
+    shares: NDArray[np.float64]
+    distance: float
+    dead: float
+    roughness: tuple[float, float]
+    trained_roughness: tuple[float, float]
+    warnings: tuple[str, ...]
+
+
+def compare(volume: Any, look: Look, scales: tuple[float, float] = (1.0, 1.0)) -> Likeness:
+    """Return how like the training data a survey is, from evenly spaced lines of it.
+
+    Args:
+        volume: Dataset with `amplitude`.
+        look: From amplitudes to grey values.
+        scales: How much sections are stretched across traces and along samples.
+    """
+    amplitude = volume["amplitude"]
+    flat = amplitude.ndim == 2
+    lines = [0] if flat else np.unique(np.linspace(0, amplitude.shape[0] - 1, 12).astype(int))
+    counts, steps, spread, dead = np.zeros(len(TRAINED_SHARES)), [], [], []
+    for line in lines:
+        section = np.asarray(amplitude if flat else amplitude[int(line)], np.float32)
+        alive = np.isfinite(section) & (section != 0)
+        dead.append(1 - alive.mean())
+        section = section[alive.any(axis=1)]
+        if not section.size:
+            continue
+        grey = look.grey(section)
+        counts += np.histogram(grey, len(counts), (0, 256))[0]
+        smooth = grey.astype(np.float32)
+        steps.append([np.abs(np.diff(smooth, axis=k)).mean() if n > 1 else 0.0
+                      for k, n in enumerate(smooth.shape)])  # fmt: skip
+        spread.append(smooth.std())
+    shares = counts / max(counts.sum(), 1)
+    # a section that is stretched f times has steps about a f-th as large
+    rough = np.mean(steps, axis=0) / max(float(np.mean(spread)), 1e-6) / np.array(scales)
+    distance = float(np.abs(shares - np.array(TRAINED_SHARES)).sum() / 2)
+    roughness = (float(rough[0]), float(rough[1]))
+    found = Likeness(shares, distance, float(np.mean(dead)), roughness, TRAINED_ROUGHNESS, ())
+    return replace(found, warnings=tuple(_warnings(found)))
+
+
+def _warnings(found: Likeness) -> Iterator[str]:
+    if found.distance > 0.25:
+        yield (
+            f"the grey values differ from the training data by {100 * found.distance:.0f} %: "
+            "look at the histogram, and try other --clip percentiles"
+        )
+    names = (("--trace-scale", "across traces"), ("--sample-scale", "along samples"))
+    for (option, name), own, trained in zip(
+        names, found.roughness, found.trained_roughness, strict=True
+    ):
+        if not 0.5 <= own / trained <= 2:
+            word = "rougher" if own > trained else "smoother"
+            yield (
+                f"sections are {max(own / trained, trained / max(own, 1e-6)):.1f} times {word} "
+                f"{name} than the training data: consider {option} {own / trained:.2g}"
+            )
+    if found.dead > 0.3:
+        yield f"{100 * found.dead:.0f} % of the samples are dead"

@@ -1,0 +1,283 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from diapir.errors import DataError, RunError
+from diapir.inference.journal import Journal, settings_key
+from diapir.inference.look import AS_IS
+from diapir.inference.schedule import Workers
+from diapir.inference.sections import IdentityModel, Tiling
+from diapir.inference.volume import STORE, Job, Plan, predict_volume
+from diapir.io.volume import open_volume
+
+ROOT = Path(__file__).parents[1]
+ALONE = Workers(1)
+TILING = Tiling(window=32, overlap=12)
+
+
+@pytest.fixture
+def cube(tmp_path):
+    """A survey of grey values, (38, 36, 48), as a file."""
+    values = np.random.default_rng(0).integers(0, 256, (38, 36, 48)).astype(np.float32)
+    np.save(tmp_path / "cube.npy", values)
+    return tmp_path / "cube.npy"
+
+
+def make_job(source, out, *, load_model=IdentityModel, lines=5, directions="both", settings=None):
+    survey = open_volume(source)
+    plan = Plan.of(survey["amplitude"].shape, directions, lines)
+    stated = {"source": str(source), "lines": lines, "directions": directions, **(settings or {})}
+    journal, news = Journal.open(out, stated)
+    job = Job(
+        key=settings_key(stated) + str(out),
+        open_source=partial(open_volume, source),
+        load_model=load_model,
+        look=AS_IS,
+        tiling=TILING,
+        threshold=0.5,
+        journal=journal,
+        last=plan.directions[-1],
+        scratch=len(plan.directions) > 1,
+    )
+    return job, plan, survey, news
+
+
+def predict(source, out, workers=ALONE, **changes):
+    job, plan, survey, _ = make_job(source, out, **changes)
+    took = predict_volume(job, plan, survey, workers)
+    return took, xr.open_zarr(took.store, chunks=None)
+
+
+class Uneven:
+    """Not symmetric: sees which way a section lies."""
+
+    model_seconds = 0.0
+
+    def predict_probs(self, images):
+        ramp = np.linspace(0, 1, images.shape[2], dtype=np.float32)
+        return (images.astype(np.float32) / 255 * 0.5 + ramp * 0.5).astype(np.float32)
+
+
+def test_the_identity_reproduces_the_survey(cube, tmp_path):
+    took, found = predict(cube, tmp_path / "out")
+    expected = np.load(cube) / 255
+    assert np.abs(found["probability"].to_numpy() - expected).max() <= 1e-6
+    assert np.array_equal(found["mask"], found["probability"].to_numpy() > 0.5)
+    assert np.abs(found["disagreement"].to_numpy()).max() <= 1e-6
+    assert found["probability"].dims == ("inline", "crossline", "sample")
+    assert found["sample"].attrs["units"] == "1"
+    assert took.blocks == 8 + 8
+
+
+def test_both_directions_are_averaged_and_their_disagreement_kept(cube, tmp_path):
+    parts = {
+        name: predict(cube, tmp_path / name, load_model=Uneven, directions=name)[1]
+        for name in ("inline", "crossline", "both")
+    }
+    one, other = (parts[n]["probability"].to_numpy() for n in ("inline", "crossline"))
+    assert np.abs(one - other).max() > 0.2
+    assert np.allclose(parts["both"]["probability"], (one + other) / 2, atol=1e-6)
+    assert np.allclose(parts["both"]["disagreement"], np.abs(one - other), atol=1e-6)
+    assert "disagreement" not in parts["inline"]
+
+
+def stored_bytes(store):
+    files = sorted(path for path in store.rglob("*") if path.is_file())
+    return {str(path.relative_to(store)): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("workers", [Workers(4), Workers(4, processes=False)], ids=str)
+def test_same_bytes_with_one_worker_and_with_four(cube, tmp_path, workers):
+    alone, _ = predict(cube, tmp_path / "one", lines=9)
+    shared, _ = predict(cube, tmp_path / "four", workers, lines=9)
+    assert stored_bytes(alone.store) == stored_bytes(shared.store)
+
+
+def test_a_tiny_network_gives_the_same_bytes_in_threads(cube, tmp_path, tiny_recipe):
+    from diapir.inference.sections import load_section_model
+    from diapir.models.modelfile import ModelCard, save_model
+    from diapir.models.unet import SaltNet
+
+    recipe = tiny_recipe()
+    model = tmp_path / "model.safetensors"
+    save_model(model, SaltNet(recipe.model), ModelCard(recipe, 0.5))
+    load = partial(load_section_model, [model])
+    alone, found = predict(cube, tmp_path / "one", load_model=load, lines=9)
+    shared, _ = predict(
+        cube, tmp_path / "two", Workers(3, processes=False), load_model=load, lines=9
+    )
+    assert stored_bytes(alone.store) == stored_bytes(shared.store)
+    assert 0 < float(found["probability"].min()) < float(found["probability"].max()) < 1
+    assert 0 < alone.model_seconds <= alone.block_seconds
+
+
+def test_a_gap_in_the_survey_holds_no_salt(tmp_path):
+    values = np.full((34, 36, 40), 255, np.float32)
+    source = xr.Dataset(
+        {"amplitude": (("inline", "crossline", "sample"), values)},
+        {
+            "inline": np.arange(34),
+            "crossline": np.arange(36),
+            "sample": ("sample", np.arange(40.0), {"units": "ms"}),
+            "trace_mask": (("inline", "crossline"), np.ones((34, 36), bool)),
+        },
+    )
+    source["trace_mask"][3, 4] = False
+    job, plan, _, _ = make_job_of(source, tmp_path / "out")
+    took = predict_volume(job, plan, source, Workers(1))
+    found = xr.open_zarr(took.store, chunks=None)
+    assert not found["mask"][3, 4].any()
+    assert found["mask"].sum() == (34 * 36 - 1) * 40
+    assert not found["trace_mask"][3, 4]
+    assert found["sample"].attrs["units"] == "ms"
+
+
+def make_job_of(survey, out):
+    plan = Plan.of(survey["amplitude"].shape, "both", 8)
+    journal, news = Journal.open(out, {"a": 1})
+    job = Job(
+        key=str(out),
+        open_source=lambda: survey,
+        load_model=IdentityModel,
+        look=AS_IS,
+        tiling=TILING,
+        threshold=0.5,
+        journal=journal,
+        last=plan.directions[-1],
+        scratch=len(plan.directions) > 1,
+    )
+    return job, plan, survey, news
+
+
+def test_a_line_is_one_block(tmp_path):
+    section = np.random.default_rng(0).integers(0, 256, (70, 90)).astype(np.float32)
+    np.save(tmp_path / "line.npy", section)  # (sample, trace)
+    took, found = predict(tmp_path / "line.npy", tmp_path / "out")
+    assert took.blocks == 1
+    assert found["probability"].dims == ("trace", "sample")
+    assert np.abs(found["probability"].to_numpy() - section.T / 255).max() <= 1e-6
+    assert "disagreement" not in found
+
+
+def test_a_narrow_direction_is_left_out():
+    assert Plan.of((40, 40, 50)).directions == ("inline", "crossline")
+    assert Plan.of((20, 400, 50)).directions == ("inline",)
+    assert Plan.of((400, 20, 50)).directions == ("crossline",)
+    assert Plan.of((5, 9, 50)).directions == ("inline",)
+    assert Plan.of((400, 20, 50), "inline").directions == ("inline",)
+
+
+def test_a_block_takes_the_same_memory_whatever_the_size():
+    def samples(shape):
+        return Plan.of(shape).lines * max(shape[:2]) * shape[2]
+
+    assert samples((1000, 1000, 1500)) <= 1.2 * samples((500, 500, 750))
+
+
+def test_the_blocks_of_a_plan_cover_every_line_once():
+    plan = Plan.of((38, 36, 48), lines=5)
+    for direction, count in (("inline", 38), ("crossline", 36)):
+        lines = [k for b in plan.blocks(direction) for k in range(b.start, b.stop)]
+        assert lines == list(range(count))
+
+
+class Stubborn(IdentityModel):
+    """Fails after some sections, once."""
+
+    left = 0
+
+    def predict_probs(self, images):
+        type(self).left -= 1
+        if type(self).left == 0:
+            raise DataError("pulled the plug")
+        return super().predict_probs(images)
+
+
+def test_a_broken_prediction_goes_on_where_it_was(cube, tmp_path):
+    whole, _ = predict(cube, tmp_path / "whole")
+    Stubborn.left = 150
+    with pytest.raises(DataError, match="pulled the plug"):
+        predict(cube, tmp_path / "out", load_model=Stubborn)
+    job, plan, survey, news = make_job(cube, tmp_path / "out", load_model=Stubborn)
+    done = len(job.journal.done())
+    assert done > 1
+    assert any(f"{done} blocks" in text for text in news)
+    took = predict_volume(job, plan, survey, Workers(1))
+    assert (took.resumed, took.blocks) == (done, 16)
+    assert stored_bytes(whole.store) == stored_bytes(took.store)
+
+
+def test_other_settings_start_afresh_and_say_so(cube, tmp_path):
+    predict(cube, tmp_path / "out")
+    job, _, _, news = make_job(cube, tmp_path / "out", settings={"clip": 2})
+    assert job.journal.done() == {}
+    assert any("afresh" in text for text in news)
+    assert len(list((tmp_path / "out").glob(".unfinished-*"))) == 1
+
+
+def test_a_record_cut_short_does_not_count(tmp_path):
+    journal, _ = Journal.open(tmp_path, {})
+    journal.record("inline-000000", {"seconds": 1.0})
+    (journal.folder / "journal" / ".inline-000005-ab12.json").write_text('{"sec')
+    assert list(journal.done()) == ["inline-000000"]
+
+
+def test_a_scheduler_that_is_not_there_is_told(cube, tmp_path, monkeypatch):
+    import distributed
+
+    real = distributed.Client
+    monkeypatch.setattr(distributed, "Client", lambda *a, **k: real(*a, **{**k, "timeout": "0.5s"}))
+    with pytest.raises(RunError, match="scheduler"):
+        predict(cube, tmp_path / "out", Workers(scheduler="tcp://127.0.0.1:9"))
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {src!r})
+from diapir.inference.sections import IdentityModel, Tiling
+from diapir.inference.schedule import Workers
+from diapir.runs.map import MapSettings, map_survey
+
+class Slow(IdentityModel):
+    def predict_probs(self, images):
+        with open({log!r}, "a") as file:
+            file.write("section\\n")
+        time.sleep(0.004)
+        return super().predict_probs(images)
+
+settings = MapSettings(threshold=0.99, normalise=False, lines=6, tiling=Tiling(64, 16))
+map_survey(Path({cube!r}), Path({out!r}), [], settings, workers=Workers(1), progress=False,
+           load_model=Slow)
+"""
+
+
+def test_killed_at_random_moments_it_redoes_one_block_at_most(cube, tmp_path):
+    """Here two kills and one worker; benchmarks/volume_kills.py does twenty with two."""
+    log, out = tmp_path / "log", tmp_path / "out"
+    script = KILLED.format(src=str(ROOT / "src"), log=str(log), cube=str(cube), out=str(out))
+    kills = 0
+    for wanted in (20, 55):
+        child = subprocess.Popen([sys.executable, "-c", script])  # noqa: S603
+        while child.poll() is None and (not log.exists() or len(log.read_bytes()) < 8 * wanted):
+            time.sleep(0.002)
+        if child.poll() is None:
+            os.kill(child.pid, signal.SIGKILL)
+            kills += 1
+        child.wait()
+    assert not (out / STORE).exists()
+    subprocess.run([sys.executable, "-c", script], check=True)  # noqa: S603
+    assert kills == 2
+    sections = log.read_text().count("section")
+    assert 38 + 36 <= sections <= 38 + 36 + kills * 6
+    found = xr.open_zarr(out / STORE, chunks=None)["probability"].to_numpy()
+    assert np.abs(found - np.load(cube) / 255).max() <= 1e-6
+    assert not list(out.glob(".unfinished-*"))
