@@ -203,7 +203,7 @@ class Stubborn(IdentityModel):
 
 def test_a_broken_prediction_goes_on_where_it_was(cube, tmp_path):
     whole, _ = predict(cube, tmp_path / "whole")
-    Stubborn.left = 150
+    Stubborn.left = 33
     with pytest.raises(DataError, match="pulled the plug"):
         predict(cube, tmp_path / "out", load_model=Stubborn)
     job, plan, survey, news = make_job(cube, tmp_path / "out", load_model=Stubborn)

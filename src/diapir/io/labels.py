@@ -163,7 +163,7 @@ def _open_store(path: Path) -> Any | None:
 
     try:
         store = xr.open_zarr(path, chunks=None)
-    except Exception:  # noqa: BLE001, S110  # whatever it is, open_volume says what is wrong
+    except Exception:  # whatever it is, open_volume says what is wrong
         return None
     return next((store[name] for name in ("labels", "mask") if name in store), None)
 

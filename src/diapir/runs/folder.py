@@ -72,14 +72,15 @@ class RunFolder:
         Raises:
             RunError: They cannot be created.
         """
-        try:
-            (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(
-                f"cannot create the run folder: {error.strerror}",
-                where=self.path,
-                mend="Choose a folder that can be written with --runs.",
-            ) from error
+        _make_folder(self.path / "checkpoints", "Choose a folder that can be written with --runs.")
+
+    def make_plain(self) -> None:
+        """Create the folder of a run that does not train.
+
+        Raises:
+            RunError: It cannot be created.
+        """
+        _make_folder(self.path, "Choose a folder that can be written.")
 
     def write_inputs(self, recipe: Recipe, split: Split, tiles: Tiles) -> None:
         """Store what the run starts from: resolved recipe, split and identity of the data."""
@@ -135,6 +136,15 @@ class RunFolder:
                     mend="Wait for it to end, or start a new run.",
                 ) from error
             yield
+
+
+def _make_folder(path: Path, mend: str) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"cannot create the run folder: {error.strerror}", where=path, mend=mend
+        ) from error
 
 
 def new_run_folder(runs: Path, name: str) -> RunFolder:

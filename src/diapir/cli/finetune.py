@@ -1,0 +1,97 @@
+"""`diapir finetune`: a model learns a survey from a few interpreted lines."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from diapir.cli.console import Device, Flip, Json, Quiet, print_json, print_table
+from diapir.cli.segy_options import takes_segy_options
+from diapir.cli.survey_options import Clip, Normalise, Overlap, Polarity, Window, tiling
+
+if TYPE_CHECKING:
+    from diapir.io.segy import SegyOptions
+
+
+@takes_segy_options
+def finetune(
+    model: Annotated[Path, typer.Argument(help="Model file to start from.")],
+    volume: Annotated[Path, typer.Option("--volume", help="Survey: SEG-Y, Zarr, MDIO or .npy.")],
+    labels: Annotated[
+        Path,
+        typer.Option(
+            "--labels",
+            help="Folder of inline_NUMBER.png or crossline_NUMBER.png, or a volume of 0 and 1.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the new model.")] = Path(
+        "finetuned"
+    ),
+    unlabelled: Annotated[
+        float | None,
+        typer.Option(help="Value without interpretation; default: 127 in PNG, -1 else."),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of training.")] = 200,
+    batch: Annotated[int, typer.Option("--batch-size", min=1, help="Windows a step.")] = 8,
+    side: Annotated[int, typer.Option("--side", min=32, help="Of training windows.")] = 128,
+    lr: Annotated[float, typer.Option(min=1e-7, help="Learning rate at the start.")] = 5e-4,
+    seed: Annotated[int, typer.Option(min=0, help="Of windows and mirroring.")] = 0,
+    holdout: Annotated[
+        float, typer.Option(min=0.0, max=0.9, help="Share of the lines held out, at least one.")
+    ] = 0.2,
+    gap: Annotated[int, typer.Option(min=0, help="Unused lines beside those held out.")] = 5,
+    flip: Flip = None,
+    clip: Clip = (1.0, 99.0),
+    normalise: Normalise = True,
+    polarity: Polarity = "normal",
+    window: Window = 404,
+    overlap: Overlap = 101,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    *,
+    segy: "SegyOptions",
+) -> None:
+    """Fine-tune a model on a few interpreted lines; score it on lines held out.
+
+    What has no interpretation is ignored. Lines are held out as a block with a gap around.
+    """
+    from diapir.runs.finetune import finetune_model
+    from diapir.runs.map import MapSettings
+    from diapir.training.finetune import Tuning
+
+    result = finetune_model(
+        model,
+        volume,
+        labels,
+        out,
+        Tuning(steps=steps, batch=batch, window=side, lr=lr, seed=seed),
+        MapSettings(
+            flip=flip,
+            clip=clip,
+            normalise=normalise,
+            polarity=polarity,
+            tiling=tiling(window, overlap, 4, 1.0, 1.0),
+        ),
+        holdout=holdout,
+        gap=gap,
+        unlabelled=unlabelled,
+        options=vars(segy),
+        device=device,
+        progress=not quiet,
+    )
+    if as_json:
+        print_json(
+            {
+                "model": str(result.model),
+                "before": result.before,
+                "after": result.after,
+                "threshold": result.threshold,
+                "trained": list(result.trained),
+                "held_out": list(result.held),
+            }
+        )
+        return
+    rows = [(name, result.before[name], result.after[name]) for name in result.before]
+    print_table(f"On {', '.join(result.held)}", ("metric", "before", "after"), rows)
+    typer.echo(f"Map with it: diapir map {volume} OUT --model {result.model}")

@@ -1,0 +1,136 @@
+"""`diapir map`: salt through a survey."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from diapir.cli.console import Device, Flip, Json, Quiet, Threshold, print_json, print_table
+from diapir.cli.segy_options import takes_segy_options
+from diapir.cli.survey_options import (
+    Clip,
+    Normalise,
+    Overlap,
+    Polarity,
+    SampleScale,
+    TraceScale,
+    Window,
+    tiling,
+)
+
+if TYPE_CHECKING:
+    from diapir.io.segy import SegyOptions
+    from diapir.runs.map import MapResult
+
+
+@takes_segy_options
+def map_(
+    source: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="SEG-Y, Zarr, MDIO, or a PNG or .npy section.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for everything.")],
+    model: Annotated[
+        list[Path], typer.Option("--model", "-m", help="Model file; repeatable, averaged.")
+    ],
+    threshold: Threshold = None,
+    flip: Flip = None,
+    clip: Clip = (1.0, 99.0),
+    normalise: Normalise = True,
+    polarity: Polarity = "normal",
+    directions: Annotated[
+        Literal["both", "inline", "crossline"], typer.Option(help="Sections that are predicted.")
+    ] = "both",
+    window: Window = 404,
+    overlap: Overlap = 101,
+    batch: Annotated[int, typer.Option("--batch-size", min=1, help="Windows a pass.")] = 4,
+    sample_scale: SampleScale = 1.0,
+    trace_scale: TraceScale = 1.0,
+    block_lines: Annotated[
+        int | None, typer.Option(min=1, help="Lines a block; default: by memory.")
+    ] = None,
+    min_body: Annotated[
+        int | None, typer.Option(min=1, help="Smallest body in samples; default: by survey.")
+    ] = None,
+    max_bodies: Annotated[int, typer.Option(min=1, help="Bodies kept at most.")] = 20,
+    velocity: Annotated[
+        float | None,
+        typer.Option(min=1, help="Mean velocity in m/s: volumes of surveys in time."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="On this machine; default: a GPU or core each.")
+    ] = None,
+    threads: Annotated[bool, typer.Option("--threads", help="Threads, not processes.")] = False,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a running Dask scheduler.")
+    ] = None,
+    write_segy: Annotated[
+        bool, typer.Option("--segy/--no-segy", help="Probability and mask as SEG-Y.")
+    ] = True,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    *,
+    segy: "SegyOptions",
+) -> None:
+    """Map salt through a survey: probability, mask, horizons, bodies, meshes, report.
+
+    Killed at any moment, the same command goes on where it was.
+    """
+    from diapir.inference.schedule import Workers
+    from diapir.runs.map import MapSettings, map_survey
+
+    result = map_survey(
+        source,
+        out,
+        model,
+        MapSettings(
+            threshold=threshold,
+            flip=flip,
+            clip=clip,
+            normalise=normalise,
+            polarity=polarity,
+            directions=directions,
+            tiling=tiling(window, overlap, batch, sample_scale, trace_scale),
+            lines=block_lines,
+            min_samples=min_body,
+            max_bodies=max_bodies,
+            velocity_m_s=velocity,
+        ),
+        workers=Workers(workers, not threads, scheduler),
+        options=vars(segy),
+        device=device,
+        segy=write_segy,
+        progress=not quiet,
+    )
+    _show(result, as_json)
+
+
+def _show(result: "MapResult", as_json: bool) -> None:
+    from dataclasses import asdict
+
+    bodies = result.products.bodies.bodies
+    if as_json:
+        print_json(
+            {
+                "files": [str(path) for path in result.files],
+                "bodies": [asdict(body) for body in bodies],
+                "news": list(result.news),
+            }
+        )
+        return
+    for text in result.news:
+        typer.secho(f"note: {text}", err=True, fg="yellow")
+    unit = result.products.frame.unit
+    rows = [
+        (
+            body.number,
+            body.samples,
+            "-" if body.volume_m3 is None else f"{body.volume_m3:,.0f}",
+            f"{body.z[0]:g}-{body.z[1]:g}",
+            body.mean_prob,
+        )
+        for body in bodies
+    ]
+    columns = ("body", "samples", "volume (m3)", unit, "mean probability")
+    print_table("Salt bodies", columns, rows)
+    typer.echo(f"Look at {result.out / 'report.html'}")

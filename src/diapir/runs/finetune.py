@@ -1,0 +1,369 @@
+"""Fine-tunes a model on a few interpreted lines of a survey, and shows what that gained."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diapir.errors import DataError
+from diapir.inference.look import Look
+from diapir.inference.predict import Predictor
+from diapir.inference.sections import Tiling, predict_section
+from diapir.io.labels import UNLABELLED, LabelledLine, read_labels
+from diapir.io.volume import open_volume
+from diapir.metrics.score import Counts, dice, iou, pixel_accuracy
+from diapir.models.modelfile import ModelCard, load_model, save_model
+from diapir.models.unet import SaltNet
+from diapir.progress import counting
+from diapir.report.figures import save_figure
+from diapir.report.figures_survey import scores_before_after, section
+from diapir.report.html import Card, Picture, ReportContent, Section, Table, write_report
+from diapir.runs.folder import RunFolder, write_json
+from diapir.runs.machine import command_line, describe_machine
+from diapir.runs.map import MapSettings, choose_look
+from diapir.runs.report import provenance
+from diapir.training.finetune import LabelledSection, Tuning, finetune_net
+
+_Sections = list[NDArray[np.float32]]
+_THRESHOLDS = np.linspace(0.1, 0.9, 33)
+
+
+@dataclass(frozen=True)
+class LineSplit:
+    """Which labelled lines train, and which are held out to score.
+
+    Args:
+        train: What is left of the labels for training, near and across the held-out block removed.
+        held: The held-out lines.
+        block: First and last index of the inlines (or crosslines) of the held-out block.
+    """
+
+    train: tuple[LabelledLine, ...]
+    held: tuple[LabelledLine, ...]
+    block: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """What a fine-tuning gave.
+
+    Args:
+        out: Folder of model, report and numbers.
+        model: The new model file.
+        before: IoU, Dice and pixel accuracy of the salt on the held-out lines.
+        after: The same with the new model.
+        held: Names of the held-out lines.
+        trained: Names of the lines that trained.
+        threshold: The new model's.
+    """
+
+    out: Path
+    model: Path
+    before: dict[str, float]
+    after: dict[str, float]
+    held: tuple[str, ...]
+    trained: tuple[str, ...]
+    threshold: float
+
+
+def finetune_model(
+    model: Path,
+    volume: Path,
+    labels: Path,
+    out: Path,
+    tuning: Tuning = Tuning(),  # noqa: B008  # frozen
+    settings: MapSettings = MapSettings(),  # noqa: B008  # frozen
+    *,
+    holdout: float = 0.2,
+    gap: int = 5,
+    unlabelled: float | None = None,
+    options: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    progress: bool = True,
+) -> FinetuneResult:
+    """Train a model further on labelled lines of a survey and score it on lines held out.
+
+    Args:
+        model: Model file to start from.
+        volume: The survey.
+        labels: See `read_labels`.
+        out: Folder; takes `model.safetensors`, `finetune.json` and `report.html`.
+        tuning: How long and how strongly.
+        settings: How the survey is normalised and tiled; map it later with the same.
+        holdout: Share of the labelled lines in the held-out block, at least one line.
+        gap: Lines on either side of the block that are used for nothing.
+        unlabelled: Value of samples without an interpretation.
+        options: For SEG-Y, see `open_volume`.
+        device: 'auto', 'cpu' or 'cuda'.
+        progress: Show progress bars.
+
+    Raises:
+        DiapirError: A model, the survey or the labels cannot be used.
+    """
+    survey = open_volume(volume, **dict(options or {}))
+    net, card = load_model(model)
+    _check_usable(net, model)
+    split = split_lines(read_labels(labels, survey, unlabelled=unlabelled), holdout, gap)
+    _, look = choose_look(volume, survey, settings, [card])
+    net.to(_device(device))
+    train = [_section_of(line, survey, look) for line in split.train]
+    _check_scale(settings.tiling)
+    folder = RunFolder(out)
+    folder.make_plain()
+    with folder.locked():
+        held = _amplitudes(split.held, survey)
+        old = _predict(net, card, held, look, settings)
+        before = _scores(old, split.held, card.threshold)
+        with counting(tuning.steps, "fine-tuning", shown=progress) as advance:
+            loss = finetune_net(net, train, card.recipe, tuning, advance=advance)
+        own = _predict(net, card, _amplitudes(split.train, survey), look, settings)
+        threshold = _choose_threshold(own, split.train)
+        new = _predict(net, card, held, look, settings)
+        after = _scores(new, split.held, threshold)
+        result = FinetuneResult(
+            out=out,
+            model=out / "model.safetensors",
+            before=before,
+            after=after,
+            held=tuple(map(_name, split.held)),
+            trained=tuple(map(_name, split.train)),
+            threshold=threshold,
+        )
+        new_card = _card(card, result, survey, tuning)
+        save_model(result.model, net.cpu(), new_card)
+        _write(result, new_card, survey, split, (held, old, new), loss, card.threshold)
+    return result
+
+
+def split_lines(lines: Sequence[LabelledLine], holdout: float, gap: int) -> LineSplit:
+    """Return lines to train on and a block of lines held out.
+
+    The block is the last lines of the direction with the most labels, as one piece; training lines
+    keep a gap from it, and lines that cross it lose their labels there. Neighbouring lines look
+    alike: scattered ones would score what was learnt by heart.
+
+    Args:
+        lines: Labelled lines.
+        holdout: Share of the lines of that direction in the block.
+        gap: Lines on either side of the block that are used for nothing.
+
+    Raises:
+        DataError: There are too few lines to hold any out.
+    """
+    counts = {d: sum(line.direction == d for line in lines) for d in ("inline", "crossline")}
+    direction = max(counts, key=lambda d: counts[d])
+    along = sorted((ln for ln in lines if ln.direction == direction), key=lambda ln: ln.index)
+    size = max(1, round(holdout * len(along)))
+    held = along[-size:]
+    block = (held[0].index, held[-1].index)
+    low, high = block[0] - gap, block[1] + gap
+    train = [line for line in along[:-size] if line.index < low]
+    for line in lines:
+        if line.direction != direction:
+            labels = line.labels.copy()
+            labels[max(low, 0) : high + 1] = UNLABELLED
+            if (labels != UNLABELLED).any():
+                train.append(replace(line, labels=labels))
+    if not train:
+        raise DataError(
+            f"{len(lines)} labelled lines leave none to train on beside those held out",
+            expected=f"at least two lines further apart than {gap}",
+            mend="Label another line further away, or give a smaller --gap.",
+        )
+    return LineSplit(tuple(train), tuple(held), block)
+
+
+def _check_usable(net: SaltNet, model: Path) -> None:
+    if net.config.depth_channel:
+        raise DataError(
+            "this model needs the depth of each tile, which sections do not have",
+            where=model,
+            mend="Use a model trained with model.depth_channel = false.",
+        )
+
+
+def _check_scale(tiling: Tiling) -> None:
+    if (tiling.sample_scale, tiling.trace_scale) != (1.0, 1.0):
+        raise DataError(
+            "fine-tuning works at the survey's own sampling",
+            where="--sample-scale, --trace-scale",
+            expected="1",
+            mend="Leave them out: the network learns the survey's scale from the labels.",
+        )
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
+
+
+def _name(line: LabelledLine) -> str:
+    return f"{line.direction} {line.number}"
+
+
+def _line_amplitudes(line: LabelledLine, survey: Any) -> NDArray[np.float32]:
+    where = (slice(None), line.index) if line.direction == "crossline" else (line.index,)
+    return np.asarray(survey["amplitude"][where], np.float32)
+
+
+def _amplitudes(lines: Sequence[LabelledLine], survey: Any) -> list[NDArray[np.float32]]:
+    return [_line_amplitudes(line, survey) for line in lines]
+
+
+def _section_of(line: LabelledLine, survey: Any, look: Look) -> LabelledSection:
+    image = look.grey(_line_amplitudes(line, survey)).T
+    return LabelledSection(_name(line), image, line.labels.T)
+
+
+def _predict(
+    net: SaltNet,
+    card: ModelCard,
+    amplitudes: Sequence[NDArray[np.float32]],
+    look: Look,
+    settings: MapSettings,
+) -> list[NDArray[np.float32]]:
+    """Return (T, S) probabilities of each line, as `diapir map` would predict it."""
+    net.set_precision("auto", next(net.parameters()).device.type)
+    flip = card.recipe.predict.flip if settings.flip is None else settings.flip
+    predictor = Predictor([net], flip=flip, batch_size=settings.tiling.batch)
+    return [predict_section(line, predictor, look, settings.tiling) for line in amplitudes]
+
+
+def _counts(
+    probs: Sequence[NDArray[np.float32]], lines: Sequence[LabelledLine], threshold: float
+) -> Counts:
+    """Return the counts of all labelled samples together, as one tile."""
+    found = np.concatenate(
+        [p[line.labels != UNLABELLED] for p, line in zip(probs, lines, strict=True)]
+    )
+    truth = np.concatenate([ln.labels[ln.labels != UNLABELLED] for ln in lines]) == 1
+    salt = found > float(threshold)
+    sums = ((salt & truth).sum(), salt.sum(), truth.sum(), salt.size)
+    return Counts(*(np.array([value]) for value in sums))
+
+
+def _scores(
+    probs: Sequence[NDArray[np.float32]], lines: Sequence[LabelledLine], threshold: float
+) -> dict[str, float]:
+    counts = _counts(probs, lines, threshold)
+    measures = {"iou": iou, "dice": dice, "accuracy": pixel_accuracy}
+    return {name: float(np.asarray(measure(counts))[0]) for name, measure in measures.items()}
+
+
+def _choose_threshold(probs: Sequence[NDArray[np.float32]], lines: Sequence[LabelledLine]) -> float:
+    """Return the threshold of the best IoU on the lines that trained; of equals the middle."""
+    scores = np.array([_scores(probs, lines, t)["iou"] for t in _THRESHOLDS])
+    best = np.flatnonzero(scores >= scores.max() - 1e-9)
+    return float(_THRESHOLDS[best[len(best) // 2]])
+
+
+def _card(card: ModelCard, result: FinetuneResult, survey: Any, tuning: Tuning) -> ModelCard:
+    kept = {
+        name: card.metrics[name] for name in ("pixel_mean", "pixel_std") if name in card.metrics
+    }
+    measured = {f"held_out_{name}": value for name, value in result.after.items()}
+    measured |= {f"held_out_{name}_before": value for name, value in result.before.items()}
+    return replace(
+        card,
+        threshold=result.threshold,
+        metrics={**kept, **measured},
+        train_ids=(*card.train_ids, *result.trained),
+        val_ids=(*card.val_ids, *result.held),
+        notes=(
+            f"fine-tuned for {tuning.steps} steps on {len(result.trained)} lines of "
+            f"{Path(str(survey.attrs.get('source', ''))).name} "
+            f"({survey.attrs.get('fingerprint', '')}); {card.notes}"
+        ),
+    ).stamped()
+
+
+def _write(
+    result: FinetuneResult,
+    card: ModelCard,
+    survey: Any,
+    split: LineSplit,
+    shown: tuple[_Sections, _Sections, _Sections],
+    loss: float,
+    old_threshold: float,
+) -> None:
+    """Write `finetune.json`, figures and report."""
+    write_json(
+        result.out / "finetune.json",
+        {
+            "before": result.before,
+            "after": result.after,
+            "threshold": result.threshold,
+            "loss": loss,
+            "trained": list(result.trained),
+            "held_out": list(result.held),
+            "block": list(split.block),
+            "command": command_line(),
+            "machine": describe_machine(),
+            "versions": card.versions,
+        },
+    )
+    names = {"iou": "IoU", "dice": "Dice", "accuracy": "pixel accuracy"}
+    rows = [(text, result.before[k], result.after[k]) for k, text in names.items()]
+    bars = scores_before_after(*(list(column) for column in zip(*rows, strict=True)))
+    pictures = [_keep(bars, result.out / "figures" / "scores.png", "Held-out lines.")]
+    for line, amplitudes, old, new in list(zip(split.held, *shown, strict=True))[:2]:
+        pictures += _line_pictures(
+            line, amplitudes, {"before": (old, old_threshold), "after": (new, result.threshold)},
+            survey, result.out,
+        )  # fmt: skip
+    content = ReportContent(
+        title="Fine-tuned on a survey",
+        subtitle=str(survey.attrs.get("source", "")),
+        cards=[Card("IoU on held-out lines", f"{result.after['iou']:.3f}",
+                    f"{result.before['iou']:.3f} before")],
+        sections=[
+            Section(
+                "What it gained",
+                text=[
+                    f"Trained on {', '.join(result.trained)}. Held out, with a gap around, and "
+                    f"used for nothing else: {', '.join(result.held)}.",
+                ],
+                tables=[Table("Held-out lines", ("metric", "before", "after"), rows)],
+                pictures=pictures,
+            )
+        ],
+        provenance=provenance(card),
+    )  # fmt: skip
+    write_report(result.out / "report.html", content)
+
+
+def _line_pictures(
+    line: LabelledLine,
+    amplitudes: NDArray[np.float32],
+    found: Mapping[str, tuple[NDArray[np.float32], float]],
+    survey: Any,
+    out: Path,
+) -> list[Picture]:
+    across = "inline" if line.direction == "crossline" else "crossline"
+    pictures = []
+    truth = np.where(line.labels == UNLABELLED, 0.0, line.labels).astype(np.float32)
+    for when, (probs, threshold) in {**found, "interpretation": (truth, 0.5)}.items():
+        figure = section(
+            amplitudes,
+            probs,
+            threshold,
+            np.asarray(survey[across], np.float64),
+            np.asarray(survey["sample"], np.float64),
+            name=f"{_name(line).capitalize()}, {when}",
+            across=across,
+            unit=str(survey["sample"].attrs.get("units", "1")),
+        )
+        path = out / "figures" / f"{line.direction}-{line.number}-{when}.png"
+        pictures.append(_keep(figure, path, f"{_name(line).capitalize()}, {when}."))
+    return pictures
+
+
+def _keep(figure: Any, path: Path, caption: str) -> Picture:
+    save_figure(figure, path, dpi=110)
+    return Picture.from_file(path, caption)

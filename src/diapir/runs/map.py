@@ -1,0 +1,359 @@
+"""Maps salt through a survey: predict, extract, write, report, in one folder."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from diapir.errors import DataError
+from diapir.export.segy_mask import write_salt_segy
+from diapir.inference.journal import Journal, settings_key
+from diapir.inference.look import AS_IS, TRAINED_MEAN, TRAINED_STD, Amplitudes, Look, measure
+from diapir.inference.schedule import Workers
+from diapir.inference.sections import SectionModel, Tiling, load_section_model
+from diapir.inference.volume import (
+    STORE,
+    Job,
+    Plan,
+    Prediction,
+    predict_volume,
+    store_attributes,
+)
+from diapir.io.volume import open_volume
+from diapir.models.modelfile import ModelCard, read_card
+from diapir.progress import counting
+from diapir.runs.folder import RunFolder, write_json
+from diapir.runs.machine import command_line, describe_machine
+from diapir.runs.map_report import look_at_domain, write_map_report
+from diapir.runs.products import Products, write_products
+
+_ALGORITHM = 1
+"""Raised when the same settings give other bytes than before: old journals then start afresh."""
+
+
+@dataclass(frozen=True)
+class MapSettings:
+    """What a map depends on besides survey and models.
+
+    Args:
+        threshold: On the probability; None: the mean of the models' own.
+        flip: Average with mirrored windows; None: as the first model's recipe says.
+        clip: Percentiles at which amplitudes are clipped.
+        normalise: Bring mean and deviation of the amplitudes to those of the training data; off for
+            what holds grey values of 0..255 already. PNG sections never are.
+        polarity: 'reverse' where the survey's polarity is not that of the training data.
+        directions: 'both', 'inline' or 'crossline'.
+        tiling: Windows and resampling.
+        lines: Lines a block; None: by memory.
+        min_samples: Smaller bodies are dropped; None: see `write_products`.
+        max_bodies: Bodies kept at most.
+        velocity_m_s: For volumes in cubic metres of surveys in time.
+    """
+
+    threshold: float | None = None
+    flip: bool | None = None
+    clip: tuple[float, float] = (1.0, 99.0)
+    normalise: bool = True
+    polarity: Literal["normal", "reverse"] = "normal"
+    directions: Literal["both", "inline", "crossline"] = "both"
+    tiling: Tiling = Tiling()  # noqa: RUF009  # frozen
+    lines: int | None = None
+    min_samples: int | None = None
+    max_bodies: int = 20
+    velocity_m_s: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class MapResult:
+    """What `map_survey` leaves.
+
+    Args:
+        out: The folder.
+        store: Zarr store of probability, mask and disagreement.
+        threshold: That made the mask.
+        amplitudes: Of the survey; None where they were taken as they are.
+        look: The map from amplitudes to grey values.
+        prediction: What it took; None where an earlier call had finished it.
+        products: Horizons, bodies, meshes.
+        tiling: How sections were brought to the networks.
+        files: Everything that was written, in the order of making.
+        news: What the user should know, in words.
+    """
+
+    out: Path
+    store: Path
+    threshold: float
+    amplitudes: Amplitudes | None
+    look: Look
+    prediction: Prediction | None
+    products: Products
+    tiling: Tiling
+    files: tuple[Path, ...]
+    news: tuple[str, ...] = ()
+
+
+def map_survey(
+    source: Path,
+    out: Path,
+    models: Sequence[Path],
+    settings: MapSettings = MapSettings(),  # frozen
+    *,
+    workers: Workers = Workers(),  # noqa: B008  # frozen
+    options: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    segy: bool = True,
+    progress: bool = True,
+    load_model: Callable[[], SectionModel] | None = None,
+) -> MapResult:
+    """Predict salt in a survey and write every product into a folder.
+
+    Killed at any moment, the same call goes on where it was. With other models, input or settings
+    it starts afresh and says so in `news`.
+
+    Args:
+        source: SEG-Y, Zarr, MDIO, or a PNG or NumPy section.
+        out: Folder; takes `salt.zarr`, `horizons/`, `bodies.*`, SEG-Y files, `report.html` and
+            `map.json`.
+        models: Model files; their probabilities are averaged.
+        settings: What the result depends on.
+        workers: Who computes; the result does not depend on it.
+        options: For SEG-Y, see `open_volume`.
+        device: 'auto', 'cpu' or 'cuda'.
+        segy: Also write probability and mask as SEG-Y where the source is one.
+        progress: Show progress bars.
+        load_model: Takes the place of the model files, for tests and for networks of one's own;
+            `models` may then be empty and `settings.threshold` must be given.
+
+    Raises:
+        DiapirError: The survey or a model cannot be used, or a file cannot be written.
+    """
+    options = dict(options or {})
+    survey = open_volume(source, **options)
+    cards = [read_card(path) for path in models]
+    threshold = _threshold(settings, cards, source)
+    amplitudes, look = choose_look(source, survey, settings, cards)
+    plan = Plan.of(survey["amplitude"].shape, settings.directions, settings.lines)
+    stated = _stated(survey, models, settings, threshold, look, plan, load_model, device)
+    folder = RunFolder(out)
+    folder.make_plain()
+    with folder.locked():
+        journal, news = _open_journal(out, stated)
+        job = Job(
+            key=settings_key(stated),
+            open_source=partial(open_volume, source.resolve(), **options),
+            load_model=load_model or _loader(models, settings, device),
+            look=look,
+            tiling=settings.tiling,
+            threshold=threshold,
+            journal=journal,
+            last=plan.directions[-1],
+            scratch=len(plan.directions) > 1,
+        )
+        prediction = None
+        if not _is_finished(out, job.key):
+            prediction = _predict(job, plan, survey, workers, stated, progress)
+            _publish(prediction.store, out / STORE)
+        journal.remove()
+        probs = _open_array(out / STORE, "probability")
+        products = write_products(
+            probs,
+            survey,
+            threshold,
+            out,
+            min_samples=settings.min_samples,
+            max_bodies=settings.max_bodies,
+            velocity_m_s=settings.velocity_m_s,
+        )
+        files = [out / STORE, *products.files]
+        if segy and "segy" in survey.attrs:
+            files += write_salt_segy(
+                survey.attrs["segy"],
+                survey.attrs["fingerprint"],
+                {"probability": probs, "mask": _open_array(out / STORE, "mask")},
+                out,
+                progress=progress,
+            )
+        result = MapResult(
+            out=out,
+            store=out / STORE,
+            threshold=threshold,
+            amplitudes=amplitudes,
+            look=look,
+            prediction=prediction,
+            products=products,
+            tiling=settings.tiling,
+            files=tuple(files),
+            news=news,
+        )
+        return _report(result, survey, stated, cards)
+
+
+def _threshold(settings: MapSettings, cards: Sequence[ModelCard], source: Path) -> float:
+    if settings.threshold is not None:
+        return settings.threshold
+    if not cards:
+        raise DataError("no model is given", where=source, mend="Give --model MODEL.safetensors.")
+    return float(np.mean([card.threshold for card in cards]))
+
+
+def choose_look(
+    source: Path, survey: Any, settings: MapSettings, cards: Sequence[ModelCard]
+) -> tuple[Amplitudes | None, Look]:
+    """Return what the amplitudes look like and how they become grey values.
+
+    A model that says mean and deviation of its training pixels (`pixel_mean`, `pixel_std` among
+    its metrics) gets those, any other those of the TGS data.
+    """
+    if not settings.normalise or source.suffix.lower() == ".png":
+        turned = settings.polarity == "reverse"
+        return None, Look(0.0, 255.0, -1.0, 255.0) if turned else AS_IS
+    found = measure(survey, settings.clip)
+    trained = cards[0].metrics if cards else {}
+    look = found.look(
+        mean=trained.get("pixel_mean", TRAINED_MEAN),
+        std=trained.get("pixel_std", TRAINED_STD),
+        polarity=settings.polarity,
+    )
+    return found, look
+
+
+def _stated(
+    survey: Any,
+    models: Sequence[Path],
+    settings: MapSettings,
+    threshold: float,
+    look: Look,
+    plan: Plan,
+    load_model: Callable[[], SectionModel] | None,
+    device: str,
+) -> dict[str, Any]:
+    """Return all that the bytes of the result depend on, as JSON; not what products depend on."""
+    import torch
+
+    own = {
+        name: value
+        for name, value in asdict(settings).items()
+        if name not in ("min_samples", "max_bodies", "velocity_m_s", "threshold")
+    }
+    on_card = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    return {
+        "algorithm": _ALGORITHM,
+        "models": [sha256(path.read_bytes()).hexdigest() for path in models],
+        "stand_in": None if load_model is None else _name_of(load_model),
+        "fingerprint": str(survey.attrs.get("fingerprint", "")),
+        "device": "cuda" if on_card else "cpu",
+        "threshold": threshold,
+        "look": asdict(look),
+        "shape": list(plan.shape),
+        "directions_used": list(plan.directions),
+        "lines_a_block": plan.lines,
+        **json.loads(json.dumps(own)),
+    }
+
+
+def _name_of(load_model: Callable[[], SectionModel]) -> str:
+    own = getattr(load_model, "__qualname__", type(load_model).__qualname__)
+    return f"{load_model.__module__}.{own}"
+
+
+def _loader(
+    models: Sequence[Path], settings: MapSettings, device: str
+) -> Callable[[], SectionModel]:
+    return partial(
+        load_section_model,
+        [path.resolve() for path in models],
+        flip=settings.flip,
+        batch=settings.tiling.batch,
+        device=device,
+    )
+
+
+def _open_journal(out: Path, stated: dict[str, Any]) -> tuple[Journal, tuple[str, ...]]:
+    journal, news = Journal.open(out.resolve(), stated)
+    if (out / STORE).exists():
+        if _is_finished(out, settings_key(stated)):
+            news = (*news, "the prediction is finished already: only the products are made again")
+        else:
+            text = (
+                "another model, input or other settings made the map that is here: it is replaced"
+            )
+            news = (*news, text)
+    return journal, news
+
+
+def _is_finished(out: Path, key: str) -> bool:
+    try:
+        attributes = json.loads((out / STORE / "zarr.json").read_text())["attributes"]
+    except (OSError, ValueError, KeyError):
+        return False
+    return bool(attributes.get("diapir_key") == key)
+
+
+def _predict(
+    job: Job,
+    plan: Plan,
+    survey: Any,
+    workers: Workers,
+    stated: dict[str, Any],
+    progress: bool,
+) -> Prediction:
+    total = sum(len(plan.blocks(direction)) for direction in plan.directions)
+    job.load_model()  # a model that cannot be used is told before workers are started
+    with counting(total, "predicting", shown=progress) as advance:
+        return predict_volume(
+            job,
+            plan,
+            survey,
+            workers,
+            attributes=store_attributes(job.key, stated),
+            advance=advance,
+        )
+
+
+def _publish(store: Path, final: Path) -> None:
+    """Move a finished store to its place, over whatever stood there."""
+    if final.exists():
+        old = store.with_name("replaced.zarr")
+        final.replace(old)
+        shutil.rmtree(old, ignore_errors=True)
+    store.replace(final)
+
+
+def _open_array(store: Path, name: str) -> Any:
+    import zarr
+
+    return zarr.open_group(store, mode="r")[name]
+
+
+def _report(
+    result: MapResult, survey: Any, stated: dict[str, Any], cards: Sequence[ModelCard]
+) -> MapResult:
+    """Write `report.html` and `map.json`; return the result with both among its files."""
+    likeness = look_at_domain(result, survey)
+    warnings = likeness.warnings
+    write_map_report(result, survey, stated, cards, likeness)
+    took = result.prediction
+    write_json(
+        result.out / "map.json",
+        {
+            "source": str(survey.attrs.get("source", "")),
+            "settings": stated,
+            "threshold": result.threshold,
+            "warnings": list(warnings),
+            "command": command_line(),
+            "machine": describe_machine(),
+            "seconds": None if took is None else round(took.seconds, 3),
+            "model_seconds": None if took is None else round(took.model_seconds, 3),
+            "bodies": [asdict(body) for body in result.products.bodies.bodies],
+            "bodies_dropped": result.products.bodies.dropped,
+            "files": [str(path.relative_to(result.out)) for path in result.files],
+        },
+    )
+    made = (*result.files, result.out / "report.html", result.out / "map.json")
+    return replace(result, files=made, news=(*result.news, *warnings))

@@ -1,0 +1,217 @@
+"""The report of a map: one page to look at first, and to attach to a project."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from diapir.inference.look import TRAINED_SHARES, Likeness, compare
+from diapir.models.modelfile import ModelCard
+from diapir.report.figures import save_figure
+from diapir.report.figures_survey import amplitude_histogram, horizon_map, section
+from diapir.report.html import Card, Picture, ReportContent, Section, Table, write_report
+from diapir.runs.products import AsVolume
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from diapir.runs.map import MapResult
+
+_SECTIONS = 3
+
+
+def write_map_report(
+    result: "MapResult",
+    survey: Any,
+    stated: dict[str, Any],
+    cards: Sequence[ModelCard],
+    likeness: Likeness,
+) -> None:
+    """Write `report.html` and `figures/` of a map.
+
+    Args:
+        result: What was made.
+        survey: Its dataset.
+        stated: Settings, as in the store.
+        cards: Of the models.
+        likeness: To the training data.
+    """
+    content = ReportContent(
+        title=f"Salt in {Path(str(survey.attrs.get('source', 'the survey'))).name}",
+        subtitle=" x ".join(f"{n:,}" for n in survey["amplitude"].shape)
+        + f" ({', '.join(map(str, survey['amplitude'].dims))})",
+        cards=_cards(result),
+        sections=[
+            *([Section("Out of domain", text=likeness.warnings)] if likeness.warnings else []),
+            _bodies_section(result),
+            _horizon_section(result),
+            _sections_section(result, survey),
+            _amplitude_section(result, likeness),
+            _files_section(result),
+        ],
+        provenance=_provenance(result, survey, stated, cards),
+    )
+    write_report(result.out / "report.html", content)
+
+
+def look_at_domain(result: "MapResult", survey: Any) -> Likeness:
+    """Return how like the training data the survey is, through the networks' eyes."""
+    tiling = result.tiling
+    return compare(survey, result.look, scales=(tiling.trace_scale, tiling.sample_scale))
+
+
+def _cards(result: "MapResult") -> list[Card]:
+    bodies = result.products.bodies.bodies
+    top = result.products.top.z
+    unit = result.products.frame.unit
+    cards = [Card("salt bodies", f"{len(bodies):,}", f"{result.products.bodies.dropped:,} dropped")]
+    volumes = [body.volume_m3 for body in bodies if body.volume_m3 is not None]
+    if volumes:
+        cards.append(Card("salt", f"{sum(volumes) / 1e9:,.3f} km3"))
+    if np.isfinite(top).any():
+        low, high = np.nanmin(top), np.nanmax(top)
+        cards.append(Card("top salt", f"{low:,.0f} {unit}", f"crest; down to {high:,.0f} {unit}"))
+    cards.append(Card("threshold", f"{result.threshold:.2f}"))
+    return cards
+
+
+def _bodies_section(result: "MapResult") -> Section:
+    unit = result.products.frame.unit
+    rows = [
+        (
+            body.number,
+            body.samples,
+            None if body.volume_m3 is None else f"{body.volume_m3:,.0f}",
+            f"{body.inline[0]:g}-{body.inline[1]:g}",
+            f"{body.crossline[0]:g}-{body.crossline[1]:g}",
+            f"{body.z[0]:g}-{body.z[1]:g}",
+            body.mean_prob,
+        )
+        for body in result.products.bodies.bodies
+    ]
+    columns = (
+        "body", "samples", "volume (m3)", "inlines", "crosslines", f"{unit}", "mean probability",
+    )  # fmt: skip
+    text = [
+        "Connected parts of the mask; samples that touch at a corner are connected. "
+        f"{result.products.bodies.dropped:,} bodies were dropped as too small or too many."
+    ]
+    if rows and rows[0][2] is None:
+        text.append(
+            "Without coordinates, or in two-way time without a velocity, there is no volume."
+        )
+    return Section("Salt bodies", text=text, tables=[Table("Bodies", columns, rows, decimals=3)])
+
+
+def _horizon_section(result: "MapResult") -> Section:
+    frame = result.products.frame
+    x, y = frame.trace_xy()
+    plane = ("X", "Y") if frame.located else ("crossline", "inline")
+    pictures = []
+    for horizon, caption in (
+        (result.products.top, "Top salt"),
+        (result.products.base, "Base salt"),
+    ):
+        figure = horizon_map(horizon.z, x, y, name=caption, unit=frame.unit, plane=plane)
+        text = f"{caption} of the kept bodies, in {frame.unit}."
+        pictures.append(_keep(figure, result, f"{horizon.name}.png", text))
+    return Section("Horizons", pictures=pictures)
+
+
+def _sections_section(result: "MapResult", survey: Any) -> Section:
+    """Show lines through the middle of the largest bodies, or of the survey without any."""
+    import zarr
+
+    probs = zarr.open_group(result.store, mode="r")["probability"]
+    amplitude = survey["amplitude"]
+    frame, pictures = result.products.frame, []
+    is_line = len(probs.shape) == 2
+    for name, index in _shown_lines(result, is_line):
+        across = name == "crossline"
+        where = (slice(None), index) if across else (index,)
+        if is_line:
+            values, found = np.asarray(amplitude), AsVolume(probs)[0:1][0]
+        else:
+            values, found = np.asarray(amplitude[where]), np.asarray(probs[where])
+        own, other = (frame.crossline, frame.inline) if across else (frame.inline, frame.crossline)
+        label = "the line" if is_line else f"{name} {own[index]:g}"
+        figure = section(
+            values,
+            found,
+            result.threshold,
+            other,
+            frame.sample,
+            name=label[0].upper() + label[1:],
+            across="trace" if is_line else ("inline" if across else "crossline"),
+            unit=frame.unit,
+        )
+        caption = f"{label[0].upper() + label[1:]}, salt in orange."
+        pictures.append(_keep(figure, result, f"{name}-{index}.png", caption))
+    return Section("Sections", pictures=pictures)
+
+
+def _shown_lines(result: "MapResult", is_line: bool) -> list[tuple[str, int]]:
+    if is_line:
+        return [("inline", 0)]
+    lines = []
+    for box in result.products.bodies.boxes[:_SECTIONS]:
+        lines += [("inline", sum(box.inline) // 2), ("crossline", sum(box.crossline) // 2)]
+    shape = result.products.frame.shape
+    found = lines or [("inline", shape[0] // 2), ("crossline", shape[1] // 2)]
+    return list(dict.fromkeys(found))
+
+
+def _amplitude_section(result: "MapResult", likeness: Likeness) -> Section:
+    figure = amplitude_histogram(likeness.shares, np.asarray(TRAINED_SHARES), likeness.distance)
+    amplitudes = result.amplitudes
+    clip = "The values were taken as they are."
+    if amplitudes is not None:
+        clip = (
+            f"Amplitudes were clipped to {amplitudes.low:.6g} and {amplitudes.high:.6g} and "
+            "brought to the mean and deviation of the training data."
+        )
+    text = [clip, f"{100 * likeness.dead:.1f} % of the looked-at samples are dead."]
+    picture = _keep(figure, result, "amplitudes.png", "What the network sees, against training.")
+    rows = [
+        ("along samples", likeness.roughness[1], likeness.trained_roughness[1]),
+        ("across traces", likeness.roughness[0], likeness.trained_roughness[0]),
+    ]
+    table = Table("Mean step between neighbours, in deviations", ("", "here", "training"), rows)
+    return Section("Amplitudes", text=text, tables=[table], pictures=[picture])
+
+
+def _files_section(result: "MapResult") -> Section:
+    names = [str(path.relative_to(result.out)) for path in result.files]
+    return Section(
+        "Files", tables=[Table("Written beside this page", ("file",), [(n,) for n in names])]
+    )
+
+
+def _provenance(
+    result: "MapResult", survey: Any, stated: dict[str, Any], cards: Sequence[ModelCard]
+) -> list[tuple[str, str]]:
+    rows = [
+        ("source", str(survey.attrs.get("source", ""))),
+        ("input fingerprint", str(stated["fingerprint"])),
+    ]
+    for number, (digest, card) in enumerate(zip(stated["models"], cards, strict=False), 1):
+        rows.append((f"model {number} SHA-256", digest))
+        rows.append((f"model {number} recipe", card.recipe.name))
+    rows += [
+        ("threshold", f"{result.threshold:.4f}"),
+        ("clip (percentiles)", " to ".join(f"{p:g}" for p in stated["clip"])),
+        ("polarity", stated["polarity"]),
+        ("predicted along", ", ".join(stated["directions_used"])),
+        ("window and overlap", f"{result.tiling.window}, {result.tiling.overlap} pixels"),
+    ]
+    took = result.prediction
+    if took is not None:
+        rows.append(("prediction", f"{took.seconds:.1f} s, {took.model_seconds:.1f} s in networks"))
+    return rows
+
+
+def _keep(figure: "Figure", result: "MapResult", name: str, caption: str) -> Picture:
+    path = result.out / "figures" / name
+    save_figure(figure, path, dpi=110)
+    return Picture.from_file(path, caption)

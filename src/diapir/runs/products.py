@@ -1,0 +1,124 @@
+"""From a probability volume to what an interpreter takes away: horizons, bodies, meshes, SEG-Y."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diapir.export.body import BodyMap, find_bodies, write_bodies_csv
+from diapir.export.frame import Frame
+from diapir.export.horizon import Horizon, salt_interval, write_horizons
+from diapir.export.mesh import Mesh, body_meshes, write_obj, write_tsurf, write_vtk
+
+
+@dataclass(frozen=True, eq=False)
+class Products:
+    """What was made of a probability volume.
+
+    Args:
+        frame: Of the survey; a 2-D line counts as the only line of one.
+        bodies: The salt bodies that were kept.
+        top: Top salt.
+        base: Base salt.
+        meshes: Surfaces of the bodies; none for a 2-D line.
+        files: All files that were written.
+    """
+
+    frame: Frame
+    bodies: BodyMap
+    top: Horizon
+    base: Horizon
+    meshes: tuple[Mesh, ...]
+    files: tuple[Path, ...]
+
+
+def frame_of(survey: Any) -> Frame:
+    """Return the frame of a volume, or of a 2-D line as a survey of one line."""
+    if "inline" in survey["amplitude"].dims:
+        return Frame.from_volume(survey)
+    line = survey.expand_dims(inline=[0]).rename(trace="crossline")
+    return Frame.from_volume(line)
+
+
+class AsVolume:
+    """A 2-D line's array (T, S) with a first axis of one line, for whoever works on volumes."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+        self.shape = (1, *array.shape)
+
+    def __getitem__(self, lines: slice) -> NDArray[Any]:
+        """Return the line, if it is among those asked for."""
+        return np.asarray(self._array[...])[None][lines]
+
+
+def write_products(
+    probs: Any,
+    survey: Any,
+    threshold: float,
+    out: Path,
+    *,
+    min_samples: int | None = None,
+    max_bodies: int = 20,
+    velocity_m_s: float | None = None,
+) -> Products:
+    """Write horizons, bodies and meshes of a probability volume into a folder.
+
+    Args:
+        probs: (I, J, S) or (T, S) array that gives NumPy arrays when sliced.
+        survey: Its dataset, for the coordinates.
+        threshold: A sample is salt where its probability is greater.
+        out: Takes `horizons/`, `bodies.csv`, `bodies.ts`, `bodies.obj` and `bodies.vtk`.
+        min_samples: Smaller bodies are dropped; None: a hundred-thousandth of the survey, 100 at
+            least.
+        max_bodies: At most so many are kept, the largest; horizons are those of the kept ones.
+        velocity_m_s: Mean velocity for volumes in cubic metres where the survey is in time.
+
+    Raises:
+        RunError: A file cannot be written.
+    """
+    frame = frame_of(survey)
+    cube = AsVolume(probs) if len(probs.shape) == 2 else probs
+    if min_samples is None:
+        min_samples = min(max(100, int(np.prod(cube.shape)) // 100_000), 1_000_000)
+    bodies = find_bodies(
+        cube,
+        threshold,
+        frame,
+        min_samples=min_samples,
+        max_bodies=max_bodies,
+        velocity_m_s=velocity_m_s,
+    )
+    top, base = find_horizons(bodies, frame)
+    is_line = len(probs.shape) == 2
+    formats = ("xyz", "csv", "parquet") if is_line else None
+    files = [
+        path
+        for horizon in (top, base)
+        for path in write_horizons(out / "horizons", horizon, formats)
+    ]
+    write_bodies_csv(out / "bodies.csv", bodies.bodies, frame.unit)
+    files.append(out / "bodies.csv")
+    meshes = [] if is_line else body_meshes(bodies, frame)
+    if meshes:
+        files += _write_meshes(out, meshes, frame)
+    return Products(frame, bodies, top, base, tuple(meshes), tuple(files))
+
+
+def find_horizons(bodies: BodyMap, frame: Frame) -> tuple[Horizon, Horizon]:
+    """Return top and base of the kept bodies in every trace."""
+    top, base = np.full((2, *frame.shape[:2]), np.nan)
+    for start, probs, numbers in bodies.slabs():
+        lines = slice(start, start + len(probs))
+        top[lines], base[lines] = salt_interval(probs, numbers > 0, bodies.threshold, frame.sample)
+    return Horizon("top_salt", top, frame), Horizon("base_salt", base, frame)
+
+
+def _write_meshes(out: Path, meshes: list[Mesh], frame: Frame) -> list[Path]:
+    paths = [out / f"bodies.{suffix}" for suffix in ("ts", "obj", "vtk")]
+    write_tsurf(paths[0], meshes, frame)
+    write_obj(paths[1], meshes)
+    write_vtk(paths[2], meshes)
+    return paths

@@ -1,0 +1,163 @@
+"""The demo of surveys: draw one, map salt, learn from six interpreted lines, map again, score."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from diapir.config import load_recipe
+from diapir.data.competition import write_competition
+from diapir.data.survey import SurveyPlan, SyntheticSurvey, generate_survey, write_survey
+from diapir.data.synthetic import generate_tiles
+from diapir.export.horizon import salt_interval
+from diapir.inference.schedule import Workers
+from diapir.io.images import write_mask_png
+from diapir.io.volume import open_volume
+from diapir.metrics.score import Counts, dice, iou
+from diapir.progress import counting
+from diapir.runs.finetune import finetune_model
+from diapir.runs.folder import RunFolder, new_run_folder, plain, write_json
+from diapir.runs.map import MapResult, MapSettings, map_survey
+from diapir.runs.train import Hardware, train_recipe
+from diapir.training.finetune import Tuning
+
+INTERPRETED = 6
+"""Inlines that are interpreted for fine-tuning."""
+
+_TILES = 400
+
+
+@dataclass(frozen=True)
+class SurveyScore:
+    """A map against the truth.
+
+    Args:
+        iou: Intersection over union of the mask, all samples together.
+        dice: Likewise.
+        top_error: Median distance of top salt from the truth, in samples, where both have one.
+        top_found: Share of the traces with salt in which a top was found.
+    """
+
+    iou: float
+    dice: float
+    top_error: float
+    top_found: float
+
+
+def run_survey_demo(
+    out: Path,
+    model: Path | None = None,
+    *,
+    plan: SurveyPlan = SurveyPlan(),  # noqa: B008  # frozen
+    minutes: float = 3.0,
+    tuning: Tuning = Tuning(steps=150),  # noqa: B008  # frozen
+    workers: Workers = Workers(),  # noqa: B008  # frozen
+    progress: bool = True,
+) -> list[tuple[str, str]]:
+    """Go the whole way through a synthetic survey once; return a table of results and paths.
+
+    Args:
+        out: Takes a new folder for each demo.
+        model: A model file; None trains one on synthetic tiles.
+        plan: Of the survey.
+        minutes: Training time at most, where there is no model.
+        tuning: Of the fine-tuning.
+        workers: Who predicts.
+        progress: Show progress bars.
+
+    Raises:
+        DiapirError: The folder or the model cannot be used.
+    """
+    folder = new_run_folder(out, "survey")
+    file, truth = folder.path / "survey.sgy", folder.path / "truth.sgy"
+    with counting(plan.shape[0], "drawing the survey", shown=progress) as advance:
+        made = generate_survey(plan, advance=advance)
+    write_survey(made, file, truth)
+    model = model or _train(folder, minutes, progress)
+    settings = MapSettings(velocity_m_s=2500)
+    first = map_survey(
+        file, folder.path / "map", [model], settings, workers=workers, progress=progress
+    )
+    before = score_map(first, truth)
+    labels, interpreted = _interpret(made, folder.path / "labels")
+    tuned = finetune_model(
+        model, file, labels, folder.path / "finetuned", tuning, settings, progress=progress
+    )
+    second = map_survey(
+        file, folder.path / "map-finetuned", [tuned.model], settings,
+        workers=workers, progress=progress,
+    )  # fmt: skip
+    after = score_map(second, truth, without=interpreted)
+    scores = {"before": vars(before), "after": vars(after), "held_out_lines": list(tuned.held)}
+    write_json(folder.path / "scores.json", plain(scores))
+    return [
+        ("survey", str(file)),
+        ("its truth", str(truth)),
+        ("model", str(model)),
+        ("mask, IoU", f"{before.iou:.3f}"),
+        ("top salt, median error", _samples(before)),
+        ("mask after fine-tuning, IoU", f"{after.iou:.3f} on lines that nobody interpreted"),
+        ("top salt after fine-tuning", _samples(after)),
+        ("map", str(first.out)),
+        ("map after fine-tuning", str(second.out)),
+        ("report", str(second.out / "report.html")),
+    ]
+
+
+def score_map(result: MapResult, truth: Path, without: Sequence[int] = ()) -> SurveyScore:
+    """Return how a map compares with the truth, line by line in bounded memory.
+
+    Args:
+        result: The map.
+        truth: Survey of 0 and 1 with the geometry of the map.
+        without: Indices of inlines that do not count, because they trained the model.
+    """
+    import zarr
+
+    salt = open_volume(truth)["amplitude"]
+    mask = zarr.open_group(result.store, mode="r")["mask"]
+    sums = np.zeros(4, np.int64)
+    errors, wanted = [], 0
+    for line in sorted(set(range(mask.shape[0])) - set(without)):
+        own, actual = np.asarray(mask[line]) > 0, np.asarray(salt[line : line + 1])[0] > 0.5
+        sums += [(own & actual).sum(), own.sum(), actual.sum(), own.size]
+        places = np.arange(actual.shape[-1])
+        top, _ = salt_interval(actual.astype(np.float32), actual, 0.5, places)
+        found = np.interp(result.products.top.z[line], result.products.frame.sample, places)
+        errors.append(np.abs(found - top))
+        wanted += int(np.isfinite(top).sum())
+    counts = Counts(*(np.array([value]) for value in sums))
+    distance = np.concatenate(errors)
+    distance = distance[np.isfinite(distance)]
+    return SurveyScore(
+        iou=float(iou(counts)[0]),
+        dice=float(dice(counts)[0]),
+        top_error=float(np.median(distance)) if len(distance) else float("nan"),
+        top_found=len(distance) / wanted if wanted else 1.0,
+    )
+
+
+def _train(folder: RunFolder, minutes: float, progress: bool) -> Path:
+    data = folder.path / "tiles"
+    tiles, test = generate_tiles(_TILES, 0), generate_tiles(10, 1, labelled=False)
+    write_competition(data, tiles, test)
+    recipe = load_recipe("demo", [f"train.max_minutes={minutes}"])
+    results = train_recipe(recipe, data, folder.path / "runs", Hardware(progress=progress))
+    return results[0].folder.model
+
+
+def _interpret(made: SyntheticSurvey, folder: Path) -> tuple[Path, list[int]]:
+    """Write the truth of evenly spaced inlines as PNG; return the folder and their indices."""
+    count = made.plan.shape[0]
+    lines = np.unique(np.linspace(0, count - 1, INTERPRETED + 2).round().astype(int)[1:-1])
+    for line in lines:
+        number = int(made.geometry.axes["inline"][line])
+        write_mask_png(folder / f"inline_{number}.png", made.salt[line].T.astype(np.uint8))
+    return folder, [int(line) for line in lines]
+
+
+def _samples(score: SurveyScore) -> str:
+    if score.top_error != score.top_error:
+        return "no top salt was found"
+    return f"{score.top_error:.1f} samples, found in {100 * score.top_found:.0f} % of the traces"

@@ -1,0 +1,176 @@
+import numpy as np
+import pytest
+import torch
+
+from diapir.errors import DataError, TrainingError
+from diapir.inference.sections import Tiling
+from diapir.io.images import encode_png
+from diapir.io.labels import UNLABELLED, LabelledLine, read_labels
+from diapir.models.modelfile import ModelCard, read_card, save_model
+from diapir.models.unet import SaltNet
+from diapir.runs.finetune import finetune_model, split_lines
+from diapir.runs.map import MapSettings
+from diapir.training.finetune import LabelledSection, Tuning, WindowDrawer, finetune_net
+
+SETTINGS = MapSettings(normalise=False, tiling=Tiling(64, 16))
+
+
+@pytest.fixture
+def cube(tmp_path):
+    """A survey whose salt is dark, and its truth: the opposite of what `easy_tiles` show."""
+    rng = np.random.default_rng(0)
+    salt = np.zeros((40, 44, 48), bool)
+    salt[5:38, 10:34, 20:40] = True
+    grey = np.where(salt, 40, 150) + rng.integers(0, 50, salt.shape)
+    np.save(tmp_path / "cube.npy", grey.astype(np.float32))
+    return tmp_path / "cube.npy", salt
+
+
+@pytest.fixture
+def model(tiny_recipe, tmp_path):
+    torch.manual_seed(0)
+    recipe = tiny_recipe()
+    save_model(tmp_path / "model.safetensors", SaltNet(recipe.model), ModelCard(recipe, 0.5))
+    return tmp_path / "model.safetensors"
+
+
+def line(index, direction="inline", labelled=True):
+    labels = np.full((44 if direction == "inline" else 40, 48), UNLABELLED, np.uint8)
+    if labelled:
+        labels[:, 10:] = 0
+        labels[:, 20:] = 1
+    return LabelledLine(direction, index, 100 + index, labels)
+
+
+def write_png(folder, name, labels):
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_bytes(encode_png(labels.astype(np.uint8)))
+
+
+def test_pictures_are_read_by_their_names(cube, tmp_path):
+    from diapir.io.volume import open_volume
+
+    file, salt = cube
+    folder = tmp_path / "labels"
+    part = np.where(salt[7].T, 255, 0)
+    part[:, :5] = 127
+    write_png(folder, "my_inline_7.png", part)
+    write_png(folder, "crossline-12.png", salt[:, 12].T)
+    write_png(folder, "inline_9.png", np.full((48, 44), 127))  # nothing interpreted
+    found = read_labels(folder, open_volume(file))
+    assert [(f.direction, f.number) for f in found] == [("crossline", 12), ("inline", 7)]
+    assert np.array_equal(found[0].labels, salt[:, 12])
+    assert (found[1].labels[:5] == UNLABELLED).all()
+    assert np.array_equal(found[1].labels[5:], salt[7, 5:])
+
+
+def test_a_volume_of_labels_gives_its_labelled_inlines(cube, tmp_path):
+    from diapir.io.volume import open_volume
+
+    file, salt = cube
+    values = np.full(salt.shape, -1, np.float32)
+    values[[3, 20]] = salt[[3, 20]]
+    values[20, :, :4] = np.nan
+    np.save(tmp_path / "labels.npy", values)
+    found = read_labels(tmp_path / "labels.npy", open_volume(file))
+    assert [f.index for f in found] == [3, 20]
+    assert (found[1].labels[:, :4] == UNLABELLED).all()
+    assert np.array_equal(found[0].labels, salt[3])
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "value", "what"),
+    [
+        ("line_7.png", (48, 44), 0, "which line"),
+        ("inline_77.png", (48, 44), 0, "no inline 77"),
+        ("inline_7.png", (48, 40), 0, "40 wide"),
+        ("inline_7.png", (48, 44), 9, "values of 9"),
+        ("inline_7.png", (48, 44), 127, "no labels"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(cube, tmp_path, name, shape, value, what):
+    from diapir.io.volume import open_volume
+
+    write_png(tmp_path / "labels", name, np.full(shape, value))
+    with pytest.raises(DataError, match=what):
+        read_labels(tmp_path / "labels", open_volume(cube[0]))
+
+
+def test_the_held_out_lines_are_a_block_with_a_gap():
+    lines = [line(k) for k in (0, 4, 8, 12, 16, 20, 24, 28, 30, 32)]
+    split = split_lines([*lines, line(3, "crossline")], holdout=0.2, gap=5)
+    assert [ln.index for ln in split.held] == [30, 32]
+    own = [ln.index for ln in split.train if ln.direction == "inline"]
+    assert own == [0, 4, 8, 12, 16, 20, 24]
+    (across,) = [ln for ln in split.train if ln.direction == "crossline"]
+    assert (across.labels[25:38] == UNLABELLED).all()
+    assert np.array_equal(across.labels[:25], line(3, "crossline").labels[:25])
+
+
+def test_two_neighbouring_lines_are_too_few():
+    with pytest.raises(DataError, match="none to train on"):
+        split_lines([line(3), line(6)], holdout=0.2, gap=5)
+
+
+def test_every_window_holds_labels():
+    labels = np.full((70, 90), UNLABELLED, np.uint8)
+    labels[60:63, 80:82] = 1
+    section = LabelledSection("s", np.zeros((70, 90), np.uint8), labels)
+    drawer = WindowDrawer([section], Tuning(batch=5, window=48))
+    for _ in range(5):
+        images, drawn = drawer.draw()
+        assert images.shape == drawn.shape == (5, 1, 48, 48)
+        assert (drawn != UNLABELLED).flatten(1).any(dim=1).all()
+        assert images.dtype == drawn.dtype == torch.float32
+
+
+def test_sections_smaller_than_a_window_are_widened():
+    section = LabelledSection("s", np.full((20, 90), 7, np.uint8), np.zeros((20, 90), np.uint8))
+    images, drawn = WindowDrawer([section], Tuning(batch=2, window=64)).draw()
+    assert images.shape == (2, 1, 64, 64)
+    assert (drawn[:, :, 20:] == UNLABELLED).all()
+
+
+def test_unlabelled_pixels_teach_nothing(tiny_recipe):
+    recipe = tiny_recipe()
+    image = np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8)
+    labels = np.full((64, 64), UNLABELLED, np.uint8)
+    labels[:20] = 1
+    torch.manual_seed(0)
+    net = SaltNet(recipe.model)
+    tuning = Tuning(steps=40, batch=4, window=64, lr=0.02)
+    finetune_net(net, [LabelledSection("s", image, labels)], recipe, tuning)
+    # all labels say salt: had the rest counted as none, the net would part the two
+    probs = torch.sigmoid(net(torch.tensor(image)[None, None].float() / 255))
+    assert (probs > 0.5).float().mean() > 0.9
+
+
+def test_no_labels_no_training(tiny_recipe):
+    empty = LabelledSection("s", np.zeros((9, 9), np.uint8), np.full((9, 9), UNLABELLED, np.uint8))
+    with pytest.raises(TrainingError, match="no section"):
+        finetune_net(SaltNet(tiny_recipe().model), [empty], tiny_recipe(), Tuning())
+
+
+def test_a_model_learns_a_survey_from_four_lines(cube, model, tmp_path):
+    file, salt = cube
+    for number in (8, 14, 20, 30):
+        write_png(tmp_path / "labels", f"inline_{number}.png", salt[number].T)
+    result = finetune_model(
+        model, file, tmp_path / "labels", tmp_path / "out",
+        Tuning(steps=60, batch=4, window=32, lr=0.02, encoder_lr_factor=1.0), SETTINGS,
+        progress=False,
+    )  # fmt: skip
+    assert result.held == ("inline 30",)
+    assert result.after["iou"] > 0.8
+    assert result.after["iou"] > result.before["iou"] + 0.1
+    card = read_card(result.model)
+    assert card.metrics["held_out_iou"] == pytest.approx(result.after["iou"])
+    assert "inline 14" in card.train_ids
+    assert "inline 30" in card.val_ids
+    assert (tmp_path / "out" / "report.html").exists()
+    again = finetune_model(
+        model, file, tmp_path / "labels", tmp_path / "out2",
+        Tuning(steps=60, batch=4, window=32, lr=0.02, encoder_lr_factor=1.0), SETTINGS,
+        progress=False,
+    )  # fmt: skip
+    assert again.after == result.after

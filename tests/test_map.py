@@ -1,0 +1,224 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import xarray as xr
+from typer.testing import CliRunner
+
+from diapir.cli import app
+from diapir.data.survey import SurveyPlan, generate_survey, write_survey
+from diapir.errors import DataError, RunError
+from diapir.export.segy_mask import traces_of
+from diapir.inference.schedule import Workers
+from diapir.inference.sections import IdentityModel, Tiling
+from diapir.models.modelfile import ModelCard, save_model
+from diapir.models.unet import SaltNet
+from diapir.runs.map import MapSettings, map_survey
+from diapir.runs.survey_demo import run_survey_demo, score_map
+from diapir.training.finetune import Tuning
+
+PLAN = SurveyPlan((36, 40, 48), seed=3, start=100.0, azimuth=30.0, gaps=0.05, dead=0.03)
+SETTINGS = MapSettings(tiling=Tiling(64, 16), min_samples=20, threshold=0.5, lines=12)
+ONE = Workers(1)
+
+
+@pytest.fixture(scope="module")
+def made():
+    return generate_survey(PLAN)
+
+
+@pytest.fixture
+def survey(made, tmp_path):
+    write_survey(made, tmp_path / "survey.sgy", tmp_path / "truth.sgy")
+    return tmp_path / "survey.sgy"
+
+
+@pytest.fixture
+def model(tiny_recipe, tmp_path):
+    recipe = tiny_recipe()
+    save_model(tmp_path / "model.safetensors", SaltNet(recipe.model), ModelCard(recipe, 0.5))
+    return tmp_path / "model.safetensors"
+
+
+def test_every_product_is_there_and_opens(survey, model, tmp_path):
+    out = tmp_path / "out"
+    result = map_survey(survey, out, [model], SETTINGS, workers=ONE, progress=False)
+    store = xr.open_zarr(result.store, chunks=None)
+    assert {"probability", "mask", "disagreement"} <= set(store.data_vars)
+    assert store["sample"].attrs["units"] == "ms"
+    assert float(store["sample"][0]) == 100
+    assert {"cdp_x", "cdp_y", "trace_mask"} <= set(store.coords)
+    names = {str(path.relative_to(out)) for path in result.files}
+    assert {"probability.sgy", "mask.sgy", "bodies.csv", "report.html", "map.json"} <= names
+    assert {
+        f"horizons/{n}.{s}"
+        for n in ("top_salt", "base_salt")
+        for s in ("xyz", "dat", "zmap", "csv", "parquet")
+    } <= names
+    assert all(path.exists() for path in result.files)
+    assert not [path for path in out.iterdir() if path.name.startswith(".unfinished")]
+    table = json.loads((out / "map.json").read_text())
+    assert table["settings"]["fingerprint"] == store_attrs(survey)
+    page = (out / "report.html").read_text()
+    assert "Salt bodies" in page
+    assert "Top salt" in page
+
+
+def store_attrs(survey):
+    from diapir.io.volume import open_volume
+
+    return open_volume(survey).attrs["fingerprint"]
+
+
+@pytest.mark.parametrize("code", [1, 2, 3, 5, 8])
+def test_segy_differs_in_its_samples_alone(made, tmp_path, code):
+    file = tmp_path / "survey.sgy"
+    order = "little" if code == 3 else "big"
+    write_survey(made, file, code=code, byte_order=order)
+    settings = MapSettings(**{**vars(SETTINGS), "lines": 40})
+    result = map_survey(
+        file, tmp_path / "out", [], settings, workers=ONE, progress=False, load_model=IdentityModel
+    )
+    width = {8: 1, 3: 2}.get(code, 4)
+    before = np.frombuffer(file.read_bytes()[3600:], np.uint8).reshape(-1, 240 + 48 * width)
+    probs = xr.open_zarr(result.store, chunks=None)["probability"].to_numpy()
+    from diapir.io.volume import open_volume
+
+    for name, scale in (
+        ("probability", {8: 100, 3: 10_000, 2: 1_000_000}.get(code, 1)),
+        ("mask", 1),
+    ):
+        copy = (tmp_path / "out" / f"{name}.sgy").read_bytes()
+        after = np.frombuffer(copy[3600:], np.uint8).reshape(before.shape)
+        assert copy[:3600] == file.read_bytes()[:3600]
+        assert np.array_equal(after[:, :240], before[:, :240])
+        dead = ~before[:, 240:].any(axis=1)
+        assert dead.any()
+        assert not after[dead, 240:].any()
+        found = open_volume(tmp_path / "out" / f"{name}.sgy")["amplitude"].to_numpy() / scale
+        expected = probs if name == "probability" else probs > 0.5
+        live = made.geometry.trace_mask & ~made.dead
+        assert np.abs(found - expected)[live].max() <= 0.5 / scale + 1e-6
+
+
+def test_a_perfect_mask_gives_the_true_top_and_volume(made, tmp_path):
+    truth = np.where(made.geometry.trace_mask[..., None], made.salt, False)
+    np.save(tmp_path / "perfect.npy", truth.astype(np.uint8) * 255)
+    settings = MapSettings(**{**vars(SETTINGS), "normalise": False, "min_samples": 1})
+    result = map_survey(
+        tmp_path / "perfect.npy",
+        tmp_path / "out",
+        [],
+        settings,
+        workers=ONE,
+        progress=False,
+        load_model=IdentityModel,
+    )
+    top = np.where(truth.any(axis=-1), truth.argmax(axis=-1), np.nan)
+    assert np.nanmax(np.abs(result.products.top.z - top)) <= 1
+    assert np.array_equal(np.isnan(result.products.top.z), np.isnan(top))
+    assert sum(body.samples for body in result.products.bodies.bodies) == truth.sum()
+    np.save(tmp_path / "truth.npy", truth.astype(np.uint8))
+    score = score_map(result, tmp_path / "truth.npy")
+    assert (score.iou, score.dice, score.top_error, score.top_found) == (1, 1, 0, 1)
+
+
+def test_a_finished_map_only_makes_its_products_again(survey, model, tmp_path):
+    out = tmp_path / "out"
+    first = map_survey(survey, out, [model], SETTINGS, workers=ONE, progress=False)
+    again = map_survey(survey, out, [model], SETTINGS, workers=ONE, progress=False)
+    assert first.prediction is not None
+    assert again.prediction is None
+    assert any("finished already" in text for text in again.news)
+    other = MapSettings(**{**vars(SETTINGS), "polarity": "reverse"})
+    third = map_survey(survey, out, [model], other, workers=ONE, progress=False)
+    assert third.prediction is not None
+    assert any("replaced" in text for text in third.news)
+
+
+@pytest.mark.parametrize("suffix", ["png", "npy"])
+def test_a_section_of_any_size_gets_what_a_line_can_have(model, tmp_path, suffix):
+    from diapir.io.images import encode_png
+
+    grey = np.random.default_rng(0).integers(0, 256, (75, 133)).astype(np.uint8)
+    file = tmp_path / f"section.{suffix}"
+    if suffix == "png":
+        file.write_bytes(encode_png(grey))
+    else:
+        np.save(file, grey)
+    result = map_survey(file, tmp_path / "out", [model], SETTINGS, workers=ONE, progress=False)
+    store = xr.open_zarr(result.store, chunks=None)
+    assert store["probability"].dims == ("trace", "sample")
+    assert store["probability"].shape == (133, 75)
+    assert (result.out / "horizons" / "top_salt.csv").exists()
+    assert not (result.out / "horizons" / "top_salt.zmap").exists()
+    assert result.products.meshes == ()
+
+
+def test_two_maps_do_not_write_into_one_folder(survey, model, tmp_path):
+    from diapir.runs.folder import RunFolder
+
+    (tmp_path / "out").mkdir()
+    with RunFolder(tmp_path / "out").locked(), pytest.raises(RunError, match="another process"):
+        map_survey(survey, tmp_path / "out", [model], SETTINGS, workers=ONE, progress=False)
+
+
+def test_a_map_without_a_model_is_refused(survey, tmp_path):
+    with pytest.raises(DataError, match="no model"):
+        map_survey(survey, tmp_path / "out", [], MapSettings(), workers=ONE, progress=False)
+
+
+def test_a_changed_segy_is_not_copied(survey, model, tmp_path, made):
+    from diapir.export.segy_mask import write_salt_segy
+    from diapir.io.volume import open_volume
+
+    volume = open_volume(survey)
+    facts, mark = volume.attrs["segy"], volume.attrs["fingerprint"]
+    write_survey(made, survey, code=8)
+    with pytest.raises(DataError, match="changed"):
+        write_salt_segy(facts, mark, {}, tmp_path)
+    survey.unlink()
+    with pytest.raises(DataError, match="not there"):
+        write_salt_segy(facts, mark, {}, tmp_path)
+
+
+@pytest.mark.parametrize("box", [1, 50, 10_000])
+def test_traces_come_in_the_order_of_the_file(box):
+    rng = np.random.default_rng(0)
+    array = rng.random((6, 7, 5))
+    cells = np.argwhere(np.ones((6, 7), bool))[rng.permutation(42)].astype(np.int32)
+    gather = traces_of(array, cells, box)
+    assert np.array_equal(gather(5, 31), array[tuple(cells[5:31].T)])
+
+
+def test_the_verb_maps_and_prints(survey, model, tmp_path):
+    line = ["map", str(survey), str(tmp_path / "out"), "--model", str(model), "--workers", "1"]
+    line += ["--window", "64", "--overlap", "16", "--quiet", "--velocity", "2500", "--no-segy"]
+    done = CliRunner().invoke(app, line, catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "report.html" in done.output
+    assert not (tmp_path / "out" / "mask.sgy").exists()
+    again = CliRunner().invoke(app, [*line, "--json"], catch_exceptions=False)
+    table = json.loads(again.stdout)
+    assert any("finished already" in text for text in table["news"])
+
+
+def test_the_demo_goes_the_whole_way(model, tmp_path):
+    plan = SurveyPlan((40, 36, 48), seed=3)
+    rows = dict(
+        run_survey_demo(
+            tmp_path,
+            model,
+            plan=plan,
+            tuning=Tuning(steps=3, batch=2, window=32),
+            workers=ONE,
+            progress=False,
+        )
+    )
+    (folder,) = tmp_path.glob("*-survey")
+    scores = json.loads((folder / "scores.json").read_text())
+    assert 0 <= scores["after"]["iou"] <= 1
+    assert "mask, IoU" in rows
+    assert len(list((folder / "labels").iterdir())) == 6
+    shutil.rmtree(folder)
