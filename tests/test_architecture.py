@@ -15,7 +15,8 @@ SOURCE = ROOT / "src" / "diapir"
 LIGHT = [
     "cli", "config", "progress", "io.tiles", "io.rle", "data.splits", "data.census",
     "data.synthetic", "metrics.score", "metrics.thresholds", "metrics.bootstrap",
-    "report.figures", "report.html", "export.submission", "runs.folder",
+    "report.figures", "report.html", "export.submission", "runs.folder", "io.volume", "io.ingest",
+    "io.segy_doctor", "io.segy_write", "data.survey",
 ]  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -45,12 +45,14 @@ def test_known_ibm_floats(bits: int, value: float) -> None:
     assert ibm_to_float(np.array([bits], np.uint32))[0] == np.float32(value)
 
 
+@settings(deadline=None)
 @given(arrays(np.uint32, 20, elements=st.integers(0, 2**32 - 1)))
 def test_every_ibm_float_becomes_its_exact_value(bits: np.ndarray) -> None:
     found = ibm_to_double(bits)
     assert [Fraction(float(value)) for value in found] == [ibm_value(int(b)) for b in bits]
 
 
+@settings(deadline=None)
 @given(st.floats(allow_nan=False, allow_infinity=False, width=64))
 def test_the_nearest_ibm_float_is_written(value: float) -> None:
     bits = int(float_to_ibm(np.array([value]))[0])
@@ -67,6 +69,7 @@ def test_the_nearest_ibm_float_is_written(value: float) -> None:
         assert abs(found - Fraction(value)) <= Fraction(16) ** -64 / (1 << 20)
 
 
+@settings(deadline=None)
 @given(arrays(np.uint32, 10, elements=st.integers(0x00100000, 0x7FFFFFFF)))
 def test_normalised_ibm_floats_survive_the_way_there_and_back(bits: np.ndarray) -> None:
     bits = bits | np.uint32(0x00100000)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diapir.errors import DataError
@@ -54,6 +54,7 @@ def test_a_plain_cube(make_segy: Make) -> None:
     np.testing.assert_array_equal(cube_of(path), values)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_any_order_of_traces_makes_the_same_cube(seed: int) -> None:
     rng = np.random.default_rng(seed)

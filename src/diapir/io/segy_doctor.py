@@ -1,9 +1,9 @@
 """Says what a SEG-Y file is, what is odd about it, and which flags read it; whatever its bytes."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -20,14 +20,15 @@ from diapir.io.segy import (
     read_head,
 )
 from diapir.io.segy_bytes import BytePair, find_line_bytes, first_headers
+from diapir.io.segy_chart import Chart, Diagnosis, Finding
 from diapir.io.segy_fit import best_format, format_misfits, header_order, repaired_options
 from diapir.io.segy_format import FORMATS
 from diapir.io.segy_grid import TraceGrid, TraceTable, bin_traces, prestack_reason, scan_traces
-from diapir.io.segy_layout import ASK_DOCTOR, open_file
+from diapir.io.segy_layout import open_file
 from diapir.io.segy_volume import sampled_traces
 from diapir.io.volume import amplitude_statistics
 
-Severity = Literal["note", "warning", "error"]
+__all__ = ["Diagnosis", "Finding", "diagnose"]
 
 _OTHERS = {
     b"PK\x03\x04": "a zip archive",
@@ -38,76 +39,8 @@ _OTHERS = {
     b"%PDF": "a PDF document",
 }
 _COORDINATES = ((181, 185), (73, 77), (81, 85), (189, 193))
-_ODD_SHARE = 0.01
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something that a user should know before using a file.
-
-    Args:
-        severity: note, warning, or error where the file cannot be used as it is.
-        what: What was found, with numbers.
-        mend: What to do about it; empty for nothing.
-    """
-
-    severity: Severity
-    what: str
-    mend: str = ""
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """What `diagnose` found.
-
-    Args:
-        path: The file.
-        facts: Names and values for a table.
-        findings: What is odd, in the order in which it was found.
-        flags: What to pass to the verbs that read the file.
-        usable: Whether the file opens as a survey or a line with these flags.
-        text: The text header.
-    """
-
-    path: Path
-    facts: tuple[tuple[str, str], ...]
-    findings: tuple[Finding, ...]
-    flags: tuple[str, ...]
-    usable: bool
-    text: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything, fit for JSON."""
-        return {
-            "path": str(self.path),
-            "usable": self.usable,
-            "flags": list(self.flags),
-            "facts": dict(self.facts),
-            "findings": [asdict(finding) for finding in self.findings],
-            "text": self.text,
-        }
-
-
-@dataclass
-class _Chart:
-    """Facts and findings as they come in."""
-
-    facts: list[tuple[str, str]] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-    text: str = ""
-    usable: bool = False
-    flags: tuple[str, ...] = ()
-
-    def fact(self, name: str, value: object) -> None:
-        self.facts.append((name, str(value)))
-
-    def find(self, severity: Severity, what: str, mend: str = "") -> None:
-        self.findings.append(Finding(severity, what, mend))
-
-    def blame(self, error: DiapirError) -> None:
-        place = f" ({error.where})" if error.where else ""
-        mend = (error.mend or "").replace(ASK_DOCTOR, "").strip()
-        self.find("error", f"{error.what}{place}", mend or "Ask for the whole file.")
+_ODD_SHARE, _TOO_ODD_SHARE = 0.01, 0.5
+_LONGEST_STEP = 10  # line numbers beyond it are rather coordinates
 
 
 def diagnose(
@@ -122,7 +55,7 @@ def diagnose(
         options: What the user knows already.
         advance: Called with the number of traces just read, for a progress bar.
     """
-    chart = _Chart()
+    chart = Chart()
     try:
         _examine(path, options or SegyOptions(), chart, advance)
     except DiapirError as error:
@@ -144,7 +77,7 @@ def diagnose(
 
 
 def _examine(
-    path: Path, options: SegyOptions, chart: _Chart, advance: Callable[[int], None] | None
+    path: Path, options: SegyOptions, chart: Chart, advance: Callable[[int], None] | None
 ) -> None:
     head = read_head(path)
     size = path.stat().st_size
@@ -156,7 +89,7 @@ def _examine(
         return
     file, options = _in_order_of_headers(file, options, chart)
     file, options, garbled = _look_at_samples(file, options, chart)
-    _look_at_layout(file, options, chart)
+    garbled |= not _look_at_layout(file, chart)
     pairs = find_line_bytes(first_headers(file), file.order)
     _look_at_bytes(pairs, chart)
     table = scan_traces(file, options, advance)
@@ -168,7 +101,7 @@ def _examine(
         _look_at_grid(grid, chart)
 
 
-def _look_at_head(head: bytes, chart: _Chart) -> bool:
+def _look_at_head(head: bytes, chart: Chart) -> bool:
     """Take down text and binary header; return whether there can be traces at all."""
     for magic, what in _OTHERS.items():
         if head.startswith(magic):
@@ -194,7 +127,7 @@ def _look_at_head(head: bytes, chart: _Chart) -> bool:
 
 
 def _open(
-    path: Path, head: bytes, options: SegyOptions, chart: _Chart
+    path: Path, head: bytes, options: SegyOptions, chart: Chart
 ) -> tuple[SegyFile | None, SegyOptions]:
     """Open the file as its headers say, or else as its bytes show."""
     try:
@@ -221,7 +154,7 @@ def _open(
 
 
 def _in_order_of_headers(
-    file: SegyFile, options: SegyOptions, chart: _Chart
+    file: SegyFile, options: SegyOptions, chart: Chart
 ) -> tuple[SegyFile, SegyOptions]:
     """Open the file again if its trace headers are in another byte order than its binary one."""
     order = header_order(file.read_headers(0, min(file.traces, 64)))
@@ -247,7 +180,7 @@ def _in_order_of_headers(
 
 
 def _look_at_samples(
-    file: SegyFile, options: SegyOptions, chart: _Chart
+    file: SegyFile, options: SegyOptions, chart: Chart
 ) -> tuple[SegyFile, SegyOptions, bool]:
     """Open the file with the format that fits its data; the last tells that none can be read."""
     numbers = np.unique(np.linspace(0, file.traces - 1, min(64, file.traces)).astype(np.int64))
@@ -270,7 +203,8 @@ def _look_at_samples(
     return open_file(file.path, wanted), wanted, False
 
 
-def _look_at_layout(file: SegyFile, options: SegyOptions, chart: _Chart) -> None:
+def _look_at_layout(file: SegyFile, chart: Chart) -> bool:
+    """Take down layout and amplitudes; return whether there are any to speak of."""
     chart.fact("byte order", file.order)
     chart.fact("sample format", f"{file.format.code}, {file.format.name}")
     chart.fact("traces", f"{file.traces:,} of {file.samples:,} samples")
@@ -308,14 +242,18 @@ def _look_at_layout(file: SegyFile, options: SegyOptions, chart: _Chart) -> None
     chart.fact("dead traces", f"{int((~live).sum()):,}{looked}")
     if not live.any():
         chart.find("error", "all samples are 0", "Ask for the data again.")
+    flat = bool(live.any()) and not np.ptp(np.where(finite, values, 0)[live], axis=1).any()
+    if flat:
+        chart.find("error", "no trace ever changes its value", "Ask for the data again.")
+    return bool(live.any()) and not flat and odd < _TOO_ODD_SHARE
 
 
-def _look_at_bytes(pairs: list[BytePair], chart: _Chart) -> None:
+def _look_at_bytes(pairs: list[BytePair], chart: Chart) -> None:
     for pair in pairs[:3]:
         chart.fact(f"line numbers at {pair.inline} and {pair.crossline}?", pair.why)
 
 
-def _look_at_traces(table: TraceTable, file: SegyFile, options: SegyOptions, chart: _Chart) -> None:
+def _look_at_traces(table: TraceTable, file: SegyFile, options: SegyOptions, chart: Chart) -> None:
     for name, values, byte in (
         ("inline", table.inline, options.inline_byte),
         ("crossline", table.crossline, options.crossline_byte),
@@ -342,13 +280,17 @@ def _find_grid(
     pairs: list[BytePair],
     file: SegyFile,
     options: SegyOptions,
-    chart: _Chart,
+    chart: Chart,
 ) -> tuple[TraceGrid | None, SegyOptions]:
     """Return the grid at the bytes that were given, or else at those that look right."""
-    try:
-        return bin_traces(table, file, options), _with_coordinates(table, file, options, chart)
-    except DataError as error:
-        first = error
+    first = _doubt(pairs, file, options)
+    if first is None:
+        try:
+            grid = bin_traces(table, file, options)
+        except DataError as error:
+            first = error
+        else:
+            return grid, _with_coordinates(table, file, options, chart)
     looks_prestack = prestack_reason(table, numbered=not options.line) is not None
     for pair in pairs[: 0 if looks_prestack else 1]:
         wanted = replace(options, inline_byte=pair.inline, crossline_byte=pair.crossline)
@@ -365,8 +307,23 @@ def _find_grid(
     return None, options
 
 
+def _doubt(pairs: list[BytePair], file: SegyFile, options: SegyOptions) -> DataError | None:
+    """Return why the chosen bytes are none of line numbers although they make a grid."""
+    given = (options.inline_byte, options.crossline_byte)
+    chosen = next((pair for pair in pairs if (pair.inline, pair.crossline) == given), None)
+    if chosen is None or options.line or max(chosen.steps) <= _LONGEST_STEP:
+        return None
+    if max(pairs[0].steps) > _LONGEST_STEP:
+        return None
+    return DataError(
+        f"the numbers at bytes {given[0]} and {given[1]} come in steps of {chosen.steps[0]:,} and "
+        f"{chosen.steps[1]:,}, as coordinates do",
+        where=file.path,
+    )
+
+
 def _with_coordinates(
-    table: TraceTable, file: SegyFile, options: SegyOptions, chart: _Chart
+    table: TraceTable, file: SegyFile, options: SegyOptions, chart: Chart
 ) -> SegyOptions:
     """Return options with the bytes of coordinates, where others than the given look like them."""
     lines = (options.inline_byte, options.crossline_byte)
@@ -396,7 +353,7 @@ def _spread(x: np.ndarray[Any, np.dtype[np.float64]], y: Any) -> bool:
     return len(pairs) > max(1, len(x) // 2)
 
 
-def _look_at_grid(grid: TraceGrid, chart: _Chart) -> None:
+def _look_at_grid(grid: TraceGrid, chart: Chart) -> None:
     geometry = grid.geometry
     what = "2-D line" if geometry.is_line else "survey"
     size = " x ".join(f"{n:,}" for n in geometry.shape)

@@ -126,15 +126,20 @@ def _repairs(
             samples, rest = divmod(stride - TRACE_HEADER_BYTES, width)
             if samples > 0 and not rest:
                 layouts.append((samples, width))
-    return [
+    tried = [
         _with_layout(head, first, body, samples, width, options)
-        for samples, width in dict.fromkeys(layouts)
-    ][:8]
+        for samples, width in list(dict.fromkeys(layouts))[:8]
+    ]
+    # one that fits the data clearly worse than another comes after it
+    lowest = min((misfit for misfit, _ in tried), default=0.0)
+    tried.sort(key=lambda one: one[0] > lowest + _CLEAR)
+    return [wanted for _, wanted in tried]
 
 
 def _with_layout(
     head: bytes, first: bytes, body: Raw, samples: int, width: int, options: SegyOptions
-) -> SegyOptions:
+) -> tuple[float, SegyOptions]:
+    """Return options for a layout, and how badly the samples fit the best format in it."""
     trace = TRACE_HEADER_BYTES + samples * width
     whole = (len(body) + TRACE_HEADER_BYTES) // trace
     padded = np.concatenate([np.zeros(TRACE_HEADER_BYTES, np.uint8), body])
@@ -155,7 +160,7 @@ def _with_layout(
         if not in_trace:
             other = parse_binary(head, "little" if order == "big" else "big").interval_us
             wanted = replace(wanted, interval=other / 1000 or _GUESSED_INTERVAL)
-    return wanted
+    return _misfit(np.ascontiguousarray(raw), code, order) if raw.size else 0.0, wanted
 
 
 def _guess_format(

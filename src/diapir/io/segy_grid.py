@@ -18,6 +18,7 @@ from diapir.io.volume import Geometry
 _LEAST_FILLED = 0.02  # below this share of cells with a trace the numbers are none of a grid
 _SMALL_GRID = 4096  # cells; so small a grid may be as empty as it likes
 _MOST_PER_CELL = 1.5  # traces a cell from which on it is no matter of a few duplicates
+_LONGEST_STEP = 100
 _LEAST_AGREEING = 0.9  # share of traces whose delay must be the same
 
 
@@ -184,14 +185,16 @@ def prestack_reason(table: TraceTable, *, numbered: bool = True) -> str | None:
     same = np.ones(len(table) - 1, np.bool_)
     for key in keys:
         same &= key[by_cell][1:] == key[by_cell][:-1]
-    cells = len(table) - int(same.sum())
-    other_offset = same & (np.diff(table.offset[by_cell]) != 0)
+    starts = np.flatnonzero(np.concatenate([[True], ~same]))
+    cells = len(starts)
+    offsets = table.offset[by_cell]
+    spread = np.maximum.reduceat(offsets, starts) != np.minimum.reduceat(offsets, starts)
     most = f"{len(table) / cells:.1f} traces share each {name}"
-    if cells * _MOST_PER_CELL <= len(table) and other_offset.sum() * 2 > same.sum():
+    if cells * _MOST_PER_CELL <= len(table) and spread.mean() > 0.5:
         low, high = int(table.offset.min()), int(table.offset.max())
         return f"{most}, with offsets (bytes 37-40) from {low:,} to {high:,}"
     records = len(np.unique(table.record))
-    if cells == 1 and _is_unnumbered(table) and 1 < records <= len(table) / 2:
+    if numbered and cells == 1 and _is_unnumbered(table) and 1 < records <= len(table) / 2:
         return (
             f"it has no CDP, inline or crossline numbers, and {records:,} field records "
             f"(bytes 9-12) of {len(table) / records:.0f} traces: shot gathers"
@@ -245,6 +248,11 @@ def _regular_axis(values: NDArray[np.int32], name: str, warnings: list[str]) -> 
     if len(found) < 2:
         return found.astype(np.int32)
     step = int(np.gcd.reduce(np.diff(found)))
+    if step > _LONGEST_STEP:
+        warnings.append(
+            f"{name} numbers come in steps of {step:,}, as coordinates do: 'diapir doctor' looks "
+            "for line numbers elsewhere"
+        )
     count = int(found[-1] - found[0]) // step + 1
     if count == len(found):
         return found.astype(np.int32)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 _SAMPLED_VALUES = 1 << 21
+_GATHERED_VALUES = 1 << 22
 _MOST_CHUNK_BYTES = 1 << 27
 
 
@@ -98,9 +99,11 @@ class TraceArray:
         width = len(range(*samples.indices(self.file.samples)))
         box = np.zeros((wanted.size, width), np.float32)
         live = np.flatnonzero(wanted.ravel() >= 0)
-        if len(live):
-            box[live] = self.file.read_traces(wanted.ravel()[live])[:, samples]
-            box[~np.isfinite(box)] = 0
+        most = max(1, _GATHERED_VALUES // self.file.samples)
+        for start in range(0, len(live), most):  # so that the box is the only large array
+            part = live[start : start + most]
+            box[part] = self.file.read_traces(wanted.ravel()[part])[:, samples]
+        box[~np.isfinite(box)] = 0
         return box.reshape(*wanted.shape, width)
 
 
