@@ -5,9 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from diapir.config import Recipe, parse_recipe
 from diapir.io.tiles import Tiles
+
+# a busy machine is slow, which says nothing about the code
+settings.register_profile("diapir", deadline=None)
+settings.load_profile("diapir")
 
 TINY: dict[str, dict[str, Any]] = {
     "split": {"stratify": "none", "holdout": 0.2, "val": 0.25},
@@ -23,7 +28,7 @@ TINY: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_recipe() -> Callable[..., Recipe]:
     """A recipe for a tiny net; keywords such as ``train__epochs=3`` change it."""
 

@@ -246,7 +246,7 @@ def test_depth_and_row_channels_change_the_answer() -> None:
 
 
 def test_missing_depths_are_an_error() -> None:
-    with pytest.raises(RecipeError, match="no depths were given(.|\n)*model.depth_channel"):
+    with pytest.raises(RecipeError, match=r"no depths were given(.|\n)*model.depth_channel"):
         build(depth_channel=True)(torch.rand(1, 1, 16, 16))
 
 

@@ -38,6 +38,9 @@ class SplitConfig(_Section):
     val: float = Field(0.1, ge=0, lt=1, description="share of the rest; unused with folds > 1")
     folds: int = Field(1, ge=1, le=100)
     seed: int = Field(0, ge=0)
+    groups: str | None = Field(
+        None, description="path of a CSV file id,group; tiles of one group stay in one part"
+    )
     drop_blank: bool = Field(False, description="leave constant images out of training")
 
 

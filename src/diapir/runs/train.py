@@ -18,13 +18,14 @@ from diapir.errors import DataError
 from diapir.inference.evaluate import Evaluation, evaluate
 from diapir.inference.predict import Predictor
 from diapir.io.atomic import atomic_write, write_text_atomic
+from diapir.io.csv_tables import index_rows, read_rows
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.metrics.thresholds import best_threshold, threshold_curve
 from diapir.models.modelfile import ModelCard, save_model
 from diapir.models.unet import SaltNet
 from diapir.runs.folder import RunFolder, is_main_process, new_run_folder, plain, write_json
 from diapir.runs.machine import command_line, describe_machine
-from diapir.runs.report import write_run_report
+from diapir.runs.report import save_data_figures, write_run_report
 from diapir.training.fit import FitResult, fit
 
 
@@ -86,7 +87,7 @@ def train_recipe(
         DiapirError: Of any kind; nothing half-written is left under a final name.
     """
     tiles = read_tiles(data, "train", progress=hardware.progress and is_main_process())
-    splits = make_splits(tiles, recipe.split)
+    splits = make_splits(tiles, recipe.split, _read_groups(recipe, tiles))
     if is_main_process():
         _check_trainable(recipe, tiles)
     folder = _shared_folder(runs, recipe.name)
@@ -119,6 +120,15 @@ def resume_run(path: Path, data: Path, hardware: Hardware = Hardware()) -> RunRe
     _, results = _train_split(tiles, split, recipe, folder, data, hardware, resume=True)
     _leave_to_main_process()
     return results[0]
+
+
+def _read_groups(recipe: Recipe, tiles: Tiles) -> list[str] | None:
+    """Return the group of each tile, its own id where the file has none."""
+    if recipe.split.groups is None:
+        return None
+    path = Path(recipe.split.groups)
+    groups = index_rows(read_rows(path, ("id", "group")), path)
+    return [f"group {groups[i].value}" if i in groups else f"tile {i}" for i in tiles.ids]
 
 
 def _check_trainable(recipe: Recipe, tiles: Tiles) -> None:
@@ -173,7 +183,7 @@ def _finish(
     tiles: Tiles, split: Split, recipe: Recipe, folder: RunFolder, data: Path, fitted: FitResult
 ) -> RunResult:
     device = next(fitted.net.parameters()).device
-    fitted.net.set_precision("float32", device.type)
+    fitted.net.set_precision("auto", device.type)  # as evaluate and submit will
     predictor = Predictor([fitted.net], flip=recipe.predict.flip)
     val_tiles, holdout_tiles = tiles.subset(split.val), tiles.subset(split.holdout)
     val_probs = predictor.predict_probs(val_tiles.images, val_tiles.z_feet)
@@ -188,6 +198,7 @@ def _finish(
         folder, threshold, val, holdout, val_probs, fitted.seconds, fitted.interrupted
     )
     shown = (holdout, holdout_tiles, holdout_probs) if holdout else (val, val_tiles, val_probs)
+    save_data_figures(tiles, folder.figures)
     write_run_report(folder, recipe, fitted.history, fitted.best_epoch, val, *shown, card)
     write_text_atomic(folder.next_steps, _next_steps(folder, data, fitted))
     return result

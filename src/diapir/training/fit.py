@@ -187,6 +187,7 @@ def _best_net(task: SaltTask, run: Path) -> SaltNet:
         )
     net = task.net.cpu()
     net.load_state_dict(load_file(run / BEST_FILE))
+    net.resize_to = net.config.resize_to  # a training may end before it reaches this size
     net.resize_to = net.config.resize_to  # an interrupted training may have been at a smaller one
     return net.eval()
 
