@@ -155,7 +155,7 @@ def test_next_steps_are_commands_for_a_shell(
     assert "--resume" not in text
     script = "diapir() { printf '%s|' \"$@\"; echo; }\n" + text
     shell = ["bash", "-c", script]
-    shown = subprocess.run(shell, check=True, capture_output=True, text=True)  # noqa: S603
+    shown = subprocess.run(shell, check=True, capture_output=True, text=True)
     assert f"evaluate|{finished[1].folder.model}|--data|{data}|" in shown.stdout
 
 
@@ -425,7 +425,7 @@ def test_ctrl_c_leaves_the_best_model_and_says_so(
     data: Path, tiny_recipe: Make, tmp_path: Path
 ) -> None:
     recipe = tiny_recipe(train__epochs=100_000)
-    process = subprocess.Popen(  # noqa: S603
+    process = subprocess.Popen(
         command(recipe, data, tmp_path, "--json"),
         env=environment(),
         stdout=subprocess.PIPE,
@@ -457,7 +457,7 @@ def test_two_processes_train_folds_into_one_folder(
     recipe = tiny_recipe(
         split__folds=2, split__holdout=0.0, train__epochs=2, train__batch_size=4, optim__ema=0.9
     )
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         command(recipe, data, tmp_path, "--devices", "2", "--json"),
         env=environment(),
         capture_output=True,
