@@ -255,7 +255,9 @@ def test_lost_loss_of_an_epoch_is_found_where_steps_are_not_looked_at(
     task = make_task(tiny_recipe())
     monkeypatch.setattr(task, "_check_finite", lambda *_: None)  # as between looks on a GPU
     batch = make_batch()
-    task.training_step(batch._replace(images=batch.images * math.nan), 0)
+    task.training_step(batch, 0)
+    task.training_step(batch._replace(images=batch.images * math.nan), 1)
+    task.training_step(batch, 2)
     with pytest.raises(TrainingError, match="epoch 1, train"):
         task.pop_metrics("train")
 
@@ -263,17 +265,17 @@ def test_lost_loss_of_an_epoch_is_found_where_steps_are_not_looked_at(
 # --- randomness, precision, compilation
 
 
-def test_dropout_is_seeded_by_epoch_and_process(tiny_recipe: Callable[..., Recipe]) -> None:
+def test_dropout_is_seeded_by_step_and_process(tiny_recipe: Callable[..., Recipe]) -> None:
     task = make_task(tiny_recipe())
 
     def drawn(**state: int) -> float:
         task.trainer = trainer_stub(**state)
-        task.on_train_epoch_start()
+        task.on_train_batch_start(make_batch(), 0)
         return torch.rand(1).item()
 
-    values = [drawn(), drawn(current_epoch=1), drawn(global_rank=1)]
+    values = [drawn(), drawn(global_step=1), drawn(global_rank=1)]
     assert len(set(values)) == 3
-    assert drawn(current_epoch=1) == values[1]
+    assert drawn(global_step=1) == values[1]
 
 
 def test_both_networks_get_the_precision(tiny_recipe: Callable[..., Recipe]) -> None:
