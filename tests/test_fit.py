@@ -188,6 +188,14 @@ def test_time_limit_ends_training_and_schedule(
     assert found.net is not None
 
 
+def test_time_that_is_over_at_once_still_gives_a_model(
+    easy_tiles: Tiles, tiny_recipe: Make, tmp_path: Path
+) -> None:
+    found = train(easy_tiles, tiny_recipe(train__max_minutes=1e-9), tmp_path)
+    assert len(found.history) == 1
+    assert "val_score" in found.history[0]
+
+
 def test_loss_that_is_no_number_ends_with_an_error(
     easy_tiles: Tiles, tiny_recipe: Make, tmp_path: Path
 ) -> None:
@@ -273,7 +281,7 @@ def test_resume_of_a_finished_training_changes_nothing(
 
 
 @pytest.mark.parametrize(
-    "ends_by", [{"train__early_stopping": 1}, {"train__max_minutes": 0.02}], ids=["score", "time"]
+    "ends_by", [{"train__early_stopping": 1}, {"train__max_minutes": 0.03}], ids=["score", "time"]
 )
 def test_resume_of_a_training_that_stopped_early_does_not_go_on(
     easy_tiles: Tiles,
@@ -330,8 +338,9 @@ def test_quiet_training_says_nothing(
     recipe = tiny_recipe(optim__ema=0.9, optim__schedule="plateau", model__freeze=1, split__val=0.0)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        train(easy_tiles, recipe, tmp_path)
-        train(easy_tiles, recipe, tmp_path, resume=True)
+        train(easy_tiles, recipe, tmp_path / "a")
+        (tmp_path / "a").rename(tmp_path / "moved")
+        train(easy_tiles, recipe, tmp_path / "moved", resume=True)
         train(easy_tiles, tiny_recipe(optim__schedule="one-cycle"), tmp_path / "b")
     assert [str(warning.message) for warning in seen] == []
     assert capfd.readouterr() == ("", "")

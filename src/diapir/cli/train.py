@@ -53,7 +53,7 @@ def train(
         progress=not quiet,
     )
     if resume is not None:
-        results = [resume_run(resume, data, hardware)]
+        results = resume_run(resume, data, hardware)
     else:
         settings = [*(override or []), *([f"split.folds={folds}"] if folds else [])]
         results = train_recipe(load_recipe(str(recipe), settings), data, runs, hardware)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,13 +11,15 @@ from numpy.typing import NDArray
 from diapir.config import LossStage, Recipe
 from diapir.inference.evaluate import Estimate, Evaluation, GroupScore
 from diapir.io.tiles import Tiles
-from diapir.models.modelfile import ModelCard
 from diapir.report.figures import save_figure
 from diapir.report.figures_data import coverage_against_depth, coverage_histogram
 from diapir.report.figures_tiles import predictions, sample_grid
 from diapir.report.figures_training import score_by_group, threshold_curve, training_curves
 from diapir.report.html import Card, Picture, ReportContent, Section, Table, write_report
 from diapir.runs.folder import RunFolder
+
+if TYPE_CHECKING:  # torch comes with it, and who only describes data needs none
+    from diapir.models.modelfile import ModelCard
 
 _SAMPLES, _COVERAGE, _DEPTH = "samples.png", "coverage.png", "coverage-depth.png"
 DATA_FIGURES = {
@@ -45,7 +48,7 @@ def write_run_report(
     shown: Evaluation | None,
     tiles: Tiles,
     probs: NDArray[np.float32],
-    card: ModelCard,
+    card: "ModelCard",
 ) -> None:
     """Write the figures and the page of a run.
 
@@ -133,7 +136,7 @@ def save_data_figures(tiles: Tiles, figures: Path, *, seed: int = 0) -> None:
         save_figure(coverage_against_depth(tiles.z_feet, tiles.coverage), figures / _DEPTH)
 
 
-def provenance(card: ModelCard) -> list[tuple[str, str]]:
+def provenance(card: "ModelCard") -> list[tuple[str, str]]:
     """Return what made a model, as rows of name and value."""
     rows = [
         ("recipe", card.recipe.name),

@@ -26,7 +26,7 @@ from diapir.models.unet import SaltNet
 from diapir.runs.folder import RunFolder, is_main_process, new_run_folder, plain, write_json
 from diapir.runs.machine import command_line, describe_machine
 from diapir.runs.report import save_data_figures, write_run_report
-from diapir.training.fit import FitResult, fit
+from diapir.training.fit import LAST_CHECKPOINT, FitResult, fit
 
 
 @dataclass(frozen=True)
@@ -92,13 +92,50 @@ def train_recipe(
         _check_trainable(recipe, tiles)
     folder = _shared_folder(runs, recipe.name)
     folder.make()
+    return _train_splits(tiles, splits, recipe, folder, data, hardware)
+
+
+def resume_run(path: Path, data: Path, hardware: Hardware = Hardware()) -> list[RunResult]:
+    """Return the results of a run that was interrupted, after going on from its last epoch.
+
+    Args:
+        path: A run folder, that of one fold, or the folder of all folds: folds that were not begun
+            are trained then, too.
+        data: The labelled tiles of the run.
+        hardware: Where to train.
+
+    Raises:
+        RunError: The folder is no run, has no checkpoint, or the data is another.
+    """
+    folder = RunFolder(path)
+    tiles = read_tiles(data, "train", progress=hardware.progress and is_main_process())
+    if folder.fold(0).path.is_dir():
+        recipe, _ = folder.fold(0).read_inputs(tiles)
+        splits = make_splits(tiles, recipe.split, _read_groups(recipe, tiles))
+        return _train_splits(tiles, splits, recipe, folder, data, hardware)
+    recipe, split = folder.read_inputs(tiles)
+    _, results = _train_split(tiles, split, recipe, folder, data, hardware, resume=True)
+    _leave_to_main_process()
+    return results
+
+
+def _train_splits(
+    tiles: Tiles,
+    splits: list[Split],
+    recipe: Recipe,
+    folder: RunFolder,
+    data: Path,
+    hardware: Hardware,
+) -> list[RunResult]:
+    """Train each split in its folder, going on where there is a checkpoint; then join the folds."""
     results = []
     for split in splits:
         place = folder if split.fold is None else folder.fold(split.fold)
         place.make()
         if is_main_process():
             place.write_inputs(recipe, split, tiles)
-        fitted, result = _train_split(tiles, split, recipe, place, data, hardware)
+        begun = (place.path / LAST_CHECKPOINT).is_file()
+        fitted, result = _train_split(tiles, split, recipe, place, data, hardware, resume=begun)
         results += result
         if fitted.interrupted is not None:
             break
@@ -106,20 +143,6 @@ def train_recipe(
     if len(results) == len(splits) > 1:
         write_out_of_fold(folder, tiles, splits, results)
     return results
-
-
-def resume_run(path: Path, data: Path, hardware: Hardware = Hardware()) -> RunResult:
-    """Return the result of a run that was interrupted, after going on from its last epoch.
-
-    Raises:
-        RunError: The folder is no run, has no checkpoint, or the data is another.
-    """
-    folder = RunFolder(path)
-    tiles = read_tiles(data, "train", progress=hardware.progress and is_main_process())
-    recipe, split = folder.read_inputs(tiles)
-    _, results = _train_split(tiles, split, recipe, folder, data, hardware, resume=True)
-    _leave_to_main_process()
-    return results[0]
 
 
 def _read_groups(recipe: Recipe, tiles: Tiles) -> list[str] | None:

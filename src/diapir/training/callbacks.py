@@ -147,7 +147,8 @@ class Pace(lightning.Callback):
         """Take the number of steps from Lightning."""
         self.clock.total_steps = max(int(trainer.estimated_stepping_batches), 1)
         self.clock.step = trainer.global_step
-        self._stop_if_time_is_over(trainer)
+        if self.clock.step:  # a resumed training may have had its time; a new one gets a step
+            self._stop_if_time_is_over(trainer)
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Count the step before the schedule asks."""

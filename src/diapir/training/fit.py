@@ -214,6 +214,7 @@ _UNFIT_HINTS = (
     ".*isinstance.treespec.*",  # torch speaking to Lightning
     ".*LeafSpec.*",
     ".*Checkpoint directory .* exists.*",  # the run folder makes it
+    ".*The dirpath has changed.*",  # a run folder may be moved before it is resumed
     r".*Found \d+ module\(s\) in eval mode.*",  # averaged weights and frozen batch norms
     ".*Total length of .*DataLoader.* across ranks is zero.*",  # a split without validation
     ".*lr_scheduler.step.*",  # the plateau schedule is stepped by the task

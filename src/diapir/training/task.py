@@ -78,7 +78,7 @@ class SaltTask(lightning.LightningModule):
         loss = total_loss(outputs, batch.masks, weights, self.recipe.loss)
         self._check_finite(loss, batch)
         mean, metrics = self._meters(stage)
-        mean.update(loss.detach(), weight=len(batch.images))
+        mean.update(loss.detach().expand(len(batch.images)))  # 'disable' ignores weights, too
         metrics.update(outputs.final_logits.detach() > 0, batch.masks)
         return loss
 
