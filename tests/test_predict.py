@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from diapir.config import Recipe
 from diapir.errors import DataError, ModelFileError
-from diapir.inference.predict import Predictor, load_predictor
+from diapir.inference.predict import PredictOptions, Predictor, load_predictor
 from diapir.models.modelfile import ModelCard, save_model
 from diapir.models.unet import SaltNet
 
@@ -134,7 +134,7 @@ def files(tiny_recipe: Make, tmp_path: Path) -> list[Path]:
 
 
 def test_files_make_a_predictor(files: list[Path], images: NDArray[np.uint8]) -> None:
-    predictor, cards = load_predictor(files, device="cpu", precision="float32")
+    predictor, cards = load_predictor(files, PredictOptions(device="cpu", precision="float32"))
     assert predictor.threshold == pytest.approx(0.4)
     assert [card.threshold for card in cards] == [0.3, 0.5]
     assert predictor.flip is False  # as the first model says
@@ -144,13 +144,13 @@ def test_files_make_a_predictor(files: list[Path], images: NDArray[np.uint8]) ->
 
 
 def test_arguments_go_before_the_card(files: list[Path]) -> None:
-    predictor, _ = load_predictor(files, flip=True, threshold=0.9, batch_size=5)
+    predictor, _ = load_predictor(files, PredictOptions(flip=True, threshold=0.9, batch_size=5))
     assert (predictor.flip, predictor.threshold, predictor.batch_size) == (True, 0.9, 5)
     assert load_predictor(files[1:])[0].flip is True
 
 
 def test_precision_is_handed_on(files: list[Path]) -> None:
-    predictor, _ = load_predictor(files, device="cpu", precision="bf16")
+    predictor, _ = load_predictor(files, PredictOptions(device="cpu", precision="bf16"))
     assert {net.autocast_decoder for net in predictor.nets} == {torch.bfloat16}
 
 
@@ -160,7 +160,7 @@ def test_device_that_is_not_there(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ModelFileError, match=r"there is no device(.|\n)*--device(.|\n)*auto, cpu"):
-        load_predictor(files, device=device)
+        load_predictor(files, PredictOptions(device=device))
 
 
 def test_bad_file_is_named(files: list[Path], tmp_path: Path) -> None:
