@@ -439,7 +439,7 @@ def environment() -> dict[str, str]:
 @contextmanager
 def started(arguments: list[str]) -> Iterator[subprocess.Popen[str]]:
     """Run a command; at the end no process of it is left, whatever went wrong."""
-    process = subprocess.Popen(  # noqa: S603
+    process = subprocess.Popen(
         arguments,
         env=environment(),
         stdout=subprocess.PIPE,
