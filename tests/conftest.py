@@ -1,5 +1,6 @@
 """What several test modules need: a tiny recipe, and tiles that are easy to learn."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,8 @@ from hypothesis import settings
 
 from diapir.config import Recipe, parse_recipe
 from diapir.io.tiles import Tiles
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does
 
 # a busy machine is slow, which says nothing about the code
 settings.register_profile("diapir", deadline=None)
