@@ -301,8 +301,9 @@ def test_folds_end_at_an_interruption(
 
     monkeypatch.setattr(TileDataModule, "val_dataloader", interrupt)
     recipe = tiny_recipe(split__folds=2, train__epochs=1)
-    with pytest.raises(RunError, match="ended before its first epoch"):
+    with pytest.raises(RunError, match="ended before its first epoch") as caught:
         train_recipe(recipe, data, tmp_path, QUIET)
+    assert caught.value.exit_code == 128 + signal.SIGINT
     (folder,) = tmp_path.iterdir()
     assert not (folder / "fold-1").exists()
     assert not (folder / "out_of_fold.json").exists()

@@ -56,7 +56,7 @@ class ModelConfig(_Section):
     weights: str = Field("none", description="'none', 'imagenet' or a .safetensors path")
     in_channels: Literal[1, 3] = 1
     depth_channel: bool = False
-    coord_channels: bool = False
+    coord_channels: bool = Field(False, description="the row, -1 at the top to 1 at the bottom")
     resize_to: int | None = Field(
         None, ge=32, le=1024, description="enlarge a 101-pixel tile to this; None keeps its size"
     )
@@ -163,7 +163,7 @@ class TrainConfig(_Section):
     """How long, how large, how precise."""
 
     epochs: int = Field(20, ge=1)
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(32, ge=1, description="tiles a step in each process")
     tiles_per_epoch: int | None = Field(None, ge=1, description="None: every training tile once")
     small_first: SmallFirst | None = Field(
         None, description="progressive resizing: begin with smaller tiles"
