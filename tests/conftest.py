@@ -1,14 +1,22 @@
 """What several test modules need: a tiny recipe, and tiles that are easy to learn."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from diapir.config import Recipe, parse_recipe
 from diapir.io.tiles import Tiles
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does
+
+# a busy machine is slow, which says nothing about the code
+settings.register_profile("diapir", deadline=None)
+settings.load_profile("diapir")
 
 TINY: dict[str, dict[str, Any]] = {
     "split": {"stratify": "none", "holdout": 0.2, "val": 0.25},
@@ -24,7 +32,7 @@ TINY: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_recipe() -> Callable[..., Recipe]:
     """A recipe for a tiny net; keywords such as ``train__epochs=3`` change it."""
 

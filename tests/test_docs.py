@@ -45,13 +45,15 @@ def allowed(annotation: Any, field: FieldInfo) -> str:
         return " or ".join(allowed(arg, field) for arg in args)
     if origin is Literal:
         return ", ".join(f"`{as_toml(arg)}`" for arg in args)
-    if origin is tuple and isinstance(args[0], type):  # of tables; numbers come with limits
+    if origin is tuple and is_table(args[0]):
         return "list of tables"
     if origin is tuple:
         shortest, longest = (rule for rule in field.metadata)
         return f"list of {shortest.min_length} to {longest.max_length} whole numbers"
     if annotation is type(None):
         return "`null`"
+    if is_table(annotation):
+        return "table"
     limits = [
         f"{word} {getattr(rule, sign)}"
         for rule in field.metadata
@@ -65,16 +67,25 @@ def sections() -> dict[str, type[BaseModel]]:
     """Return the tables of a recipe by their heading in docs/recipes.md."""
     found: dict[str, type[BaseModel]] = {"Top level": Recipe}
     for name, field in Recipe.model_fields.items():
-        if isinstance(field.default, BaseModel):
-            found[f"`[{name}]`"] = type(field.default)
-    found["A stage of `loss.stages`"] = type(Recipe().loss.stages[0])
+        if not isinstance(field.default, BaseModel):
+            continue
+        found[f"`[{name}]`"] = section = type(field.default)
+        for key, inner in section.model_fields.items():
+            tables = [arg for arg in get_args(inner.annotation) if is_table(arg)]
+            found |= {f"`{name}.{key}`": table for table in tables}
     return found
+
+
+def is_table(annotation: Any) -> bool:
+    """Return whether a type is a table of a recipe."""
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def key_rows(model: type[BaseModel]) -> list[str]:
     """Return the first three cells of each row that the page should have."""
     return [
-        f"| `{name}` | `{as_toml(field.default)}` | {allowed(field.annotation, field)} |"
+        f"| `{name}` | {'required' if field.is_required() else f'`{as_toml(field.default)}`'} | "
+        f"{allowed(field.annotation, field)} |"
         for name, field in model.model_fields.items()
         if not isinstance(field.default, BaseModel)
     ]
@@ -84,7 +95,7 @@ def key_rows(model: type[BaseModel]) -> list[str]:
 def test_every_key_of_a_recipe_is_explained(heading: str) -> None:
     text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
     part = text.split(f"### {heading}\n", 1)[1].split("\n##", 1)[0]
-    rows = re.findall(r"^(\| `.*?` \| `.*?` \| .*? \|) (.*) \|$", part, re.M)
+    rows = re.findall(r"^(\| `.*?` \| (?:`.*?`|required) \| .*? \|) (.*) \|$", part, re.M)
     assert [row for row, _ in rows] == key_rows(sections()[heading])
     assert all(len(meaning) > 5 for _, meaning in rows)
 

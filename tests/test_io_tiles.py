@@ -258,7 +258,7 @@ def test_the_progress_bar_goes_to_standard_error(tmp_path, capsys):
 def test_no_torch_comes_in():
     code = "import sys, diapir.io.tiles; print('torch' in sys.modules, 'rich' in sys.modules)"
     command = [sys.executable, "-c", code]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
     assert run.stdout == "False False\n"
 
 

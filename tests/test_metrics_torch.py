@@ -196,7 +196,7 @@ def two_processes(tmp_path_factory):
     """Return what each of two gloo processes computes from its uneven share of the case."""
     store = tmp_path_factory.mktemp("gloo") / "store"
     workers = [
-        subprocess.Popen(  # noqa: S603
+        subprocess.Popen(
             [sys.executable, "-c", WORKER, str(rank), str(store), __file__],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -38,6 +38,9 @@ class SplitConfig(_Section):
     val: float = Field(0.1, ge=0, lt=1, description="share of the rest; unused with folds > 1")
     folds: int = Field(1, ge=1, le=100)
     seed: int = Field(0, ge=0)
+    groups: str | None = Field(
+        None, description="path of a CSV file id,group; tiles of one group stay in one part"
+    )
     drop_blank: bool = Field(False, description="leave constant images out of training")
 
 
@@ -53,7 +56,7 @@ class ModelConfig(_Section):
     weights: str = Field("none", description="'none', 'imagenet' or a .safetensors path")
     in_channels: Literal[1, 3] = 1
     depth_channel: bool = False
-    coord_channels: bool = False
+    coord_channels: bool = Field(False, description="the row, -1 at the top to 1 at the bottom")
     resize_to: int | None = Field(
         None, ge=32, le=1024, description="enlarge a 101-pixel tile to this; None keeps its size"
     )
@@ -160,7 +163,7 @@ class TrainConfig(_Section):
     """How long, how large, how precise."""
 
     epochs: int = Field(20, ge=1)
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(32, ge=1, description="tiles a step in each process")
     tiles_per_epoch: int | None = Field(None, ge=1, description="None: every training tile once")
     small_first: SmallFirst | None = Field(
         None, description="progressive resizing: begin with smaller tiles"

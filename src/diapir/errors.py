@@ -16,6 +16,9 @@ class DiapirError(Exception):
       to mend: Remove one.
     """
 
+    exit_code = 2
+    """With which the command line ends; `signal_exit_code` where a signal is behind the error."""
+
     def __init__(
         self,
         what: str,
@@ -61,3 +64,8 @@ class RunError(DiapirError):
 
 class TrainingError(DiapirError):
     """A training that cannot go on, such as a loss that is no longer a number."""
+
+
+def signal_exit_code(number: int) -> int:
+    """Return the shell's exit code for an end by a signal, such as 130 for Ctrl-C."""
+    return 128 + number

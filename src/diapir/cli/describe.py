@@ -21,7 +21,7 @@ def describe(
     from diapir.io.layout import has_part
     from diapir.io.tiles import read_tiles
     from diapir.runs.folder import write_json
-    from diapir.runs.report import data_pictures
+    from diapir.runs.report import save_data_figures
 
     labelled = read_tiles(data, "train", progress=not quiet)
     found = {"labelled": census(labelled)}
@@ -29,7 +29,7 @@ def describe(
         found["test"] = census(read_tiles(data, "test", progress=not quiet))
     table = {part: counts.to_dict() for part, counts in found.items()}
     if out is not None:
-        data_pictures(labelled, out)
+        save_data_figures(labelled, out)
         write_json(out / "describe.json", table)
     if as_json:
         print_json(table)

@@ -39,6 +39,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Score models on labelled tiles: all metrics with intervals, by coverage and depth."""
+    from diapir.inference.predict import PredictOptions
     from diapir.runs.evaluate import evaluate_models
     from diapir.runs.report import group_rows, metric_rows
 
@@ -47,10 +48,7 @@ def evaluate(
         data,
         part=part,
         out=out,
-        flip=flip,
-        threshold=threshold,
-        batch_size=batch_size,
-        device=device,
+        options=PredictOptions(flip, threshold, batch_size, device),
         progress=not quiet,
     )
     if warning:

@@ -31,6 +31,7 @@ def predict(
         raise typer.BadParameter("nothing to write: give --probs or leave out --no-masks")
     *files, source, out = models
 
+    from diapir.inference.predict import PredictOptions
     from diapir.runs.predict import predict_images
 
     count = predict_images(
@@ -39,10 +40,7 @@ def predict(
         out,
         masks=masks,
         probs=probs,
-        flip=flip,
-        threshold=threshold,
-        batch_size=batch_size,
-        device=device,
+        options=PredictOptions(flip, threshold, batch_size, device),
         progress=not quiet,
     )
     typer.echo(f"{count:,} images predicted into {out}")

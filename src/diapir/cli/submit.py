@@ -31,16 +31,14 @@ def submit(
     quiet: Quiet = False,
 ) -> None:
     """Predict all test tiles and write a valid submission."""
+    from diapir.inference.predict import PredictOptions
     from diapir.runs.predict import submit as write
 
     result = write(
         models,
         data,
         out,
-        flip=flip,
-        threshold=threshold,
-        batch_size=batch_size,
-        device=device,
+        options=PredictOptions(flip, threshold, batch_size, device),
         progress=not quiet,
     )
     if as_json:

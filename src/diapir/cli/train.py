@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from diapir.cli.console import Data, Json, Quiet, print_json, print_table
+from diapir.errors import signal_exit_code
 
 if TYPE_CHECKING:
     from diapir.runs.train import RunResult
@@ -53,14 +54,14 @@ def train(
         progress=not quiet,
     )
     if resume is not None:
-        results = [resume_run(resume, data, hardware)]
+        results = resume_run(resume, data, hardware)
     else:
         settings = [*(override or []), *([f"split.folds={folds}"] if folds else [])]
         results = train_recipe(load_recipe(str(recipe), settings), data, runs, hardware)
     _show(results, as_json)
     interrupted = results[-1].interrupted
     if interrupted is not None:
-        raise typer.Exit(128 + interrupted)  # the shell's own code for death by this signal
+        raise typer.Exit(signal_exit_code(interrupted))
 
 
 def _show(results: "list[RunResult]", as_json: bool) -> None:

@@ -101,48 +101,60 @@ class Predictor:
         return mean[:, 0]
 
 
+@dataclass(frozen=True)
+class PredictOptions:
+    """How models are applied; the defaults do what the models' recipes say.
+
+    Args:
+        flip: Mirror at test time; None: as the first model's recipe says.
+        threshold: Probability above which a pixel is salt; None: the mean of the models' own.
+        batch_size: Tiles a forward pass.
+        device: 'auto', 'cpu' or 'cuda'.
+        precision: 'auto', 'float32' or 'bf16', as in the recipe.
+    """
+
+    flip: bool | None = None
+    threshold: float | None = None
+    batch_size: int = 32
+    device: str = "auto"
+    precision: str = "auto"
+
+
+AS_TRAINED = PredictOptions()
+"""The options that follow the models' recipes."""
+
+
 def load_predictor(
-    paths: Sequence[Path],
-    *,
-    flip: bool | None = None,
-    threshold: float | None = None,
-    batch_size: int = 32,
-    device: str = "auto",
-    precision: str = "auto",
+    paths: Sequence[Path], options: PredictOptions = AS_TRAINED
 ) -> tuple[Predictor, list[ModelCard]]:
     """Return a predictor over one or several model files, and their cards.
 
     Args:
         paths: Model files; their probabilities are averaged.
-        flip: Mirror at test time; None: as the first model's recipe says.
-        threshold: None: the mean of the models' own.
-        batch_size: Tiles a forward pass.
-        device: 'auto', 'cpu' or 'cuda'.
-        precision: 'auto', 'float32' or 'bf16', as in the recipe.
+        options: How they are applied.
 
     Raises:
         ModelFileError: A file is no usable model, or the device is not there.
     """
+    device = _choose_device(options.device)
+    loaded = [load_model(path) for path in paths]
+    nets, cards = [net.to(device) for net, _ in loaded], [card for _, card in loaded]
+    for net in nets:
+        net.set_precision(options.precision, device)
+    own_flip, own_threshold = cards[0].recipe.predict.flip, np.mean([c.threshold for c in cards])
+    predictor = Predictor(
+        nets,
+        threshold=float(own_threshold) if options.threshold is None else options.threshold,
+        flip=own_flip if options.flip is None else options.flip,
+        batch_size=options.batch_size,
+    )
+    return predictor, cards
+
+
+def _choose_device(device: str) -> str:
     known = ("auto", "cpu", "cuda") if torch.cuda.is_available() else ("auto", "cpu")
     if device not in known:
         raise ModelFileError(
             f"there is no device {device!r} here", where="--device", expected=", ".join(known)
         )
-    if device == "auto":
-        device = "cuda" if "cuda" in known else "cpu"
-    loaded = [load_model(path) for path in paths]
-    nets = [net.to(device) for net, _ in loaded]
-    for net in nets:
-        net.set_precision(precision, torch.device(device).type)
-    cards = [card for _, card in loaded]
-    return (
-        Predictor(
-            nets,
-            threshold=float(np.mean([c.threshold for c in cards]))
-            if threshold is None
-            else threshold,
-            flip=cards[0].recipe.predict.flip if flip is None else flip,
-            batch_size=batch_size,
-        ),
-        cards,
-    )
+    return known[-1] if device == "auto" else device

@@ -98,7 +98,8 @@ class SaltNet(nn.Module):
         RecipeError: The settings contradict each other or the encoder.
         WeightsError: The encoder's weights cannot be had.
 
-    >>> net = SaltNet(ModelConfig(encoder="scratch", scratch_channels=(4, 8)))
+    >>> config = ModelConfig(encoder="scratch", scratch_channels=(4, 8), decoder_channels=(4,))
+    >>> net = SaltNet(config)
     >>> net(torch.zeros(2, 1, 101, 67)).shape
     torch.Size([2, 1, 101, 67])
     """

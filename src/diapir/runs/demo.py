@@ -5,10 +5,8 @@ from pathlib import Path
 from diapir.config import load_recipe
 from diapir.data.competition import write_competition
 from diapir.data.synthetic import generate_tiles
-from diapir.io.tiles import read_tiles
 from diapir.runs.folder import new_run_folder
 from diapir.runs.predict import submit
-from diapir.runs.report import data_pictures
 from diapir.runs.train import Hardware, train_recipe
 
 LABELLED, UNLABELLED = 500, 100
@@ -37,7 +35,6 @@ def run_demo(
     recipe = load_recipe("demo", [f"train.max_minutes={minutes}"])
     result = train_recipe(recipe, data, out, Hardware(progress=progress))[0]
     folder = result.folder
-    data_pictures(read_tiles(data, "train"), folder.figures)
     rows = [("data", str(data))]
     if result.holdout is not None:
         score = result.holdout.metrics["score"]

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from diapir.errors import DataError
 from diapir.inference.evaluate import Evaluation, evaluate
-from diapir.inference.predict import Predictor, load_predictor
+from diapir.inference.predict import AS_TRAINED, PredictOptions, Predictor, load_predictor
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.models.modelfile import ModelCard
 from diapir.progress import counting
@@ -23,10 +23,7 @@ def evaluate_models(
     *,
     part: str = "auto",
     out: Path | None = None,
-    flip: bool | None = None,
-    threshold: float | None = None,
-    batch_size: int = 32,
-    device: str = "auto",
+    options: PredictOptions = AS_TRAINED,
     progress: bool = True,
 ) -> tuple[Evaluation, str | None]:
     """Return the evaluation of models on labelled tiles, and a warning where it flatters them.
@@ -37,18 +34,13 @@ def evaluate_models(
         part: 'auto' leaves out every tile that trained a model or picked its threshold, 'all' takes
             every tile.
         out: Folder for `evaluation.json`, figures and `report.html`.
-        flip: As in `load_predictor`, like the next three.
-        threshold: On the probability.
-        batch_size: Tiles a forward pass.
-        device: 'auto', 'cpu' or 'cuda'.
+        options: How the models are applied.
         progress: Show progress bars.
 
     Raises:
         DiapirError: A model or the data cannot be used, or no tile is left to score.
     """
-    predictor, cards = load_predictor(
-        models, flip=flip, threshold=threshold, batch_size=batch_size, device=device
-    )
+    predictor, cards = load_predictor(models, options)
     tiles, warning = _unseen(read_tiles(data, "train", progress=progress), cards, part)
     probs = predict_with_bar(predictor, tiles, progress)
     found = evaluate(probs, tiles, predictor.threshold)

@@ -99,7 +99,7 @@ class RunFolder:
                 "this is not a run folder",
                 where=self.path,
                 expected=f"{self.recipe.name} and {self.split.name} in it",
-                mend="Give the folder that 'diapir train' made.",
+                mend="Give the folder that 'diapir train' made; with --folds, a fold-K in it.",
             )
         stored = read_json(self.split)
         if stored.get("data", {}).get("fingerprint") != tiles.fingerprint():

@@ -8,10 +8,11 @@ from pathlib import Path
 
 
 def describe_machine() -> str:
-    """Return processor, cores, memory and cards in one line, without names of hosts or users."""
+    """Return processor, cores, threads, memory and cards, without names of hosts or users."""
     import torch
 
-    parts = [f"{_processor()}, {_cores()} cores", f"{_memory_gib():.0f} GiB memory"]
+    parts = [_processor(), f"{_cores()} cores ({torch.get_num_threads()} threads used)"]
+    parts.append(f"{_memory_gib():.0f} GiB memory")
     if torch.cuda.is_available():
         count = torch.cuda.device_count()
         parts.append(f"{count} x {torch.cuda.get_device_name(0)}")

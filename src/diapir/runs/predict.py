@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from diapir.errors import DataError
 from diapir.export.submission import check_submission, write_submission
 from diapir.inference.blend import WINDOW, blend_section
-from diapir.inference.predict import Predictor, load_predictor
+from diapir.inference.predict import AS_TRAINED, PredictOptions, Predictor, load_predictor
 from diapir.io.atomic import write_bytes_atomic
 from diapir.io.csv_tables import read_rle_csv
 from diapir.io.images import encode_png, read_grey, write_mask_png
@@ -49,10 +49,7 @@ def submit(
     data: Path,
     out: Path,
     *,
-    flip: bool | None = None,
-    threshold: float | None = None,
-    batch_size: int = 32,
-    device: str = "auto",
+    options: PredictOptions = AS_TRAINED,
     progress: bool = True,
 ) -> SubmitResult:
     """Predict all test tiles and write them as a submission, with what made it beside it.
@@ -61,19 +58,14 @@ def submit(
         models: Model files; their probabilities are averaged.
         data: Holds the test tiles; rows follow its `sample_submission.csv` where there is one.
         out: The CSV file; a `.json` of the same name says what made it.
-        flip: As in `load_predictor`, like the next three.
-        threshold: On the probability.
-        batch_size: Tiles a forward pass.
-        device: 'auto', 'cpu' or 'cuda'.
+        options: How the models are applied.
         progress: Show progress bars.
 
     Raises:
         DiapirError: A model or the data cannot be used, or the file cannot be written.
     """
     started = time.perf_counter()
-    predictor, _ = load_predictor(
-        models, flip=flip, threshold=threshold, batch_size=batch_size, device=device
-    )
+    predictor, _ = load_predictor(models, options)
     tiles = read_tiles(data, "test", progress=progress)
     masks = predict_with_bar(predictor, tiles, progress) > predictor.threshold
     write_submission(out, tiles.ids, masks, order=_sample_order(data, tiles.ids))
@@ -109,10 +101,7 @@ def predict_images(
     *,
     masks: bool = True,
     probs: bool = False,
-    flip: bool | None = None,
-    threshold: float | None = None,
-    batch_size: int = 32,
-    device: str = "auto",
+    options: PredictOptions = AS_TRAINED,
     progress: bool = True,
 ) -> int:
     """Predict images of any sizes and write a PNG for each; return how many there were.
@@ -123,18 +112,13 @@ def predict_images(
         out: Folder for `masks/ID.png` (0 and 255) and `probs/ID.png` (16 bits, 65535 is 1).
         masks: Write masks.
         probs: Write probabilities.
-        flip: As in `load_predictor`, like the next three.
-        threshold: On the probability.
-        batch_size: Tiles a forward pass.
-        device: 'auto', 'cpu' or 'cuda'.
+        options: How the models are applied.
         progress: Show progress bars.
 
     Raises:
         DiapirError: A model or an image cannot be used, or a file cannot be written.
     """
-    predictor, _ = load_predictor(
-        models, flip=flip, threshold=threshold, batch_size=batch_size, device=device
-    )
+    predictor, _ = load_predictor(models, options)
     if predictor.needs_depth:
         raise DataError(
             "this model needs the depth of each tile, which images alone do not have",
@@ -144,7 +128,7 @@ def predict_images(
     layout = find_layout(source, "test")
     count = 0
     with layout.source, counting(len(layout.images), "predicting", shown=progress) as advance:
-        for names, images in _same_sized(layout.source, layout.images, batch_size):
+        for names, images in _same_sized(layout.source, layout.images, options.batch_size):
             found = _predict(predictor, images)
             for name, values in zip(names, found, strict=True):
                 if masks:

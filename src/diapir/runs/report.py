@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,13 +11,23 @@ from numpy.typing import NDArray
 from diapir.config import LossStage, Recipe
 from diapir.inference.evaluate import Estimate, Evaluation, GroupScore
 from diapir.io.tiles import Tiles
-from diapir.models.modelfile import ModelCard
 from diapir.report.figures import save_figure
 from diapir.report.figures_data import coverage_against_depth, coverage_histogram
 from diapir.report.figures_tiles import predictions, sample_grid
 from diapir.report.figures_training import score_by_group, threshold_curve, training_curves
 from diapir.report.html import Card, Picture, ReportContent, Section, Table, write_report
 from diapir.runs.folder import RunFolder
+
+if TYPE_CHECKING:  # torch comes with it, and who only describes data needs none
+    from diapir.models.modelfile import ModelCard
+
+_SAMPLES, _COVERAGE, _DEPTH = "samples.png", "coverage.png", "coverage-depth.png"
+DATA_FIGURES = {
+    _SAMPLES: "Samples drawn at random: image with the salt outlined, and mask.",
+    _COVERAGE: "How much salt the tiles hold.",
+    _DEPTH: "Salt against depth.",
+}
+"""File names and captions of the figures of a data set."""
 
 _METRIC_NAMES = {
     "score": "competition score",
@@ -37,7 +48,7 @@ def write_run_report(
     shown: Evaluation | None,
     tiles: Tiles,
     probs: NDArray[np.float32],
-    card: ModelCard,
+    card: "ModelCard",
 ) -> None:
     """Write the figures and the page of a run.
 
@@ -54,9 +65,14 @@ def write_run_report(
     """
     reached = [stage for stage in recipe.loss.stages if stage.from_epoch < len(history)]
     stages = {stage.from_epoch: _stage_name(stage) for stage in reached}
+    pictures = [
+        Picture.from_file(folder.figures / name, caption)
+        for name, caption in DATA_FIGURES.items()
+        if (folder.figures / name).is_file()
+    ]
     curves = training_curves(history, chosen_epoch=best_epoch, stages=stages)
     training = _keep(curves, folder.figures / "training.png", "Training, epoch by epoch.")
-    sections = [Section("Training", pictures=[training])]
+    sections = [Section("Training", pictures=[training]), Section("Data", pictures=pictures)]
     cards = [
         Card("epochs", str(len(history))),
         Card("minutes", f"{history[-1]['seconds'] / 60:.1f}"),
@@ -104,24 +120,23 @@ def evaluation_sections(
     ]
 
 
-def data_pictures(tiles: Tiles, figures: Path, *, seed: int = 0) -> list[Picture]:
-    """Return the classic figures of a labelled data set, saved as PNG: samples, coverage, depth."""
+def save_data_figures(tiles: Tiles, figures: Path, *, seed: int = 0) -> None:
+    """Save the classic figures of a labelled data set, those of `DATA_FIGURES` that it allows.
+
+    Args:
+        tiles: Labelled tiles; depths are optional.
+        figures: Folder for the PNG files.
+        seed: Chooses the samples.
+    """
     rng = np.random.default_rng(seed)
-    chosen = tiles.subset(np.sort(rng.permutation(len(tiles))[:12]))
-    pictures = []
-    if chosen.masks is not None:
-        grid = sample_grid(chosen.images, chosen.masks, chosen.ids, chosen.z_feet)
-        pictures.append(_keep(grid, figures / "samples.png", "Samples: image and mask."))
-        histogram = coverage_histogram(tiles.coverage)
-        pictures.append(_keep(histogram, figures / "coverage.png", "How much salt tiles hold."))
-        if tiles.z_feet is not None:
-            depth = coverage_against_depth(tiles.z_feet, tiles.coverage)
-            name = figures / "coverage-depth.png"
-            pictures.append(_keep(depth, name, "Salt against depth."))
-    return pictures
+    some = tiles.subset(np.sort(rng.permutation(len(tiles))[:12]))
+    save_figure(sample_grid(some.images, some.truth, some.ids, some.z_feet), figures / _SAMPLES)
+    save_figure(coverage_histogram(tiles.coverage), figures / _COVERAGE)
+    if tiles.z_feet is not None:
+        save_figure(coverage_against_depth(tiles.z_feet, tiles.coverage), figures / _DEPTH)
 
 
-def provenance(card: ModelCard) -> list[tuple[str, str]]:
+def provenance(card: "ModelCard") -> list[tuple[str, str]]:
     """Return what made a model, as rows of name and value."""
     rows = [
         ("recipe", card.recipe.name),

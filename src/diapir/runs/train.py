@@ -18,14 +18,15 @@ from diapir.errors import DataError
 from diapir.inference.evaluate import Evaluation, evaluate
 from diapir.inference.predict import Predictor
 from diapir.io.atomic import atomic_write, write_text_atomic
+from diapir.io.csv_tables import index_rows, read_rows
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.metrics.thresholds import best_threshold, threshold_curve
 from diapir.models.modelfile import ModelCard, save_model
 from diapir.models.unet import SaltNet
 from diapir.runs.folder import RunFolder, is_main_process, new_run_folder, plain, write_json
 from diapir.runs.machine import command_line, describe_machine
-from diapir.runs.report import write_run_report
-from diapir.training.fit import FitResult, fit
+from diapir.runs.report import save_data_figures, write_run_report
+from diapir.training.fit import LAST_CHECKPOINT, FitResult, fit
 
 
 @dataclass(frozen=True)
@@ -86,18 +87,55 @@ def train_recipe(
         DiapirError: Of any kind; nothing half-written is left under a final name.
     """
     tiles = read_tiles(data, "train", progress=hardware.progress and is_main_process())
-    splits = make_splits(tiles, recipe.split)
+    splits = make_splits(tiles, recipe.split, _read_groups(recipe, tiles))
     if is_main_process():
         _check_trainable(recipe, tiles)
     folder = _shared_folder(runs, recipe.name)
     folder.make()
+    return _train_splits(tiles, splits, recipe, folder, data, hardware)
+
+
+def resume_run(path: Path, data: Path, hardware: Hardware = Hardware()) -> list[RunResult]:
+    """Return the results of a run that was interrupted, after going on from its last epoch.
+
+    Args:
+        path: A run folder, that of one fold, or the folder of all folds: folds that were not begun
+            are trained then, too.
+        data: The labelled tiles of the run.
+        hardware: Where to train.
+
+    Raises:
+        RunError: The folder is no run, has no checkpoint, or the data is another.
+    """
+    folder = RunFolder(path)
+    tiles = read_tiles(data, "train", progress=hardware.progress and is_main_process())
+    if folder.fold(0).path.is_dir():
+        recipe, _ = folder.fold(0).read_inputs(tiles)
+        splits = make_splits(tiles, recipe.split, _read_groups(recipe, tiles))
+        return _train_splits(tiles, splits, recipe, folder, data, hardware)
+    recipe, split = folder.read_inputs(tiles)
+    _, results = _train_split(tiles, split, recipe, folder, data, hardware, resume=True)
+    _leave_to_main_process()
+    return results
+
+
+def _train_splits(
+    tiles: Tiles,
+    splits: list[Split],
+    recipe: Recipe,
+    folder: RunFolder,
+    data: Path,
+    hardware: Hardware,
+) -> list[RunResult]:
+    """Train each split in its folder, going on where there is a checkpoint; then join the folds."""
     results = []
     for split in splits:
         place = folder if split.fold is None else folder.fold(split.fold)
         place.make()
         if is_main_process():
             place.write_inputs(recipe, split, tiles)
-        fitted, result = _train_split(tiles, split, recipe, place, data, hardware)
+        begun = (place.path / LAST_CHECKPOINT).is_file()
+        fitted, result = _train_split(tiles, split, recipe, place, data, hardware, resume=begun)
         results += result
         if fitted.interrupted is not None:
             break
@@ -107,18 +145,13 @@ def train_recipe(
     return results
 
 
-def resume_run(path: Path, data: Path, hardware: Hardware = Hardware()) -> RunResult:
-    """Return the result of a run that was interrupted, after going on from its last epoch.
-
-    Raises:
-        RunError: The folder is no run, has no checkpoint, or the data is another.
-    """
-    folder = RunFolder(path)
-    tiles = read_tiles(data, "train", progress=hardware.progress and is_main_process())
-    recipe, split = folder.read_inputs(tiles)
-    _, results = _train_split(tiles, split, recipe, folder, data, hardware, resume=True)
-    _leave_to_main_process()
-    return results[0]
+def _read_groups(recipe: Recipe, tiles: Tiles) -> list[str] | None:
+    """Return the group of each tile, its own id where the file has none."""
+    if recipe.split.groups is None:
+        return None
+    path = Path(recipe.split.groups)
+    groups = index_rows(read_rows(path, ("id", "group")), path)
+    return [f"group {groups[i].value}" if i in groups else f"tile {i}" for i in tiles.ids]
 
 
 def _check_trainable(recipe: Recipe, tiles: Tiles) -> None:
@@ -173,7 +206,7 @@ def _finish(
     tiles: Tiles, split: Split, recipe: Recipe, folder: RunFolder, data: Path, fitted: FitResult
 ) -> RunResult:
     device = next(fitted.net.parameters()).device
-    fitted.net.set_precision("float32", device.type)
+    fitted.net.set_precision("auto", device.type)  # as evaluate and submit will
     predictor = Predictor([fitted.net], flip=recipe.predict.flip)
     val_tiles, holdout_tiles = tiles.subset(split.val), tiles.subset(split.holdout)
     val_probs = predictor.predict_probs(val_tiles.images, val_tiles.z_feet)
@@ -188,6 +221,7 @@ def _finish(
         folder, threshold, val, holdout, val_probs, fitted.seconds, fitted.interrupted
     )
     shown = (holdout, holdout_tiles, holdout_probs) if holdout else (val, val_tiles, val_probs)
+    save_data_figures(tiles, folder.figures)
     write_run_report(folder, recipe, fitted.history, fitted.best_epoch, val, *shown, card)
     write_text_atomic(folder.next_steps, _next_steps(folder, data, fitted))
     return result

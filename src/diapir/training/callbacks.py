@@ -105,8 +105,17 @@ class Journal(lightning.Callback):
                 write_bytes_atomic(self.run / BEST_FILE, save(state))
         if trainer.is_global_zero:
             write_text_atomic(self.run / HISTORY_FILE, _as_csv(self.rows))
+        self._stop_if_patience_is_over(trainer)
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Leave a training alone that is resumed but had ended."""
+        self._stop_if_patience_is_over(trainer)
+
+    def _stop_if_patience_is_over(self, trainer: lightning.Trainer) -> None:
         patience = self.config.early_stopping
-        if patience is not None and score is not None and epoch - self.best_epoch >= patience:
+        if patience is None or not self.rows or "val_score" not in self.rows[-1]:
+            return
+        if self.rows[-1]["epoch"] - self.best_epoch >= patience:
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
@@ -138,7 +147,8 @@ class Pace(lightning.Callback):
         """Take the number of steps from Lightning."""
         self.clock.total_steps = max(int(trainer.estimated_stepping_batches), 1)
         self.clock.step = trainer.global_step
-        (self.clock.elapsed,) = _largest(trainer, self.clock.seconds)
+        if self.clock.step:  # a resumed training may have had its time; a new one gets a step
+            self._stop_if_time_is_over(trainer)
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Count the step before the schedule asks."""
@@ -146,6 +156,9 @@ class Pace(lightning.Callback):
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
         """Stop early enough to validate once more within the limit."""
+        self._stop_if_time_is_over(trainer)
+
+    def _stop_if_time_is_over(self, trainer: lightning.Trainer) -> None:
         limit = self.clock.limit_seconds
         if limit is None:
             return

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from diapir.config import Recipe
 from diapir.data.datamodule import TileDataModule
 from diapir.data.splits import Split
-from diapir.errors import RunError
+from diapir.errors import RunError, signal_exit_code
 from diapir.io.tiles import Tiles
 from diapir.models.unet import SaltNet
 from diapir.training.callbacks import (
@@ -104,7 +104,9 @@ def fit(
                 weights_only=True if checkpoint else None,
             )
     return FitResult(
-        net=_best_net(task, run) if trainer.is_global_zero else task.net.cpu().eval(),
+        net=_best_net(task, run, stop.received)
+        if trainer.is_global_zero
+        else task.net.cpu().eval(),
         history=journal.rows,
         best_epoch=journal.kept_epoch,
         seconds=clock.seconds,
@@ -178,16 +180,19 @@ def _checkpoint_to_resume(run: Path) -> str:
     return str(checkpoint)
 
 
-def _best_net(task: SaltTask, run: Path) -> SaltNet:
+def _best_net(task: SaltTask, run: Path, interrupted: int | None) -> SaltNet:
     if not (run / BEST_FILE).is_file():
-        raise RunError(
+        error = RunError(
             "the training ended before its first epoch, so there is no model",
             where=run,
             mend="Train again and let it run for longer.",
         )
+        if interrupted is not None:
+            error.exit_code = signal_exit_code(interrupted)
+        raise error
     net = task.net.cpu()
     net.load_state_dict(load_file(run / BEST_FILE))
-    net.resize_to = net.config.resize_to  # an interrupted training may have been at a smaller one
+    net.resize_to = net.config.resize_to  # a training may end before it reaches this size
     return net.eval()
 
 
@@ -213,6 +218,7 @@ _UNFIT_HINTS = (
     ".*isinstance.treespec.*",  # torch speaking to Lightning
     ".*LeafSpec.*",
     ".*Checkpoint directory .* exists.*",  # the run folder makes it
+    ".*The dirpath has changed.*",  # a run folder may be moved before it is resumed
     r".*Found \d+ module\(s\) in eval mode.*",  # averaged weights and frozen batch norms
     ".*Total length of .*DataLoader.* across ranks is zero.*",  # a split without validation
     ".*lr_scheduler.step.*",  # the plateau schedule is stepped by the task

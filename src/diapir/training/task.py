@@ -33,7 +33,9 @@ class SaltTask(lightning.LightningModule):
         super().__init__()
         self.net, self.recipe, self.progress = net, recipe, progress
         self.averaged = _averaged(net, recipe.optim.ema)
-        self.train_loss, self.val_loss = MeanMetric(), MeanMetric()
+        # the default leaves out what is no number, which here must be seen
+        self.train_loss = MeanMetric(nan_strategy="disable")
+        self.val_loss = MeanMetric(nan_strategy="disable")
         self.train_metrics, self.val_metrics = SaltMetrics(), SaltMetrics()
 
     @property
@@ -50,13 +52,16 @@ class SaltTask(lightning.LightningModule):
             self.net.decoder.compile()
 
     def on_train_epoch_start(self) -> None:
-        """Seed dropout by epoch and process, as a resumed training must; choose the tile size."""
-        place = (self.recipe.train.seed, self.current_epoch, self.global_rank)
-        torch.manual_seed(hash(place) & 0x7FFFFFFF)
+        """Choose the tile size."""
         first = self.recipe.train.small_first
         small = first is not None and self.current_epoch < first.until_epoch
         for net in (self.net, self.best_net):
             net.resize_to = first.resize_to if first and small else net.config.resize_to
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed dropout by step and process, so that a resumed training draws the same."""
+        place = (self.recipe.train.seed, self.global_step, self.global_rank)
+        torch.manual_seed(hash(place) & 0x7FFFFFFF)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
@@ -73,7 +78,7 @@ class SaltTask(lightning.LightningModule):
         loss = total_loss(outputs, batch.masks, weights, self.recipe.loss)
         self._check_finite(loss, batch)
         mean, metrics = self._meters(stage)
-        mean.update(loss.detach(), weight=len(batch.images))
+        mean.update(loss.detach().expand(len(batch.images)))  # 'disable' ignores weights, too
         metrics.update(outputs.final_logits.detach() > 0, batch.masks)
         return loss
 

@@ -1,0 +1,290 @@
+"""The command line through its real entry point."""
+
+import json
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diapir import __version__
+from diapir.cli import main
+from diapir.data.competition import write_competition
+from diapir.data.synthetic import generate_tiles
+
+Run = Callable[..., tuple[int, str, str]]
+
+QUICK = [
+    "--set", "train.epochs=1", "--set", "train.max_minutes=null",
+    "--set", "model.scratch_channels=[4, 8]", "--set", "model.decoder_channels=[8]",
+    "--set", "split.stratify=none",
+]  # fmt: skip
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run `diapir` with these words; returns exit code, standard output and standard error."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["diapir", *map(str, words)])
+        monkeypatch.setenv("COLUMNS", "100")
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "tiles"
+    write_competition(folder, generate_tiles(40, 0), generate_tiles(12, 1, labelled=False))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that the command line trained, in its run folder."""
+    runs = tmp_path_factory.mktemp("runs")
+    words = ["train", "demo", "--data", str(data), "--runs", str(runs), "--quiet", *QUICK]
+    done = subprocess.run(
+        [sys.executable, "-m", "diapir", *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (folder,) = runs.iterdir()
+    return folder / "model.safetensors"
+
+
+def test_version_and_help(run: Run) -> None:
+    assert run("--version")[1].strip() == f"diapir {__version__}"
+    code, out, _ = run("--help")
+    assert code == 0
+    for verb in ("demo", "describe", "train", "evaluate", "predict", "submit", "check-submission"):
+        assert verb in out
+
+
+def test_no_words_show_the_help(run: Run) -> None:
+    code, out, err = run()
+    assert code == 2
+    assert "Commands" in out + err
+
+
+def test_recipes(run: Run) -> None:
+    names = {recipe["name"] for recipe in json.loads(run("recipes", "--json")[1])}
+    assert {"classic-scratch", "classic-vgg16", "classic-resnet34", "classic-vgg19"} <= names
+    assert "cpu" in run("recipes")[1]
+
+
+def test_synth_then_describe(run: Run, tmp_path: Path) -> None:
+    code, out, _ = run("synth", "tiles", tmp_path / "new", "--n", 20, "--zip")
+    assert code == 0
+    assert "16 labelled and 4 test tiles" in out
+    code, out, _ = run("describe", tmp_path / "new", "--out", tmp_path / "found", "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert found["labelled"]["tiles"] == 16
+    assert found["test"]["tiles"] == 4
+    assert found == json.loads((tmp_path / "found" / "describe.json").read_text())
+    figures = {path.name for path in (tmp_path / "found").glob("*.png")}
+    assert figures == {"samples.png", "coverage.png", "coverage-depth.png"}
+
+
+def test_describe_as_a_table(run: Run, data: Path) -> None:
+    code, out, _ = run("describe", data, "--quiet")
+    assert code == 0
+    assert re.search(r"empty masks\s+\S+\s+\d+", out)
+
+
+def test_train_shows_scores_and_what_next(model: Path) -> None:
+    metrics = json.loads((model.parent / "metrics.json").read_text())
+    assert metrics["command"].startswith("python -m diapir train demo --data")
+    assert "cores" in metrics["machine"]
+    commands = (model.parent / "next.txt").read_text()
+    assert f"diapir evaluate {model}" in commands
+
+
+def test_evaluate_leaves_out_what_the_model_has_seen(run: Run, data: Path, model: Path) -> None:
+    code, out, _ = run("evaluate", model, "--data", data, "--json", "--quiet")
+    assert code == 0
+    found = json.loads(out)
+    split = json.loads((model.parent / "split.json").read_text())
+    assert set(found["tile_scores"]) == set(split["holdout"])
+    assert found["warning"] is None
+    reported = json.loads((model.parent / "metrics.json").read_text())["holdout"]
+    assert found["metrics"] == reported["metrics"]
+
+
+def test_evaluate_all_tiles_warns(run: Run, data: Path, model: Path, tmp_path: Path) -> None:
+    out_folder = tmp_path / "evaluated"
+    words = ("--data", data, "--part", "all", "--out", out_folder, "--quiet")
+    code, out, err = run("evaluate", model, model, *words)
+    assert code == 0
+    assert "flatters" in err
+    assert "competition score" in out
+    assert (out_folder / "report.html").read_text().startswith("<!")
+    assert json.loads((out_folder / "evaluation.json").read_text())["tiles"] == 40
+
+
+def test_submit_then_check(run: Run, data: Path, model: Path, tmp_path: Path) -> None:
+    file = tmp_path / "submission.csv"
+    code, out, _ = run("submit", model, "--data", data, "--out", file, "--json", "--quiet")
+    assert code == 0
+    assert json.loads(out)["tiles"] == 12
+    made_by = json.loads(file.with_suffix(".json").read_text())
+    assert made_by["problems"] == 0
+    assert made_by["models"][0]["file"] == model.name
+    code, out, _ = run("check-submission", file, "--data", data)
+    assert code == 0
+    assert "valid submission of 12 tiles" in out
+
+
+def test_check_submission_says_what_is_wrong(run: Run, data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "bad.csv"
+    file.write_text("id,rle_mask\nnobody,1 2 3\n")
+    code, out, _ = run("check-submission", file, "--data", data, "--json")
+    assert code == 1
+    found = json.loads(out)
+    assert not found["valid"]
+    assert {p["kind"] for p in found["problems"]} >= {"unknown id", "missing id", "run-lengths"}
+    code, out, _ = run("check-submission", file, "--data", data)
+    assert code == 1
+    assert "row 2" in out
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "zip"])
+def test_predict_images_of_any_size(run: Run, model: Path, tmp_path: Path, kind: str) -> None:
+    rng = np.random.default_rng(0)
+    shapes = {"a": (101, 101), "b": (40, 77), "c": (90, 450)}
+    images = tmp_path / "images"
+    images.mkdir()
+    for name, shape in shapes.items():
+        Image.fromarray(rng.integers(0, 256, shape).astype(np.uint8)).save(images / f"{name}.png")
+    source: Path = images
+    if kind == "file":
+        source, shapes = images / "c.png", {"c": shapes["c"]}
+    if kind == "zip":
+        source = tmp_path / "images.zip"
+        with zipfile.ZipFile(source, "w") as packed:
+            for name in shapes:
+                packed.write(images / f"{name}.png", f"{name}.png")
+    out = tmp_path / "out"
+    code, printed, _ = run("predict", model, source, out, "--probs", "--quiet")
+    assert code == 0
+    assert f"{len(shapes)} images predicted" in printed
+    for name, shape in shapes.items():
+        mask = np.array(Image.open(out / "masks" / f"{name}.png"))
+        probs = np.array(Image.open(out / "probs" / f"{name}.png"))
+        assert mask.shape == probs.shape == shape
+        assert set(np.unique(mask)) <= {0, 255}
+
+
+def test_info(run: Run, model: Path) -> None:
+    assert "recipe SHA-256" in run("info", model)[1]
+    found = json.loads(run("info", model, "--json")[1])
+    assert found["recipe"] == "demo"
+    assert found["recipe_settings"]["train"]["epochs"] == 1
+
+
+def test_results_page(run: Run, data: Path, model: Path, tmp_path: Path) -> None:
+    file = tmp_path / "submission.csv"
+    run("submit", model, "--data", data, "--out", file, "--quiet")
+    page = tmp_path / "docs" / "results.md"
+    code, _, _ = run("results", model.parent, "--submission", file.with_suffix(".json"),
+                     "--out", page)  # fmt: skip
+    assert code == 0
+    text = page.read_text()
+    metrics = json.loads((model.parent / "metrics.json").read_text())
+    assert metrics["command"] in text
+    assert f"{metrics['holdout']['metrics']['score']['value']:.3f}" in text
+    for figure in re.findall(r"\((figures/[^)]+)\)", text):
+        assert (page.parent / figure).is_file()
+    anchors = re.findall(r"\]\(#([^)]+)\)", text)
+    titles = [line[3:] for line in text.splitlines() if line.startswith("## ")]
+    slugs = {re.sub(r"[^a-z0-9_-]", "", title.lower().replace(" ", "-")) for title in titles}
+    assert anchors
+    assert set(anchors) <= slugs
+
+
+def test_results_of_a_folder_that_is_no_run(run: Run, tmp_path: Path) -> None:
+    code, _, err = run("results", tmp_path, "--out", tmp_path / "page.md")
+    assert code == 2
+    assert "metrics.json" in err
+    assert not (tmp_path / "page.md").exists()
+
+
+def test_demo_goes_the_whole_way(run: Run, data: Path, tmp_path: Path) -> None:
+    code, out, _ = run(
+        "demo", "--data", data, "--out", tmp_path, "--minutes", 0.05, "--json", "--quiet"
+    )
+    assert code == 0
+    rows = json.loads(out)
+    for name in ("model", "submission", "report", "what next"):
+        assert Path(rows[name]).is_file()
+    assert "valid" in rows["test tiles"]
+    assert "score on hold-out" in rows
+
+
+def test_groups_stay_together(run: Run, data: Path, tmp_path: Path) -> None:
+    ids = sorted(path.stem for path in (data / "train" / "images").iterdir())
+    groups = tmp_path / "groups.csv"
+    groups.write_text("id,group\n" + "".join(f"{id_},{i // 4}\n" for i, id_ in enumerate(ids)))
+    words = ["--data", data, "--runs", tmp_path / "runs", "--quiet", *QUICK]
+    assert run("train", "demo", *words, "--set", f"split.groups={groups}")[0] == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    split = json.loads((folder / "split.json").read_text())
+    part_of = {id_: part for part in ("train", "val", "holdout") for id_ in split[part]}
+    for start in range(0, len(ids), 4):
+        assert len({part_of[id_] for id_ in ids[start : start + 4]}) == 1
+
+
+BAD_CALLS = {
+    "no data": (("train", "demo", "--data", "nowhere"), "nowhere"),
+    "unknown recipe": (("train", "nothing", "--data", "{data}"), "classic-vgg19"),
+    "unknown key": (("train", "demo", "--data", "{data}", "--set", "train.epoch=1"), "epochs"),
+    "bad value": (("train", "demo", "--data", "{data}", "--set", "train.epochs=0"), "epochs"),
+    "no equals sign": (("train", "demo", "--data", "{data}", "--set", "epochs"), "key=value"),
+    "recipe and resume": (("train", "demo", "--resume", "x"), "RECIPE"),
+    "neither": (("train",), "RECIPE"),
+    "resume no run": (("train", "--resume", "{data}", "--data", "{data}"), "run folder"),
+    "no model": (("evaluate", "none.safetensors", "--data", "{data}"), "does not exist"),
+    "no such part": (("evaluate", "{model}", "--data", "{data}", "--part", "x"), "auto or all"),
+    "two paths": (("predict", "{model}", "{data}"), "three paths"),
+    "nothing to write": (("predict", "{model}", "{data}", "x", "--no-masks"), "--probs"),
+    "no images": (("predict", "{model}", "nowhere", "x"), "nowhere"),
+    "no submission": (("check-submission", "none.csv", "--data", "{data}"), "none.csv"),
+    "not a model": (("info", "{data}/depths.csv"), "safetensors"),
+    "synth into data": (("synth", "tiles", "{data}", "--n", "10"), "{data}"),
+    "too many folds": (("train", "demo", "--data", "{data}", "--folds", "90"), "folds"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CALLS)
+def test_bad_calls_end_in_one_clear_error(
+    run: Run, name: str, data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words, told = BAD_CALLS[name]
+    filled = [word.format(data=data, model=model) for word in words]
+    code, _, err = run(*filled)
+    assert code == 2
+    assert "Traceback" not in err
+    flat = re.sub(r"[\s│]+", " ", err)
+    assert told.format(data=data) in flat
+    assert not list(tmp_path.iterdir()), "nothing may be left behind"
+
+
+def test_read_only_place_is_one_clear_error(run: Run, data: Path, model: Path) -> None:
+    code, _, err = run("submit", model, "--data", data, "--out", "/proc/no/s.csv", "--quiet")
+    assert code == 2
+    assert "/proc/no" in err
+    assert "Traceback" not in err

@@ -1,0 +1,168 @@
+"""The predictor: averages, mirrors, batches, and what it needs."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from diapir.config import Recipe
+from diapir.errors import DataError, ModelFileError
+from diapir.inference.predict import PredictOptions, Predictor, load_predictor
+from diapir.models.modelfile import ModelCard, save_model
+from diapir.models.unet import SaltNet
+
+Make = Callable[..., Recipe]
+
+
+def build(recipe: Recipe, seed: int = 0) -> SaltNet:
+    torch.manual_seed(seed)
+    return SaltNet(recipe.model).eval()
+
+
+@pytest.fixture
+def images() -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (7, 21, 35), np.uint8)
+
+
+def plain(net: SaltNet, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    with torch.no_grad():
+        x = torch.tensor(images)[:, None].float() / 255
+        return torch.sigmoid(net(x))[:, 0].numpy()
+
+
+def close(a: Any, b: Any) -> None:
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_one_model_without_mirroring(tiny_recipe: Make, images: NDArray[np.uint8]) -> None:
+    net = build(tiny_recipe())
+    probs = Predictor([net], flip=False).predict_probs(images)
+    assert probs.dtype == np.float32
+    assert probs.shape == images.shape
+    close(probs, plain(net, images))
+    assert probs.min() >= 0
+    assert probs.max() <= 1
+    assert probs.std() > 0
+
+
+def test_mirrored_tiles_are_averaged(tiny_recipe: Make, images: NDArray[np.uint8]) -> None:
+    net = build(tiny_recipe())
+    probs = Predictor([net], flip=True).predict_probs(images)
+    close(probs, (plain(net, images) + plain(net, images[:, :, ::-1].copy())[:, :, ::-1]) / 2)
+    mirrored = Predictor([net], flip=True).predict_probs(images[:, :, ::-1].copy())
+    close(mirrored, probs[:, :, ::-1])
+    assert not np.allclose(probs, plain(net, images), atol=1e-5)
+
+
+def test_models_are_averaged(tiny_recipe: Make, images: NDArray[np.uint8]) -> None:
+    nets = [build(tiny_recipe(), 1), build(tiny_recipe(model__scratch_channels=[6, 8]), 2)]
+    probs = Predictor(nets, flip=False).predict_probs(images)
+    close(probs, (plain(nets[0], images) + plain(nets[1], images)) / 2)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
+def test_batches_do_not_matter(
+    tiny_recipe: Make, images: NDArray[np.uint8], batch_size: int
+) -> None:
+    net = build(tiny_recipe(model__depth_channel=True))
+    z_feet = np.linspace(50, 900, 7, dtype=np.float32)
+    seen: list[int] = []
+    predictor = Predictor([net], batch_size=batch_size)
+    probs = predictor.predict_probs(images, z_feet, advance=seen.append)
+    assert sum(seen) == 7
+    assert len(seen) == -(-7 // batch_size)
+    alone = [
+        Predictor([net]).predict_probs(images[k : k + 1], z_feet[k : k + 1])[0] for k in range(7)
+    ]
+    close(probs, alone)
+
+
+def test_no_tiles_give_no_probabilities(tiny_recipe: Make) -> None:
+    predictor = Predictor([build(tiny_recipe())])
+    assert predictor.predict_probs(np.empty((0, 5, 5), np.uint8)).shape == (0, 5, 5)
+
+
+def test_networks_are_put_into_evaluation_mode(tiny_recipe: Make) -> None:
+    net = build(tiny_recipe(model__dropout=0.5)).train()
+    Predictor([net])
+    assert not net.training
+
+
+def test_missing_depths_are_an_error(tiny_recipe: Make, images: NDArray[np.uint8]) -> None:
+    predictor = Predictor([build(tiny_recipe()), build(tiny_recipe(model__depth_channel=True))])
+    assert predictor.needs_depth
+    with pytest.raises(DataError, match=r"the data has none(.|\n)*depths.csv"):
+        predictor.predict_probs(images)
+    assert not Predictor([build(tiny_recipe())]).needs_depth
+
+
+def test_read_only_tiles_draw_no_warning(tiny_recipe: Make, images: NDArray[np.uint8]) -> None:
+    images.setflags(write=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Predictor([build(tiny_recipe())]).predict_probs(images)
+
+
+def test_model_time_adds_up(tiny_recipe: Make, images: NDArray[np.uint8]) -> None:
+    predictor = Predictor([build(tiny_recipe())])
+    assert predictor.model_seconds == 0
+    predictor.predict_probs(images)
+    first = predictor.model_seconds
+    predictor.predict_probs(images)
+    assert 0 < first < predictor.model_seconds
+
+
+# --- from files
+
+
+@pytest.fixture
+def files(tiny_recipe: Make, tmp_path: Path) -> list[Path]:
+    paths = []
+    for number, threshold in enumerate((0.3, 0.5)):
+        recipe = tiny_recipe()
+        predict = recipe.predict.model_copy(update={"flip": number == 1})
+        card = ModelCard(recipe.model_copy(update={"predict": predict}), threshold)
+        paths.append(tmp_path / f"{number}.safetensors")
+        save_model(paths[-1], build(recipe, number), card)
+    return paths
+
+
+def test_files_make_a_predictor(files: list[Path], images: NDArray[np.uint8]) -> None:
+    predictor, cards = load_predictor(files, PredictOptions(device="cpu", precision="float32"))
+    assert predictor.threshold == pytest.approx(0.4)
+    assert [card.threshold for card in cards] == [0.3, 0.5]
+    assert predictor.flip is False  # as the first model says
+    recipe = replace(cards[0]).recipe
+    wanted = (plain(build(recipe, 0), images) + plain(build(recipe, 1), images)) / 2
+    close(predictor.predict_probs(images), wanted)
+
+
+def test_arguments_go_before_the_card(files: list[Path]) -> None:
+    predictor, _ = load_predictor(files, PredictOptions(flip=True, threshold=0.9, batch_size=5))
+    assert (predictor.flip, predictor.threshold, predictor.batch_size) == (True, 0.9, 5)
+    assert load_predictor(files[1:])[0].flip is True
+
+
+def test_precision_is_handed_on(files: list[Path]) -> None:
+    predictor, _ = load_predictor(files, PredictOptions(device="cpu", precision="bf16"))
+    assert {net.autocast_decoder for net in predictor.nets} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("device", ["cuda", "tpu", "", "cpu:x"])
+def test_device_that_is_not_there(
+    files: list[Path], device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ModelFileError, match=r"there is no device(.|\n)*--device(.|\n)*auto, cpu"):
+        load_predictor(files, PredictOptions(device=device))
+
+
+def test_bad_file_is_named(files: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"gone\.safetensors"):
+        load_predictor([files[0], tmp_path / "gone.safetensors"])
