@@ -266,7 +266,7 @@ def test_killed_at_random_moments_it_redoes_one_block_at_most(cube, tmp_path):
     script = KILLED.format(src=str(ROOT / "src"), log=str(log), cube=str(cube), out=str(out))
     kills = 0
     for wanted in (20, 55):
-        child = subprocess.Popen([sys.executable, "-c", script])  # noqa: S603
+        child = subprocess.Popen([sys.executable, "-c", script])
         while child.poll() is None and (not log.exists() or len(log.read_bytes()) < 8 * wanted):
             time.sleep(0.002)
         if child.poll() is None:
@@ -274,7 +274,7 @@ def test_killed_at_random_moments_it_redoes_one_block_at_most(cube, tmp_path):
             kills += 1
         child.wait()
     assert not (out / STORE).exists()
-    subprocess.run([sys.executable, "-c", script], check=True)  # noqa: S603
+    subprocess.run([sys.executable, "-c", script], check=True)
     assert kills == 2
     sections = log.read_text().count("section")
     assert 38 + 36 <= sections <= 38 + 36 + kills * 6

@@ -61,7 +61,7 @@ def takes_segy_options(verb: Callable[..., None]) -> Callable[..., None]:
         chosen = {flag.name: values.pop(flag.name) for flag in _FLAGS}
         verb(**values, segy=_options(chosen))
 
-    del wrapper.__wrapped__  # type: ignore[attr-defined]
+    del wrapper.__wrapped__
     wrapper.__signature__ = plain.replace(parameters=[*others, *_FLAGS])  # type: ignore[attr-defined]
     wrapper.__annotations__ = {p.name: p.annotation for p in [*others, *_FLAGS]} | {"return": None}
     return wrapper

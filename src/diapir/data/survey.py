@@ -200,7 +200,8 @@ def write_survey(
     ]
 
     def loud(part: NDArray[np.int32]) -> Field:
-        traces = survey.amplitude[tuple(part.T)] * np.float32(loudest / level) + np.float32(shift)
+        traces: Field = survey.amplitude[tuple(part.T)] * np.float32(loudest / level)
+        traces += np.float32(shift)
         traces[survey.dead[tuple(part.T)]] = 0
         return traces
 

@@ -183,7 +183,7 @@ class _Pieces(NamedTuple):
         np.minimum.at(low, index, self.low)
         np.maximum.at(high, index, self.high)
         np.add.at(samples, index, self.samples)
-        return _Pieces(samples, np.bincount(index, self.probs, count), low, high)
+        return _Pieces(samples, np.bincount(index, self.probs, count).astype(np.float64), low, high)
 
 
 class _Part(NamedTuple):
@@ -271,7 +271,7 @@ def _measure(
     ranges = np.array([[(s.start, s.stop) for s in box] for box in boxes], np.int64)
     ranges = ranges.reshape(count, 3, 2)
     ranges[:, 0] += start
-    return _Pieces(samples, sums, ranges[..., 0], ranges[..., 1])
+    return _Pieces(samples, sums.astype(np.float64), ranges[..., 0], ranges[..., 1])
 
 
 def _own_lookup(numbers: NDArray[np.int32], first: int, count: int) -> NDArray[np.int32]:

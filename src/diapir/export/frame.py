@@ -131,11 +131,11 @@ class Frame:
 
         Indices may lie outside the survey; the grid goes on evenly there.
         """
-        places = np.asarray(places, np.float64)
-        inline = _along(self.inline, places[:, 0])
-        crossline = _along(self.crossline, places[:, 1])
-        numbers = np.stack([np.ones(len(places)), inline, crossline])
-        return np.column_stack([(self.affine @ numbers).T, _along(self.sample, places[:, 2])])
+        at: NDArray[np.float64] = np.asarray(places, np.float64)
+        inline = _along(self.inline, at[:, 0])
+        crossline = _along(self.crossline, at[:, 1])
+        numbers = np.stack([np.ones(len(at)), inline, crossline])
+        return np.column_stack([(self.affine @ numbers).T, _along(self.sample, at[:, 2])])
 
     def to_indices(
         self, x: NDArray[np.floating], y: NDArray[np.floating]

@@ -92,7 +92,10 @@ def _crossing(
     outer = np.take_along_axis(probs, there[..., None], axis=-1)[..., 0].astype(np.float64)
     rise = np.where(inner > outer, inner - outer, 1.0)  # equal only where `without` is no sample
     share = np.clip((inner - threshold) / rise, 0.0, 1.0)
-    return within + np.where(there == without, share, 0.0) * (without - within)
+    place: NDArray[np.float64] = within + np.where(there == without, share, 0.0) * (
+        without - within
+    )
+    return place
 
 
 def write_horizons(

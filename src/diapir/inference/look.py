@@ -47,7 +47,8 @@ class Look:
         values = np.nan_to_num(amplitudes, nan=0.0, posinf=0.0, neginf=0.0)
         values = np.clip(values, self.low, self.high) * np.float32(self.gain)
         values += np.float32(self.offset)
-        return np.clip(np.rint(values, out=values), 0, 255).astype(np.uint8)
+        grey: NDArray[np.uint8] = np.clip(np.rint(values, out=values), 0, 255).astype(np.uint8)
+        return grey
 
 
 AS_IS = Look(0.0, 255.0, 1.0, 0.0)

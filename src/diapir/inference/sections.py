@@ -125,12 +125,12 @@ def load_section_model(
     """
     import torch
 
-    from diapir.inference.predict import load_predictor
+    from diapir.inference.predict import PredictOptions, load_predictor
 
     torch.set_num_threads(1)
     if device != "cpu" and torch.cuda.device_count() > 1:
         torch.cuda.set_device(_worker_number() % torch.cuda.device_count())
-    predictor, _ = load_predictor(paths, flip=flip, batch_size=batch, device=device)
+    predictor, _ = load_predictor(paths, PredictOptions(flip=flip, batch_size=batch, device=device))
     if predictor.needs_depth:
         raise DataError(
             "this model needs the depth of each tile, which sections do not have",

@@ -166,7 +166,7 @@ class Job:
         if block.direction != self.last:
             zarr.open_array(folder / "along.zarr", mode="r+")[where] = probs
             return
-        group = zarr.open_group(folder / STORE, mode="r+")
+        group: Any = zarr.open_group(folder / STORE, mode="r+")
         if self.scratch:
             other = np.asarray(zarr.open_array(folder / "along.zarr", mode="r")[where])
             group["disagreement"][where] = np.abs(probs - other)

@@ -72,7 +72,8 @@ def ingest(
         DataError: The file cannot be read, is pre-stack, or makes no grid.
         RunError: The store cannot be written, or holds something else.
     """
-    import dask
+    from dask.base import compute
+    from dask.delayed import delayed
 
     options = options or SegyOptions()
     traces = open_file(source, options).traces
@@ -90,8 +91,8 @@ def ingest(
     try:
         with counting(len(left), "Traces", shown=progress) as advance:
             write = _BlockWriter(store, survey, chunk, advance)
-            tasks = [dask.delayed(write)(number, block) for number, block in left]
-            dask.compute(*tasks, scheduler="threads", num_workers=workers)
+            tasks = [delayed(write)(number, block) for number, block in left]
+            compute(*tasks, scheduler="threads", num_workers=workers)
         (store / JOURNAL).unlink()
     except OSError as error:
         raise _cannot_write(store, error) from error

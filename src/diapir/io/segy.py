@@ -174,7 +174,7 @@ class SegyFile:
         block = np.empty((count, self.trace_bytes), np.uint8)
         with self.path.open("rb", buffering=0) as file:
             file.seek(self.data_start + start * self.trace_bytes)
-            view = memoryview(block.reshape(-1))
+            view = block.reshape(-1).data
             done = 0
             while done < len(view):
                 got = file.readinto(view[done:])

@@ -108,7 +108,16 @@ def scan_traces(
         )
         if advance is not None:
             advance(stop - start)
-    return TraceTable(**whole, **real)
+    return TraceTable(
+        inline=whole["inline"],
+        crossline=whole["crossline"],
+        number=whole["number"],
+        offset=whole["offset"],
+        record=whole["record"],
+        x=real["x"],
+        y=real["y"],
+        delay=real["delay"],
+    )
 
 
 def bin_traces(table: TraceTable, file: SegyFile, options: SegyOptions) -> TraceGrid:

@@ -171,9 +171,9 @@ def _replaced(
         )
     scaled = values if scale == 1 else np.asarray(values, np.float64) * scale
     new = encode(scaled, source.format.code, source.order)
-    dead = np.zeros(stop - start, np.bool_)
+    dead: NDArray[np.bool_] = np.zeros(stop - start, np.bool_)
     if keep_dead:
-        dead = ~decode(old, source.format.code, source.order).any(axis=1)
+        dead = np.logical_not(np.any(decode(old, source.format.code, source.order), axis=1))
     block[~dead, source.header_bytes :] = new[~dead]
     return block, int(dead.sum())
 

@@ -43,7 +43,7 @@ def open_store(path: Path) -> "xr.Dataset":
     try:
         # MDIO keeps trace headers as structures, which not every Zarr reader knows
         old = (path / ".zmetadata").exists()  # version 2; in version 3 it is part of zarr.json
-        found = xr.open_zarr(path, consolidated=old, drop_variables=_HEADERS)
+        found: xr.Dataset = xr.open_zarr(path, consolidated=old, drop_variables=_HEADERS)
     except Exception as error:  # whatever Zarr, its codecs and xarray make of a damaged store
         raise DataError(
             f"cannot open it as a Zarr store: {_first_line(error)}",
@@ -51,23 +51,24 @@ def open_store(path: Path) -> "xr.Dataset":
             expected="a store that 'diapir ingest' or MDIO wrote",
         ) from error
     if set(STATISTICS) <= set(found.attrs) and "amplitude" in found:
-        return found.assign_coords({name: found[name].load() for name in found.coords})
+        loaded = {name: found[name].load() for name in found.coords}
+        opened: xr.Dataset = found.assign_coords(loaded)
+        return opened
     return _from_mdio(found, path)
 
 
 def _from_mdio(found: "xr.Dataset", path: Path) -> "xr.Dataset":
     name = "amplitude" if "amplitude" in found else found.attrs.get("defaultVariableName")
     if name not in found:
-        names = ", ".join(map(str, found.variables)) or "nothing"
+        held = ", ".join(map(str, found.variables)) or "nothing"
         raise DataError(
-            f"the store has no amplitudes, only {names}",
+            f"the store has no amplitudes, only {held}",
             where=path,
             expected="a variable 'amplitude' of (inline, crossline, time or depth)",
         )
     amplitude = found[name]
     dims = [str(dim) for dim in amplitude.dims]
-    lines = {"cdp": "trace"}
-    names = [lines.get(dim, dim) for dim in dims[:-1]]
+    names = ["trace" if dim == "cdp" else dim for dim in dims[:-1]]
     if dims[-1] not in _SAMPLE_NAMES or names not in (["inline", "crossline"], ["trace"]):
         raise DataError(
             f"amplitudes over ({', '.join(dims)})",

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -133,7 +134,7 @@ def horizon_map(
     ax.set_facecolor("#EEF1F4")
     if np.isfinite(grid[2]).any():
         if min(grid[2].shape) > 1:
-            shown = ax.pcolormesh(
+            shown: ScalarMappable = ax.pcolormesh(
                 *grid[:2], np.ma.masked_invalid(grid[2]), cmap="viridis_r", shading="nearest",
                 rasterized=True,
             )  # fmt: skip

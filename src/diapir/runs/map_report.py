@@ -123,7 +123,7 @@ def _sections_section(result: "MapResult", survey: Any) -> Section:
     """Show lines through the middle of the largest bodies, or of the survey without any."""
     import zarr
 
-    probs = zarr.open_group(result.store, mode="r")["probability"]
+    probs: Any = zarr.open_group(result.store, mode="r")["probability"]
     amplitude = survey["amplitude"]
     frame, pictures = result.products.frame, []
     is_line = len(probs.shape) == 2

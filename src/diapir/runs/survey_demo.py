@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -116,7 +117,7 @@ def score_map(result: MapResult, truth: Path, without: Sequence[int] = ()) -> Su
     import zarr
 
     salt = open_volume(truth)["amplitude"]
-    mask = zarr.open_group(result.store, mode="r")["mask"]
+    mask: Any = zarr.open_group(result.store, mode="r")["mask"]
     sums = np.zeros(4, np.int64)
     errors, wanted = [], 0
     for line in sorted(set(range(mask.shape[0])) - set(without)):

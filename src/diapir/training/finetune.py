@@ -35,7 +35,8 @@ class LabelledSection:
     @property
     def labelled(self) -> NDArray[np.bool_]:
         """(S, T) bool, where there is an interpretation."""
-        return self.labels != UNLABELLED
+        known: NDArray[np.bool_] = self.labels != UNLABELLED
+        return known
 
 
 @dataclass(frozen=True)
