@@ -11,7 +11,7 @@ def describe_machine() -> str:
     """Return processor, cores, threads, memory and cards, without names of hosts or users."""
     import torch
 
-    parts = [_processor(), f"{_cores()} cores ({torch.get_num_threads()} threads used)"]
+    parts = [_processor(), f"{_cores()} cores, threads used: {torch.get_num_threads()}"]
     parts.append(f"{_memory_gib():.0f} GiB memory")
     if torch.cuda.is_available():
         count = torch.cuda.device_count()

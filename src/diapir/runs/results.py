@@ -84,7 +84,7 @@ def _overview(runs: Sequence[_Run]) -> str:
         for run in runs
     ]
     columns = ("recipe", "encoder weights", "score", "IoU", "validation score", "epochs", "minutes")
-    return "\n".join(_table(columns, rows))
+    return "\n".join([*_table(columns, rows), ""])
 
 
 def _run_section(run: _Run, folder: Path) -> str:
