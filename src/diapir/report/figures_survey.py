@@ -148,7 +148,7 @@ def horizon_map(
         bar.set_label(_quantity(unit), fontsize=FONT, color=INK)
     ax.set_xlim(np.nanmin(x), np.nanmax(x) if np.nanmax(x) > np.nanmin(x) else np.nanmin(x) + 1)
     ax.set_ylim(np.nanmin(y), np.nanmax(y) if np.nanmax(y) > np.nanmin(y) else np.nanmin(y) + 1)
-    ax.set_aspect("equal", adjustable="datalim")
+    ax.set_aspect("equal", adjustable="box")
     ax.ticklabel_format(useOffset=False, style="plain")
     ax.tick_params(axis="x", labelrotation=30)
     quiet_axes(ax, xlabel=plane[0], ylabel=plane[1], grid="")
