@@ -1,7 +1,11 @@
 """One kind of progress bar for everything that counts towards a known end."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
 
 
 @contextmanager
@@ -19,11 +23,9 @@ def counting(total: int, what: str, *, shown: bool) -> Iterator[Callable[[int], 
     if not shown:
         yield lambda _: None
         return
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
-        Progress,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
@@ -37,9 +39,8 @@ def counting(total: int, what: str, *, shown: bool) -> Iterator[Callable[[int], 
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda steps: bar.advance(task, steps)
+    with _bar(columns, what, total) as advance:
+        yield advance
 
 
 @contextmanager
@@ -56,8 +57,7 @@ def pulsing(what: str, *, shown: bool) -> Iterator[Callable[[int], None]]:
     if not shown:
         yield lambda _: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
     columns = (
         TextColumn("{task.description}"),
@@ -65,6 +65,17 @@ def pulsing(what: str, *, shown: bool) -> Iterator[Callable[[int], None]]:
         TextColumn("{task.completed:,.0f}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
+    with _bar(columns, what, None, transient=True) as advance:
+        yield advance
+
+
+@contextmanager
+def _bar(
+    columns: "Sequence[ProgressColumn]", what: str, total: int | None, *, transient: bool = False
+) -> Iterator[Callable[[int], None]]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(*columns, console=Console(stderr=True), transient=transient) as bar:
+        task = bar.add_task(what, total=total)
         yield lambda steps: bar.advance(task, steps)
