@@ -104,9 +104,12 @@ class AugmentConfig(_Section):
 
 
 class LossStage(_Section):
-    """Weights of the losses from an epoch on."""
+    """Weights of the losses from an epoch, or from a share of the training on."""
 
     from_epoch: int = Field(0, ge=0)
+    from_progress: float = Field(
+        0.0, ge=0, lt=1, description="share of the training that is over, by steps or max_minutes"
+    )
     bce: float = Field(0.0, ge=0)
     dice: float = Field(0.0, ge=0)
     lovasz: float = Field(0.0, ge=0)
@@ -130,10 +133,32 @@ class LossConfig(_Section):
 
     @model_validator(mode="after")
     def _stages_follow(self) -> Self:
-        starts = [stage.from_epoch for stage in self.stages]
-        if not starts or starts[0] != 0 or sorted(set(starts)) != starts:
-            raise ValueError(f"stages must start at epoch 0 and rise, found from_epoch = {starts}")
+        starts = [(stage.from_epoch, stage.from_progress) for stage in self.stages]
+        if not starts or starts[0] != (0, 0) or sorted(set(starts)) != starts:
+            raise ValueError(
+                "stages must start at epoch 0 and progress 0 and rise, found (from_epoch, "
+                f"from_progress) = {starts}"
+            )
         return self
+
+    def stage_at(self, epoch: int, progress: float = 0.0) -> LossStage:
+        """Return the last stage that has begun.
+
+        Args:
+            epoch: Counted from 0.
+            progress: Share of the training that is over, 0..1.
+
+        >>> warm_up = LossStage(bce=1.0)
+        >>> config = LossConfig(stages=(warm_up, LossStage(from_epoch=5, lovasz=1.0)))
+        >>> config.stage_at(4) is warm_up, config.stage_at(5).lovasz
+        (True, 1.0)
+        """
+        begun = (
+            stage
+            for stage in reversed(self.stages)
+            if stage.from_epoch <= epoch and stage.from_progress <= progress
+        )
+        return next(begun)
 
 
 class OptimConfig(_Section):

@@ -24,7 +24,7 @@ from diapir.metrics.thresholds import best_threshold, threshold_curve
 from diapir.models.modelfile import ModelCard, save_model
 from diapir.models.unet import SaltNet
 from diapir.runs.folder import RunFolder, is_main_process, new_run_folder, plain, write_json
-from diapir.runs.machine import command_line, describe_machine
+from diapir.runs.machine import command_line, describe_machine, keep_freed_memory
 from diapir.runs.report import save_data_figures, write_run_report
 from diapir.training.fit import LAST_CHECKPOINT, FitResult, fit
 
@@ -183,6 +183,7 @@ def _train_split(
     resume: bool = False,
 ) -> tuple[FitResult, list[RunResult]]:
     """Train, score and report one split in its folder; only the first process has a result."""
+    keep_freed_memory()
     with folder.locked() if is_main_process() else nullcontext():
         fitted = fit(
             tiles,

@@ -87,6 +87,7 @@ class Journal(lightning.Callback):
         row: dict[str, float] = {"epoch": trainer.current_epoch}
         row |= {"lr": max(group["lr"] for group in trainer.optimizers[0].param_groups)}
         row |= pl_module.pop_metrics("train") | pl_module.pop_metrics("val")
+        row["progress"] = round(self.clock.progress(), 4)
         row["seconds"] = round(self.clock.seconds, 2)
         self.rows.append(row)
         for logger in trainer.loggers:

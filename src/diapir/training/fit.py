@@ -43,7 +43,8 @@ class FitResult:
     Args:
         net: The network with the weights of the chosen epoch, in evaluation mode, on the CPU; in
             the processes beside the first one, that of the last step.
-        history: A row an epoch: epoch, lr, train_* and val_* metrics, seconds.
+        history: A row an epoch: epoch, lr, train_* and val_* metrics, progress (the share
+            of the training that is over), seconds.
         best_epoch: Counted from 0.
         seconds: Wall time, resumed parts added up.
         interrupted: Number of the signal that ended it early, if one did.

@@ -15,7 +15,7 @@ from diapir.data.datamodule import Batch
 from diapir.errors import TrainingError
 from diapir.metrics.torch_metrics import SaltMetrics
 from diapir.models.unet import Outputs, SaltNet
-from diapir.training.losses import bce, combined_loss, stage_at
+from diapir.training.losses import bce, combined_loss
 
 Stage = Literal["train", "val"]
 
@@ -74,7 +74,7 @@ class SaltTask(lightning.LightningModule):
         self._step(batch, outputs, "val")
 
     def _step(self, batch: Batch, outputs: Outputs, stage: Stage) -> Tensor:
-        weights = stage_at(self.recipe.loss, self.current_epoch)
+        weights = self.recipe.loss.stage_at(self.current_epoch, self.progress())
         loss = total_loss(outputs, batch.masks, weights, self.recipe.loss)
         self._check_finite(loss, batch)
         mean, metrics = self._meters(stage)
