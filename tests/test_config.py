@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -201,3 +202,15 @@ def test_stages_follow_the_share_of_the_training():
     loss = parse_recipe({"loss": {"stages": stages}}, "test").loss
     starts = [loss.stage_at(7, progress).from_progress for progress in (0.0, 0.39, 0.4, 1.0)]
     assert starts == [0.0, 0.0, 0.4, 0.4]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"train": {"select": "best"}}, "train.select = 'last'"),
+        ({"train": {"select": "last"}, "optim": {"schedule": "plateau"}}, "optim.schedule"),
+    ],
+)
+def test_snapshots_need_a_rate_that_restarts(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        parse_recipe({"snapshots": {"cycles": 2}, **changes}, "test")

@@ -184,6 +184,31 @@ class SmallFirst(_Section):
     resize_to: int = Field(ge=32, le=1024, description="before that, in place of model.resize_to")
 
 
+_Models = Field((), description="model files, averaged; {fold} stands for the number of the fold")
+
+
+class SnapshotsConfig(_Section):
+    """Several models from one training: the rate falls and starts again, each fall leaves one."""
+
+    cycles: int = Field(1, ge=1, le=100, description="falls of the rate, of equal length")
+
+
+class PseudoLabelsConfig(_Section):
+    """Self-training: unlabelled tiles train with the masks that earlier models predict for them."""
+
+    models: tuple[str, ...] = _Models
+    share: float = Field(0.5, gt=0, le=1, description="of the unlabelled tiles, the most certain")
+
+
+class DistillConfig(_Section):
+    """Learning from the probabilities of larger models beside the masks."""
+
+    models: tuple[str, ...] = _Models
+    weight: float = Field(
+        0.5, ge=0, description="of the cross-entropy against the teachers' probabilities"
+    )
+
+
 class TrainConfig(_Section):
     """How long, how large, how precise."""
 
@@ -219,9 +244,23 @@ class Recipe(_Section):
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig()
     loss: LossConfig = LossConfig()
+    snapshots: SnapshotsConfig = SnapshotsConfig()
+    pseudo_labels: PseudoLabelsConfig = PseudoLabelsConfig()
+    distill: DistillConfig = DistillConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     predict: PredictConfig = PredictConfig()
+
+    @model_validator(mode="after")
+    def _snapshots_fit(self) -> Self:
+        if self.snapshots.cycles > 1:
+            if self.optim.schedule not in ("cosine", "one-cycle"):
+                raise ValueError(
+                    "snapshots.cycles above 1 needs optim.schedule = 'cosine' or 'one-cycle'"
+                )
+            if self.train.select != "last":
+                raise ValueError("snapshots.cycles above 1 needs train.select = 'last'")
+        return self
 
     def sha256(self) -> str:
         """Return the SHA-256 of the resolved recipe as canonical JSON."""
