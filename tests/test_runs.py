@@ -19,7 +19,7 @@ import pytest
 from diapir.config import Recipe, load_recipe
 from diapir.data.competition import write_competition
 from diapir.data.datamodule import TileDataModule
-from diapir.errors import DataError, RunError, WeightsError
+from diapir.errors import DataError, RecipeError, RunError, WeightsError
 from diapir.inference.predict import Predictor
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.metrics.score import competition_score
@@ -218,8 +218,8 @@ def test_threshold_of_the_recipe_is_kept(data: Path, tiny_recipe: Make, tmp_path
 
 @pytest.mark.parametrize("name", ["scratch", "vgg16", "resnet34", "vgg19"])
 def test_classic_recipe_runs_to_the_end(name: str, data: Path, tmp_path: Path) -> None:
-    tiny = ["weights=none", "epochs=1", "tiles_per_epoch=4", "batch_size=2"]
-    sections = ["model", "train", "train", "train"]
+    tiny = ["weights=none", "freeze=none", "epochs=1", "tiles_per_epoch=4", "batch_size=2"]
+    sections = ["model", "model", "train", "train", "train"]
     settings = [f"{section}.{setting}" for section, setting in zip(sections, tiny, strict=True)]
     recipe = load_recipe(f"classic-{name}", [*settings, "split.val=0.07"])
     (result,) = train_recipe(recipe, data, tmp_path, QUIET)
@@ -231,6 +231,13 @@ def test_classic_recipe_runs_to_the_end(name: str, data: Path, tmp_path: Path) -
     assert card.recipe.name == f"classic-{name}"
     assert net.config.resize_to == 128
     shutil.rmtree(tmp_path)  # some hundred megabytes
+
+
+def test_a_frozen_encoder_needs_weights(data: Path, tmp_path: Path) -> None:
+    recipe = load_recipe("classic-vgg19", ["model.weights=none"])
+    with pytest.raises(RecipeError, match=r"random weights and is frozen(.|\n)*model.freeze=none"):
+        train_recipe(recipe, data, tmp_path, QUIET)
+    assert not list(tmp_path.iterdir())
 
 
 # --- folds

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from diapir.config import Recipe
 from diapir.data.splits import Split, make_splits
-from diapir.errors import DataError
+from diapir.errors import DataError, RecipeError
 from diapir.inference.evaluate import Evaluation, evaluate
 from diapir.inference.predict import Predictor
 from diapir.io.atomic import atomic_write, write_text_atomic
@@ -163,6 +163,13 @@ def _check_trainable(recipe: Recipe, tiles: Tiles) -> None:
             where=tiles.source,
             expected="depths.csv with a row id,z for every tile",
             mend="Add depths.csv or set model.depth_channel = false.",
+        )
+    if recipe.model.freeze not in ("none", 0) and recipe.model.weights == "none":
+        raise RecipeError(
+            "the encoder starts from random weights and is frozen, so that it would never learn",
+            where="model.weights = 'none', model.freeze",
+            expected="weights to keep, or an encoder that learns",
+            mend="Add --set model.freeze=none, or give weights.",
         )
     SaltNet(recipe.model)
 
