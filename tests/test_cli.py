@@ -206,13 +206,18 @@ def test_results_page(run: Run, data: Path, model: Path, tmp_path: Path) -> None
     metrics = json.loads((model.parent / "metrics.json").read_text())
     assert metrics["command"] in text
     assert f"{metrics['holdout']['metrics']['score']['value']:.3f}" in text
-    for figure in re.findall(r"\((figures/[^)]+)\)", text):
-        assert (page.parent / figure).is_file()
+    figures = re.findall(r"\]\((results/[^)#]+\.png)\)", text)
+    assert figures
+    assert all((page.parent / figure).is_file() for figure in figures)
     anchors = re.findall(r"\]\(#([^)]+)\)", text)
     titles = [line[3:] for line in text.splitlines() if line.startswith("## ")]
     slugs = {re.sub(r"[^a-z0-9_-]", "", title.lower().replace(" ", "-")) for title in titles}
     assert anchors
     assert set(anchors) <= slugs
+    # without the run folder the page is written again to the letter
+    page.unlink()
+    assert run("results", "--out", page)[0] == 0
+    assert page.read_text() == text
 
 
 def test_results_of_a_folder_that_is_no_run(run: Run, tmp_path: Path) -> None:

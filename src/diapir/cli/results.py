@@ -7,15 +7,21 @@ import typer
 
 
 def results(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Folders of finished runs; none: write the page of those kept again."),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="Markdown file.")] = Path("results.md"),
     submission: Annotated[
         list[Path] | None,
         typer.Option(help="A .json file that 'diapir submit' wrote; repeatable."),
     ] = None,
 ) -> None:
-    """Write a page of results, with commands and figures, from finished runs alone."""
+    """Write a page of results, with commands and figures, from finished runs alone.
+
+    What it needs of a run is kept beside the page, so that later runs join the earlier ones.
+    """
     from diapir.runs.results import write_results
 
-    write_results(runs, submission or [], out)
-    typer.echo(f"{len(runs):,} runs are in {out}")
+    count = write_results(runs or [], submission or [], out)
+    typer.echo(f"{count:,} runs are in {out}")

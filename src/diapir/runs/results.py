@@ -1,24 +1,29 @@
-"""The page of results: written from run folders and submissions alone, nothing by hand."""
+"""The page of results: written from run folders and submissions alone, nothing by hand.
 
-import shutil
+What the page needs of a run is kept beside it, so that it can be written again, and grow, when the
+run folders are gone.
+"""
+
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from diapir.errors import RunError
-from diapir.io.atomic import atomic_write, write_text_atomic
-from diapir.runs.folder import RunFolder, read_json
+from diapir.io.atomic import write_bytes_atomic, write_text_atomic
+from diapir.runs.folder import RunFolder, read_json, write_json
 
 _HEAD = """# Results
 
-This page is written by `diapir results` from the folders of finished runs; nothing in it is typed
-by hand. Every score is the competition's own (see [tgs.md](tgs.md)), on hold-out tiles that neither
-trained the model nor chose its epoch or threshold. Intervals are 95 % bootstrap intervals over
-tiles. For what others have scored on the competition's own test tiles, see
-[tgs.md](tgs.md#what-is-known-to-score); those tiles are not these, so compare with care.
+This page is written by `diapir results` from finished runs, whose settings, metrics and figures lie
+beside it in [results/](results/); nothing in it is typed by hand. Every score is the competition's
+own (see [tgs.md](tgs.md)), on hold-out tiles that neither trained the model nor chose its epoch or
+threshold. Intervals are 95 % bootstrap intervals over tiles. For what others have scored on the
+competition's own test tiles, see [tgs.md](tgs.md#what-is-known-to-score); those tiles are not
+these, so compare with care.
 """
 _FIGURES = ("training", "threshold", "tiles-random", "tiles-worst", "score-coverage")
+_SUBMISSIONS = "submissions"
 
 
 @dataclass(frozen=True)
@@ -35,23 +40,43 @@ class _Run:
         return known.get(weights, f"ImageNet ({Path(weights).name})")
 
 
-def write_results(runs: Sequence[Path], submissions: Sequence[Path], out: Path) -> None:
-    """Write the page and copies of the runs' figures beside it.
+def write_results(runs: Sequence[Path], submissions: Sequence[Path], out: Path) -> int:
+    """Keep what the page needs of runs and submissions, write the page of all that are kept.
 
     Args:
-        runs: Folders of finished runs; they are sorted by hold-out score.
-        submissions: The `.json` files that `diapir submit` writes beside its CSV files.
-        out: The Markdown file; figures go to `figures/` beside it.
+        runs: Folders of finished runs; each takes the place of an earlier one of its recipe and
+            encoder weights.
+        submissions: The `.json` files that `diapir submit` writes beside its CSV files; each takes
+            the place of an earlier one of its name.
+        out: The Markdown file, `NAME.md`; what is kept lies in `NAME/` beside it.
+
+    Returns:
+        Runs on the page, sorted by hold-out score.
 
     Raises:
-        RunError: A folder holds no finished run, or a file cannot be written.
+        RunError: A folder holds no finished run, there is none at all, or a file cannot be written.
     """
-    found = sorted((_read_run(path) for path in runs), key=_holdout_score, reverse=True)
-    parts = [_HEAD, _overview(found)]
-    parts += [_run_section(run, out.parent) for run in found]
-    if submissions:
-        parts.append(_submissions_section([read_json(path) for path in submissions]))
+    found = [_read_run(path) for path in runs]
+    handed_in = [(path.stem, read_json(path)) for path in submissions]
+    kept = out.with_suffix("")
+    for run in found:
+        _keep_run(run, kept / _anchor(run))
+    for name, table in handed_in:
+        _make_folder(kept / _SUBMISSIONS)
+        write_json(kept / _SUBMISSIONS / f"{name}.json", table)
+    shown = [_read_run(path.parent) for path in sorted(kept.glob("*/metrics.json"))]
+    if not shown:
+        raise RunError(
+            "there are no runs to show", where=kept, mend="Give the folders of finished runs."
+        )
+    shown.sort(key=_holdout_score, reverse=True)
+    parts = [_HEAD, _overview(shown)]
+    parts += [_run_section(run, out.parent) for run in shown]
+    tables = [read_json(path) for path in sorted((kept / _SUBMISSIONS).glob("*.json"))]
+    if tables:
+        parts.append(_submissions_section(tables))
     write_text_atomic(out, "\n".join(parts))
+    return len(shown)
 
 
 def _read_run(path: Path) -> _Run:
@@ -64,6 +89,24 @@ def _read_run(path: Path) -> _Run:
             mend="Train with split.holdout above 0.",
         )
     return _Run(folder, metrics, read_json(folder.recipe))
+
+
+def _keep_run(run: _Run, folder: Path) -> None:
+    """Copy what the page needs of a run: a run folder without weights and logs."""
+    target = RunFolder(folder)
+    _make_folder(target.figures)
+    write_json(target.metrics, run.metrics)
+    write_json(target.recipe, run.recipe)
+    for name in _FIGURES:
+        source, copy = (run_folder.figures / f"{name}.png" for run_folder in (run.folder, target))
+        if source.is_file():
+            write_bytes_atomic(copy, source.read_bytes())
+        else:
+            copy.unlink(missing_ok=True)
+
+
+def _make_folder(path: Path) -> None:
+    RunFolder(path).make_plain()
 
 
 def _holdout_score(run: _Run) -> float:
@@ -87,7 +130,7 @@ def _overview(runs: Sequence[_Run]) -> str:
     return "\n".join([*_table(columns, rows), ""])
 
 
-def _run_section(run: _Run, folder: Path) -> str:
+def _run_section(run: _Run, page_folder: Path) -> str:
     metrics, holdout = run.metrics, run.metrics["holdout"]
     tiles = metrics["tiles"]
     lines = [
@@ -109,7 +152,7 @@ def _run_section(run: _Run, folder: Path) -> str:
         "",
         *_table(("coverage", "tiles", "score", "IoU"), _group_rows(holdout["by_coverage"])),
         "",
-        *_figure_lines(run, folder),
+        *_figure_lines(run, page_folder),
         f"Machine: {metrics['machine']}. Training took {metrics['training_seconds']:.0f} s. "
         f"Recipe SHA-256 `{metrics['recipe_sha256'][:16]}`, data SHA-256 "
         f"`{metrics['data_fingerprint'][:16]}`, source `{(metrics['git'] or 'unknown')[:12]}`, "
@@ -120,17 +163,14 @@ def _run_section(run: _Run, folder: Path) -> str:
     return "\n".join(lines)
 
 
-def _figure_lines(run: _Run, folder: Path) -> Iterator[str]:
-    """Copy the run's figures beside the page and yield the lines that show them."""
+def _figure_lines(run: _Run, page_folder: Path) -> Iterator[str]:
+    """Yield the lines that show the figures that are kept of a run."""
     for name in _FIGURES:
-        source = run.folder.figures / f"{name}.png"
-        if not source.is_file():
-            continue
-        target = folder / "figures" / f"{_anchor(run)}-{name}.png"
-        with atomic_write(target) as temporary:
-            shutil.copyfile(source, temporary)
-        yield f"![{run.metrics['recipe']}: {name.replace('-', ' ')}](figures/{target.name})"
-        yield ""
+        figure = run.folder.figures / f"{name}.png"
+        if figure.is_file():
+            link = figure.relative_to(page_folder).as_posix()
+            yield f"![{run.metrics['recipe']}: {name.replace('-', ' ')}]({link})"
+            yield ""
 
 
 def _submissions_section(submissions: Sequence[dict[str, Any]]) -> str:
