@@ -101,6 +101,14 @@ def test_same_bytes_with_one_worker_and_with_four(cube, tmp_path, workers):
     assert stored_bytes(alone.store) == stored_bytes(shared.store)
 
 
+def test_no_more_workers_are_started_than_there_are_blocks():
+    assert Workers(4).at_most(1) == Workers(1)
+    assert Workers(4, processes=False).at_most(9) == Workers(4, processes=False)
+    assert Workers(4).at_most(0) == Workers(1)
+    away = Workers(scheduler="tcp://127.0.0.1:8786")
+    assert away.at_most(1) == away
+
+
 def test_a_tiny_network_gives_the_same_bytes_in_threads(cube, tmp_path, tiny_recipe):
     from diapir.inference.sections import load_section_model
     from diapir.models.modelfile import ModelCard, save_model

@@ -93,11 +93,13 @@ def section(
     low, high = np.percentile(finite, [1, 99]) if finite.size else (0.0, 1.0)
     if display == "seismic":
         low, high = -max(abs(low), abs(high)), max(abs(low), abs(high))
-    extent = (float(axis[0]), float(axis[-1]), float(sample[-1]), float(sample[0]))
+    left, right = _edges(axis)
+    above, below = _edges(sample)
+    extent = (left, right, below, above)
     options: dict[str, Any] = {"extent": extent, "aspect": "auto", "interpolation": "bilinear"}
     ax.imshow(shown, cmap=display, vmin=low, vmax=high if high > low else low + 1, **options)
     ax.imshow(np.where(salt > threshold, 0.35, 0.0), cmap=_SALT, vmin=0, vmax=1, **options)
-    _contour(ax, salt, threshold, extent)
+    _contour(ax, salt, threshold, axis[:: steps[0]], sample[:: steps[1]])
     quiet_axes(ax, xlabel=across, ylabel=f"{_quantity(unit)}", grid="")
     title(ax, name)
     share = float((probs > threshold).mean())
@@ -184,13 +186,21 @@ def scores_before_after(
     return figure
 
 
+def _edges(axis: NDArray[np.floating]) -> tuple[float, float]:
+    """Return the outer edges of the pixels of the first and last place, half a step outside."""
+    half = float(axis[-1] - axis[0]) / (len(axis) - 1) / 2 if len(axis) > 1 else 0.5
+    return float(axis[0]) - half, float(axis[-1]) + half
+
+
 def _contour(
-    ax: Axes, salt: NDArray[np.floating], threshold: float, extent: tuple[float, ...]
+    ax: Axes,
+    salt: NDArray[np.floating],
+    threshold: float,
+    x: NDArray[np.floating],
+    y: NDArray[np.floating],
 ) -> None:
     if min(salt.shape) < 2 or not salt.min() < threshold < salt.max():
         return
-    x = np.linspace(extent[0], extent[1], salt.shape[1])
-    y = np.linspace(extent[3], extent[2], salt.shape[0])
     ax.contour(x, y, salt, levels=[threshold], colors=[OUTLINE], linewidths=1.1)
 
 
