@@ -92,7 +92,8 @@ def _bodies_section(result: "MapResult") -> Section:
         for body in result.products.bodies.bodies
     ]
     columns = (
-        "body", "samples", "volume (m3)", "inlines", "crosslines", f"{unit}", "mean probability",
+        "body", "samples", "volume (m3)", "inlines", "crosslines", f"z ({unit})",
+        "mean probability",
     )  # fmt: skip
     text = [
         "Connected parts of the mask; samples that touch at a corner are connected. "
@@ -108,7 +109,9 @@ def _bodies_section(result: "MapResult") -> Section:
 def _horizon_section(result: "MapResult") -> Section:
     frame = result.products.frame
     x, y = frame.trace_xy()
-    plane = ("X", "Y") if frame.located else ("crossline", "inline")
+    # coordinates are in feet where depths are; SEG-Y seldom says it
+    metric = "ft" if frame.unit == "ft" else "m"
+    plane = (f"X ({metric})", f"Y ({metric})") if frame.located else ("crossline", "inline")
     pictures = []
     for horizon, caption in (
         (result.products.top, "Top salt"),
