@@ -2,16 +2,19 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 from typer.testing import CliRunner
 
 from diapir.cli import app
@@ -141,6 +144,7 @@ def test_a_killed_ingest_goes_on(make_segy: Make, tmp_path: Path) -> None:
     store = tmp_path / "cube.zarr"
     code = f"""
 import time
+import warnings
 from pathlib import Path
 from diapir.io import ingest
 whole = ingest._BlockWriter.__call__
@@ -208,6 +212,59 @@ def test_mdio_stores_open(tmp_path: Path) -> None:
     assert found["sample"].attrs["units"] == "ms"
     assert not found["trace_mask"].to_numpy()[1, 2]
     assert found.attrs["mean"] == pytest.approx(values[mask].mean(), abs=1e-6)
+
+
+@pytest.fixture
+def multidimio_store(tmp_path: Path) -> tuple[Path, np.ndarray, np.ndarray]:
+    """A store laid out as multidimio 1.1 lays it out: NaN in gaps, no delay on the time axis."""
+    values = np.random.default_rng(0).normal(size=(4, 5, 6)).astype(np.float32)
+    mask = np.ones((4, 5), bool)
+    mask[1, 2] = mask[0, 0] = False
+    values[~mask] = np.nan
+    flat = ("inline", "crossline")
+    mdio = xr.Dataset(
+        {"amplitude": ((*flat, "time"), values), "trace_mask": (flat, mask)},
+        {
+            "inline": np.arange(10, 14),
+            "crossline": np.arange(20, 25),
+            "time": ("time", np.arange(0, 24, 4, dtype=np.int32)),
+            "cdp_x": (flat, np.ones((4, 5)), {"unitsV1": {"length": "m"}}),
+            "cdp_y": (flat, np.ones((4, 5)), {"unitsV1": {"length": "m"}}),
+        },
+        {"apiVersion": "1.1.3", "name": "PostStack3DTime"},
+    )
+    path = tmp_path / "cube.mdio"
+    mdio.to_zarr(path, zarr_format=3, consolidated=False)
+    headers = np.zeros((4, 5), [("inline", "<i4"), ("delay_recording_time", "<i2"),
+                                ("times_scalar", "<i2")])  # fmt: skip
+    headers["delay_recording_time"][mask], headers["times_scalar"][mask] = 2000, -10
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # structures are no part of the Zarr standard yet
+        zarr.open_group(path, mode="r+").create_array(
+            "headers", data=headers, chunks=(4, 5), dimension_names=flat
+        )
+    return path, values, mask
+
+
+def test_gaps_and_delay_of_multidimio(
+    multidimio_store: tuple[Path, np.ndarray, np.ndarray],
+) -> None:
+    path, values, mask = multidimio_store
+    found = open_volume(path)
+    np.testing.assert_array_equal(found["amplitude"], np.nan_to_num(values))
+    np.testing.assert_array_equal(found["trace_mask"], mask)
+    assert found["amplitude"].dtype == np.float32
+    assert found["sample"].to_numpy().tolist() == [200, 204, 208, 212, 216, 220]
+    assert found["sample"].attrs["units"] == "ms"
+    assert open_volume(path, start=48.0)["sample"].to_numpy()[:2].tolist() == [48, 52]
+
+
+def test_without_headers_mdio_starts_at_its_own_axis(
+    multidimio_store: tuple[Path, np.ndarray, np.ndarray],
+) -> None:
+    path, _, _ = multidimio_store
+    shutil.rmtree(path / "headers")
+    assert open_volume(path)["sample"].to_numpy()[0] == 0
 
 
 def test_stores_without_amplitudes_are_refused(tmp_path: Path) -> None:

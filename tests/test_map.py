@@ -156,6 +156,20 @@ def test_a_section_of_any_size_gets_what_a_line_can_have(model, tmp_path, suffix
     assert result.products.meshes == ()
 
 
+@pytest.mark.parametrize(
+    ("shape", "gone"), [((1, 40, 48), {"zmap"}), ((40, 1, 48), {"zmap"}), ((1, 1, 48), {"zmap"})]
+)
+def test_a_single_line_gets_what_it_can_have(make_segy, model, tmp_path, shape, gone):
+    file, _ = make_segy(shape=shape, start=100.0)
+    settings = MapSettings(**{**vars(SETTINGS), "threshold": 0.01, "min_samples": 1})
+    result = map_survey(file, tmp_path / "out", [model], settings, workers=ONE, progress=False)
+    names = {path.suffix[1:] for path in (tmp_path / "out" / "horizons").iterdir()}
+    assert names == {"xyz", "dat", "zmap", "csv", "parquet"} - gone
+    assert result.products.meshes == ()
+    assert (tmp_path / "out" / "mask.sgy").exists()
+    assert np.nanmin(result.products.top.z) == 100
+
+
 def test_two_maps_do_not_write_into_one_folder(survey, model, tmp_path):
     from diapir.runs.folder import RunFolder
 

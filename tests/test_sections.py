@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -6,6 +8,7 @@ from hypothesis import strategies as st
 from diapir.errors import DataError
 from diapir.inference.look import AS_IS, Look, compare, measure
 from diapir.inference.sections import IdentityModel, Tiling, predict_section
+from diapir.models.pixels import TGS_PIXELS
 
 
 class Survey(dict):
@@ -77,7 +80,7 @@ def test_the_look_gives_mean_and_deviation_of_the_training_data():
     assert np.allclose(
         [found.low, found.high], np.percentile(survey["amplitude"], [1, 99]), rtol=0.1
     )
-    grey = found.look(mean=0.5, std=0.15).grey(survey["amplitude"]) / 255
+    grey = found.look(replace(TGS_PIXELS, mean=0.5, std=0.15)).grey(survey["amplitude"]) / 255
     assert abs(grey.mean() - 0.5) < 0.01
     assert abs(grey.std() - 0.15) < 0.01
 
@@ -87,7 +90,7 @@ def test_reverse_polarity_mirrors_the_grey_values():
     survey = Survey(rng.normal(0, 3, (8, 40, 50)).astype(np.float32))
     found = measure(survey)
     straight, reverse = (
-        found.look(mean=0.5, polarity=p).grey(survey["amplitude"]).astype(int)
+        found.look(replace(TGS_PIXELS, mean=0.5), polarity=p).grey(survey["amplitude"]).astype(int)
         for p in ("normal", "reverse")
     )
     assert np.abs(straight + reverse - 255).max() <= 1
@@ -129,6 +132,23 @@ def test_a_stretched_survey_is_told_how_to_scale():
     likeness = compare(Survey(smooth), found.look())
     assert any("--sample-scale" in warning for warning in likeness.warnings)
     assert likeness.roughness[1] < likeness.roughness[0]
+
+
+def test_no_stretching_is_advised_where_nothing_changes():
+    values = np.broadcast_to(np.arange(90.0)[:, None], (6, 90, 40)).astype(np.float32)
+    likeness = compare(Survey(values), measure(Survey(values)).look())
+    assert any("hardly change along samples" in warning for warning in likeness.warnings)
+    assert not any("--sample-scale" in warning for warning in likeness.warnings)
+
+
+def test_a_survey_is_compared_with_what_trained_the_model():
+    values = np.random.default_rng(2).normal(0, 1, (6, 90, 90)).astype(np.float32)
+    likeness = compare(Survey(values), measure(Survey(values)).look())
+    own = replace(TGS_PIXELS, shares=tuple(likeness.shares), roughness=likeness.roughness)
+    again = compare(Survey(values), measure(Survey(values)).look(), trained=own)
+    assert likeness.distance > 0
+    assert again.distance < 1e-9
+    assert again.warnings == ()
 
 
 def test_a_survey_of_two_values_is_out_of_domain():

@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -99,6 +100,14 @@ def test_same_bytes_with_one_worker_and_with_four(cube, tmp_path, workers):
     alone, _ = predict(cube, tmp_path / "one", lines=9)
     shared, _ = predict(cube, tmp_path / "four", workers, lines=9)
     assert stored_bytes(alone.store) == stored_bytes(shared.store)
+
+
+def test_no_more_workers_are_started_than_there_are_blocks():
+    assert Workers(4).at_most(1) == Workers(1)
+    assert Workers(4, processes=False).at_most(9) == Workers(4, processes=False)
+    assert Workers(4).at_most(0) == Workers(1)
+    away = Workers(scheduler="tcp://127.0.0.1:8786")
+    assert away.at_most(1) == away
 
 
 def test_a_tiny_network_gives_the_same_bytes_in_threads(cube, tmp_path, tiny_recipe):
@@ -239,6 +248,43 @@ def test_a_scheduler_that_is_not_there_is_told(cube, tmp_path, monkeypatch):
         predict(cube, tmp_path / "out", Workers(scheduler="tcp://127.0.0.1:9"))
 
 
+@pytest.fixture
+def scheduler(tmp_path):
+    """Address of a Dask scheduler with two workers, each a process that others started."""
+    address = tmp_path / "scheduler.json"
+    dask = [sys.executable, "-m", "dask"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": tmp_path}
+    started = [
+        subprocess.Popen(
+            [*dask, "scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", address],
+            **quiet,
+        )
+    ]
+    try:
+        while not address.exists():
+            assert started[0].poll() is None
+            time.sleep(0.02)
+        started += [
+            subprocess.Popen(
+                [*dask, "worker", "--scheduler-file", address, "--nthreads", "1", "--no-nanny",
+                 "--no-dashboard", "--name", str(number)],
+                **quiet,
+            )
+            for number in range(2)
+        ]  # fmt: skip
+        yield json.loads(address.read_text())["address"]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def test_a_running_scheduler_gives_the_same_bytes(cube, tmp_path, scheduler):
+    alone, _ = predict(cube, tmp_path / "one", lines=9)
+    shared, _ = predict(cube, tmp_path / "cluster", Workers(scheduler=scheduler), lines=9)
+    assert stored_bytes(alone.store) == stored_bytes(shared.store)
+
+
 KILLED = """
 import sys, time
 from pathlib import Path
@@ -261,7 +307,7 @@ map_survey(Path({cube!r}), Path({out!r}), [], settings, workers=Workers(1), prog
 
 
 def test_killed_at_random_moments_it_redoes_one_block_at_most(cube, tmp_path):
-    """Here two kills and one worker; benchmarks/volume_kills.py does twenty with two."""
+    """Here two kills and one worker; benchmarks/volume.py does twenty with two."""
     log, out = tmp_path / "log", tmp_path / "out"
     script = KILLED.format(src=str(ROOT / "src"), log=str(log), cube=str(cube), out=str(out))
     kills = 0

@@ -63,6 +63,11 @@ class Frame:
         return len(self.inline), len(self.crossline), len(self.sample)
 
     @property
+    def is_flat(self) -> bool:
+        """Whether this is a single line, which has neither areas nor surfaces."""
+        return min(self.shape[:2]) < 2
+
+    @property
     def sample_step(self) -> float:
         """Distance of samples in `unit`."""
         count = len(self.sample)
@@ -151,7 +156,7 @@ class Frame:
     @property
     def bin_area(self) -> float | None:
         """Area of the rectangle that a trace stands for, in square units of the coordinates."""
-        if not self.located or min(self.shape[:2]) < 2:
+        if not self.located or self.is_flat:
             return None
         return abs(_det(self.affine) * _step(self.inline) * _step(self.crossline))
 

@@ -177,9 +177,10 @@ def write_zmap(path: Path, horizon: Horizon, *, per_line: int = 5, width: int = 
     onto nodes as far apart as its closest traces.
 
     Source:
-        Landmark's ZMAP+ ASCII grid as GDAL reads it (drivers/raster/zmap): the header between two
-        lines with '@' holds nodes a line; field width, null value, decimals, first column; rows,
-        columns, and the range of X and Y of the outer nodes.
+        Landmark's ZMAP+ ASCII grid as GDAL reads it (drivers/raster/zmap) with its setting
+        ZMAP_PIXEL_IS_POINT=TRUE: the header between two lines with '@' holds nodes a line; field
+        width, null value, decimals, first column; rows, columns, and the range of X and Y of the
+        outer nodes.
     """
     x, y, z = zmap_nodes(horizon)
     header = (

@@ -40,15 +40,14 @@ def blend_section(
         whole: NDArray[np.float32] = predict(section[None])[0]
         return whole
     weight = taper(windows[0].height, overlap)[:, None] * taper(windows[0].width, overlap)[None, :]
-    total = np.zeros((height, width), np.float32)
-    weights = np.zeros((height, width), np.float32)
+    # sums of up to hundreds of windows: in float32 their rounding would exceed a millionth
+    total, weights = np.zeros((2, height, width), np.float64)
     for some in _batches(windows, batch):
         values = predict(np.stack([section[_slices(w)] for w in some]))
         for place, value in zip(some, values, strict=True):
             total[_slices(place)] += weight * value
             weights[_slices(place)] += weight
-    blended: NDArray[np.float32] = total / weights
-    return blended
+    return np.divide(total, weights, out=total).astype(np.float32)
 
 
 def taper(size: int, overlap: int) -> NDArray[np.float32]:

@@ -8,22 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diapir.errors import DataError
-
-TRAINED_MEAN, TRAINED_STD = 0.482, 0.148
-"""Of the pixels, 0..1, of the TGS competition's training tiles that are not blank (measured)."""
-
-TRAINED_SHARES = (
-    0.0006, 0.0010, 0.0018, 0.0028, 0.0045, 0.0073, 0.0118, 0.0185,
-    0.0285, 0.0392, 0.0528, 0.0673, 0.0745, 0.0814, 0.0863, 0.0855,
-    0.0803, 0.0723, 0.0635, 0.0545, 0.0455, 0.0356, 0.0273, 0.0192,
-    0.0123, 0.0085, 0.0055, 0.0039, 0.0027, 0.0018, 0.0022, 0.0012,
-)  # fmt: skip
-"""Share of those pixels in 32 equal classes of grey value."""
-
-TRAINED_ROUGHNESS = (0.20, 0.22)
-"""Mean step from pixel to pixel in standard deviations, across traces and along samples."""
+from diapir.models.pixels import TGS_PIXELS, PixelStatistics
 
 _SAMPLED_VALUES = 4_000_000
+_LEAST_ROUGH = 0.02  # of the training data's roughness; no stretching would make that alike
 
 
 @dataclass(frozen=True)
@@ -77,22 +65,19 @@ class Amplitudes:
 
     def look(
         self,
-        *,
-        mean: float = TRAINED_MEAN,
-        std: float = TRAINED_STD,
+        trained: PixelStatistics = TGS_PIXELS,
         polarity: Literal["normal", "reverse"] = "normal",
     ) -> Look:
         """Return the map that gives the clipped amplitudes a mean and deviation.
 
         Args:
-            mean: Of the training pixels in 0..1.
-            std: Of the training pixels in 0..1.
+            trained: The pixels that the networks were trained on.
             polarity: 'reverse' where a rise in impedance has the other sign than in training.
         """
-        gain = 255 * std / self.std if self.std > 0 else 0.0
+        gain = 255 * trained.std / self.std if self.std > 0 else 0.0
         if polarity == "reverse":
             gain = -gain
-        return Look(self.low, self.high, gain, 255 * mean - gain * self.mean)
+        return Look(self.low, self.high, gain, 255 * trained.mean - gain * self.mean)
 
 
 def measure(volume: Any, clip: tuple[float, float] = (1.0, 99.0)) -> Amplitudes:
@@ -148,7 +133,7 @@ class Likeness:
         dead: Share of samples that are 0 or no number.
         roughness: Mean step between neighbours in standard deviations, across traces and along
             samples, after resampling.
-        trained_roughness: Of the training data.
+        trained: The training data.
         warnings: In words, with what to do.
     """
 
@@ -156,22 +141,28 @@ class Likeness:
     distance: float
     dead: float
     roughness: tuple[float, float]
-    trained_roughness: tuple[float, float]
+    trained: PixelStatistics
     warnings: tuple[str, ...]
 
 
-def compare(volume: Any, look: Look, scales: tuple[float, float] = (1.0, 1.0)) -> Likeness:
+def compare(
+    volume: Any,
+    look: Look,
+    scales: tuple[float, float] = (1.0, 1.0),
+    trained: PixelStatistics = TGS_PIXELS,
+) -> Likeness:
     """Return how like the training data a survey is, from evenly spaced lines of it.
 
     Args:
         volume: Dataset with `amplitude`.
         look: From amplitudes to grey values.
         scales: How much sections are stretched across traces and along samples.
+        trained: The pixels that the networks were trained on.
     """
     amplitude = volume["amplitude"]
     flat = amplitude.ndim == 2
     lines = [0] if flat else np.unique(np.linspace(0, amplitude.shape[0] - 1, 12).astype(int))
-    counts, steps, spread, dead = np.zeros(len(TRAINED_SHARES)), [], [], []
+    counts, steps, spread, dead = np.zeros(len(trained.shares)), [], [], []
     for line in lines:
         section = np.asarray(amplitude if flat else amplitude[int(line)], np.float32)
         alive = np.isfinite(section) & (section != 0)
@@ -188,9 +179,9 @@ def compare(volume: Any, look: Look, scales: tuple[float, float] = (1.0, 1.0)) -
     shares = counts / max(counts.sum(), 1)
     # a section that is stretched f times has steps about a f-th as large
     rough = np.mean(steps, axis=0) / max(float(np.mean(spread)), 1e-6) / np.array(scales)
-    distance = float(np.abs(shares - np.array(TRAINED_SHARES)).sum() / 2)
+    distance = float(np.abs(shares - np.array(trained.shares)).sum() / 2)
     roughness = (float(rough[0]), float(rough[1]))
-    found = Likeness(shares, distance, float(np.mean(dead)), roughness, TRAINED_ROUGHNESS, ())
+    found = Likeness(shares, distance, float(np.mean(dead)), roughness, trained, ())
     return replace(found, warnings=tuple(_warnings(found)))
 
 
@@ -202,13 +193,16 @@ def _warnings(found: Likeness) -> Iterator[str]:
         )
     names = (("--trace-scale", "across traces"), ("--sample-scale", "along samples"))
     for (option, name), own, trained in zip(
-        names, found.roughness, found.trained_roughness, strict=True
+        names, found.roughness, found.trained.roughness, strict=True
     ):
-        if not 0.5 <= own / trained <= 2:
-            word = "rougher" if own > trained else "smoother"
+        ratio = own / trained
+        if ratio < _LEAST_ROUGH:
+            yield f"sections hardly change {name}: there is little for a network to see"
+        elif not 0.5 <= ratio <= 2:
+            word = "rougher" if ratio > 1 else "smoother"
             yield (
-                f"sections are {max(own / trained, trained / max(own, 1e-6)):.1f} times {word} "
-                f"{name} than the training data: consider {option} {own / trained:.2g}"
+                f"sections are {max(ratio, 1 / ratio):.1f} times {word} {name} than the training "
+                f"data: consider {option} {ratio:.2g}"
             )
     if found.dead > 0.3:
         yield f"{100 * found.dead:.0f} % of the samples are dead"

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from diapir.errors import RunError
@@ -34,6 +34,15 @@ class Workers:
     def local_count(self) -> int:
         """Workers on this machine."""
         return self.count or _processors()
+
+    def at_most(self, blocks: int) -> "Workers":
+        """Return these workers without those for whom there would be no block.
+
+        Starting a process takes seconds; a survey of one block is sooner done without.
+        """
+        if self.scheduler is not None:
+            return self
+        return replace(self, count=max(1, min(self.local_count, blocks)))
 
     def __str__(self) -> str:
         if self.scheduler is not None:

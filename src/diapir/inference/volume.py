@@ -271,7 +271,7 @@ def predict_volume(
 
     waiting = {d: [b for b in plan.blocks(d) if b.name not in done] for d in plan.directions}
     if any(waiting.values()):
-        with open_pool(workers) as pool:
+        with open_pool(workers.at_most(max(map(len, waiting.values())))) as pool:
             for direction in plan.directions:
                 pool.run(job, waiting[direction], note)
     return Prediction(

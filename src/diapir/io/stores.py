@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diapir.errors import DataError
+from diapir.io.segy_grid import scaled
 from diapir.io.volume import STATISTICS, Geometry, Unit, amplitude_statistics, make_volume
 
 if TYPE_CHECKING:
@@ -22,12 +24,16 @@ _UNITS: dict[str, Unit] = {
     "ms": "ms", "millisecond": "ms", "milliseconds": "ms", "m": "m", "meter": "m", "metre": "m",
     "meters": "m", "metres": "m", "ft": "ft", "foot": "ft", "feet": "ft", "1": "1",
 }  # fmt: skip
-_SAMPLED_LINES = 64
+_SAMPLED_LINES, _HEADER_LINES = 64, 8
 _HEADERS = ["headers", "raw_headers"]
 
 
-def open_store(path: Path) -> "xr.Dataset":
+def open_store(path: Path, start: float | None = None) -> "xr.Dataset":
     """Return a store as a dataset; its samples are read when they are computed.
+
+    Args:
+        path: The store.
+        start: Time or depth of the first sample of an MDIO store, in place of what it says.
 
     Raises:
         DataError: It is no Zarr store, holds no amplitudes, or its ingest is unfinished.
@@ -54,10 +60,10 @@ def open_store(path: Path) -> "xr.Dataset":
         loaded = {name: found[name].load() for name in found.coords}
         opened: xr.Dataset = found.assign_coords(loaded)
         return opened
-    return _from_mdio(found, path)
+    return _from_mdio(found, path, start)
 
 
-def _from_mdio(found: "xr.Dataset", path: Path) -> "xr.Dataset":
+def _from_mdio(found: "xr.Dataset", path: Path, start: float | None) -> "xr.Dataset":
     name = "amplitude" if "amplitude" in found else found.attrs.get("defaultVariableName")
     if name not in found:
         held = ", ".join(map(str, found.variables)) or "nothing"
@@ -76,14 +82,17 @@ def _from_mdio(found: "xr.Dataset", path: Path) -> "xr.Dataset":
             expected="(inline, crossline, time or depth), or (cdp, time or depth) for a line",
             mend="Stack pre-stack data first.",
         )
+    mask = _over_lines(found, "trace_mask", dims, np.True_).astype(np.bool_)
+    # MDIO fills the gaps with NaN
+    amplitude = amplitude.where(np.isfinite(amplitude), 0)
     geometry = Geometry(
         axes={
             new: _axis(found, old, size).astype(np.int32)
             for new, old, size in zip(names, dims[:-1], amplitude.shape, strict=False)
         },
-        sample=_axis(found, dims[-1], amplitude.shape[-1]).astype(np.float64),
+        sample=_samples(found, dims[-1], path, mask, start),
         unit=_unit(found, dims[-1]),
-        trace_mask=_over_lines(found, "trace_mask", dims, np.True_).astype(np.bool_),
+        trace_mask=mask,
         cdp_x=_over_lines(found, "cdp_x", dims, None),
         cdp_y=_over_lines(found, "cdp_y", dims, None),
     )
@@ -98,6 +107,48 @@ def _from_mdio(found: "xr.Dataset", path: Path) -> "xr.Dataset":
         fingerprint=hashlib.sha256(known.encode()).hexdigest(),
         statistics=statistics,
     )
+
+
+def _samples(
+    found: "xr.Dataset",
+    name: str,
+    path: Path,
+    mask: NDArray[np.bool_],
+    start: float | None,
+) -> NDArray[np.float64]:
+    """Return time or depth of the samples, the first at its delay.
+
+    Source:
+        multidimio 1.1 counts its time axis from 0 whatever the delay (byte 109), but keeps that
+        among the trace headers.
+    """
+    size = found[name].size if name in found.variables else found.sizes[name]
+    axis: NDArray[np.float64] = _axis(found, name, size).astype(np.float64)
+    if start is not None:
+        return axis - axis[0] + start
+    return axis if axis[0] else axis + _delay_of_headers(path, mask)
+
+
+def _delay_of_headers(path: Path, mask: NDArray[np.bool_]) -> float:
+    """Return the delay that most traces of some lines have, 0 where the headers do not say it."""
+    import zarr
+
+    live = np.flatnonzero(mask.any(axis=tuple(range(1, mask.ndim))))
+    lines = live[np.linspace(0, len(live) - 1, min(len(live), _HEADER_LINES)).astype(int)]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # structures are no part of the Zarr standard yet
+            headers: Any = zarr.open_group(path, mode="r")["headers"]
+            read = [np.atleast_1d(headers[int(line)])[mask[int(line)]] for line in lines]
+        table = np.concatenate([part.reshape(-1) for part in read])
+        delays = table["delay_recording_time"].astype(np.int64)
+    except Exception:  # not every Zarr reads them, and not every MDIO has them
+        return 0.0
+    scalar = np.zeros_like(delays)
+    if "times_scalar" in (table.dtype.names or ()):
+        scalar = table["times_scalar"].astype(np.int64)
+    values, counts = np.unique(scaled(delays, scalar), return_counts=True)
+    return float(values[counts.argmax()]) if len(values) else 0.0
 
 
 def _axis(found: "xr.Dataset", name: str, size: int) -> NDArray[Any]:

@@ -141,7 +141,8 @@ def open_volume(path: Path, **options: Any) -> "xr.Dataset":
 
     Args:
         path: File or store.
-        **options: For SEG-Y the fields of `diapir.io.segy.SegyOptions`, such as ``inline_byte``.
+        **options: For SEG-Y the fields of `diapir.io.segy.SegyOptions`, such as ``inline_byte``; of
+            these, MDIO takes ``start``.
 
     Raises:
         DataError: It cannot be read, is no kind of file that Diapir knows, or is pre-stack.
@@ -153,7 +154,7 @@ def open_volume(path: Path, **options: Any) -> "xr.Dataset":
     if path.is_dir():
         from diapir.io.stores import open_store
 
-        return open_store(path)
+        return open_store(path, start=options.get("start"))
     if suffix in _PICTURES:
         return _open_picture(path)
     if suffix == ".npy":

@@ -20,6 +20,7 @@ from torch import Tensor
 from diapir.config import Recipe, parse_recipe
 from diapir.errors import DiapirError, ModelFileError
 from diapir.io.atomic import write_bytes_atomic
+from diapir.models.pixels import PixelStatistics
 from diapir.models.unet import SaltNet
 
 FORMAT = 1
@@ -44,6 +45,7 @@ class ModelCard:
         git: Commit of the source tree, where there is one.
         created: Time in UTC, ISO 8601.
         notes: Anything for the reader.
+        pixels: What the training pixels look like; None: the file does not say it.
     """
 
     recipe: Recipe
@@ -56,6 +58,7 @@ class ModelCard:
     git: str | None = None
     created: str = ""
     notes: str = ""
+    pixels: PixelStatistics | None = None
 
     def stamped(self) -> "ModelCard":
         """Return the card with versions, commit and time of now."""
@@ -149,6 +152,7 @@ def _parse_card(path: Path, table: dict[str, Any]) -> ModelCard:
         git=None if table["git"] is None else str(table["git"]),
         created=str(table["created"]),
         notes=str(table["notes"]),
+        pixels=None if table.get("pixels") is None else PixelStatistics.from_json(table["pixels"]),
     )
 
 

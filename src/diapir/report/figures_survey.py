@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from diapir.report.style import (
@@ -16,6 +17,7 @@ from diapir.report.style import (
     INK,
     MAIN,
     OUTLINE,
+    QUIET,
     SMALL,
     legend,
     line_handle,
@@ -93,11 +95,13 @@ def section(
     low, high = np.percentile(finite, [1, 99]) if finite.size else (0.0, 1.0)
     if display == "seismic":
         low, high = -max(abs(low), abs(high)), max(abs(low), abs(high))
-    extent = (float(axis[0]), float(axis[-1]), float(sample[-1]), float(sample[0]))
+    left, right = _edges(axis)
+    above, below = _edges(sample)
+    extent = (left, right, below, above)
     options: dict[str, Any] = {"extent": extent, "aspect": "auto", "interpolation": "bilinear"}
     ax.imshow(shown, cmap=display, vmin=low, vmax=high if high > low else low + 1, **options)
     ax.imshow(np.where(salt > threshold, 0.35, 0.0), cmap=_SALT, vmin=0, vmax=1, **options)
-    _contour(ax, salt, threshold, extent)
+    _contour(ax, salt, threshold, axis[:: steps[0]], sample[:: steps[1]])
     quiet_axes(ax, xlabel=across, ylabel=f"{_quantity(unit)}", grid="")
     title(ax, name)
     share = float((probs > threshold).mean())
@@ -117,7 +121,10 @@ def horizon_map(
     unit: str,
     plane: Sequence[str] = ("X (m)", "Y (m)"),
 ) -> Figure:
-    """Return a map of a horizon in world coordinates, shallow is light.
+    """Return a map of a horizon in world coordinates with contours, shallow is light.
+
+    Colours run from the 2nd to the 98th percentile, so that a few stray traces do not wash out all
+    others.
 
     Args:
         z: (I, J) time or depth, NaN where there is none.
@@ -133,21 +140,24 @@ def horizon_map(
     grid = [a[:: steps[0], :: steps[1]] for a in (x, y, z)]
     ax.set_facecolor("#EEF1F4")
     if np.isfinite(grid[2]).any():
+        low, high = np.nanpercentile(grid[2], [2, 98])
+        colours: dict[str, Any] = {"cmap": "viridis_r", "vmin": low, "vmax": high}
         if min(grid[2].shape) > 1:
+            values = np.ma.masked_invalid(grid[2])
             shown: ScalarMappable = ax.pcolormesh(
-                *grid[:2], np.ma.masked_invalid(grid[2]), cmap="viridis_r", shading="nearest",
-                rasterized=True,
-            )  # fmt: skip
-        else:
-            shown = ax.scatter(
-                grid[0].ravel(), grid[1].ravel(), c=grid[2].ravel(), cmap="viridis_r", s=6
+                *grid[:2], values, shading="nearest", rasterized=True, **colours
             )
-        bar = figure.colorbar(shown, ax=ax)
+            if high > low:
+                levels = MaxNLocator(12).tick_values(low, high)
+                ax.contour(*grid[:2], values, levels=levels, colors=[INK], linewidths=0.4)
+        else:
+            shown = ax.scatter(grid[0].ravel(), grid[1].ravel(), c=grid[2].ravel(), s=6, **colours)
+        # as high as the map, whatever its shape
+        bar = figure.colorbar(shown, cax=ax.inset_axes((1.04, 0.0, 0.045, 1.0)), extend="both")
         bar.ax.invert_yaxis()
         bar.ax.tick_params(labelsize=SMALL)
         bar.set_label(_quantity(unit), fontsize=FONT, color=INK)
-    ax.set_xlim(np.nanmin(x), np.nanmax(x) if np.nanmax(x) > np.nanmin(x) else np.nanmin(x) + 1)
-    ax.set_ylim(np.nanmin(y), np.nanmax(y) if np.nanmax(y) > np.nanmin(y) else np.nanmin(y) + 1)
+    _outline(ax, x, y)
     ax.set_aspect("equal", adjustable="box")
     ax.ticklabel_format(useOffset=False, style="plain")
     ax.tick_params(axis="x", labelrotation=30)
@@ -171,7 +181,8 @@ def scores_before_after(
         bars = ax.bar(place + shift, values, width=0.38, color=color)
         ax.bar_label(bars, fmt="%.3f", fontsize=SMALL, padding=2)
     ax.set_xticks(place, names)
-    ax.set_ylim(0, 1.1)
+    ax.set_ylim(0, 1.3)  # with room for the legend above the bars
+    ax.set_yticks(np.linspace(0, 1, 6))
     quiet_axes(ax, ylabel="score")
     handles = [
         line_handle("#9AA5B1", "before", linewidth=6),
@@ -184,13 +195,28 @@ def scores_before_after(
     return figure
 
 
+def _outline(ax: Axes, x: NDArray[np.floating], y: NDArray[np.floating]) -> None:
+    """Draw the border of the survey, and leave a little room around it."""
+    border = [(0, 0), (0, -1), (-1, -1), (-1, 0), (0, 0)]
+    ax.plot([x[at] for at in border], [y[at] for at in border], color=QUIET, linewidth=0.8)
+    ax.margins(0.03)
+
+
+def _edges(axis: NDArray[np.floating]) -> tuple[float, float]:
+    """Return the outer edges of the pixels of the first and last place, half a step outside."""
+    half = float(axis[-1] - axis[0]) / (len(axis) - 1) / 2 if len(axis) > 1 else 0.5
+    return float(axis[0]) - half, float(axis[-1]) + half
+
+
 def _contour(
-    ax: Axes, salt: NDArray[np.floating], threshold: float, extent: tuple[float, ...]
+    ax: Axes,
+    salt: NDArray[np.floating],
+    threshold: float,
+    x: NDArray[np.floating],
+    y: NDArray[np.floating],
 ) -> None:
     if min(salt.shape) < 2 or not salt.min() < threshold < salt.max():
         return
-    x = np.linspace(extent[0], extent[1], salt.shape[1])
-    y = np.linspace(extent[3], extent[2], salt.shape[0])
     ax.contour(x, y, salt, levels=[threshold], colors=[OUTLINE], linewidths=1.1)
 
 

@@ -264,15 +264,12 @@ def _choose_threshold(probs: Sequence[NDArray[np.float32]], lines: Sequence[Labe
 
 
 def _card(card: ModelCard, result: FinetuneResult, survey: Any, tuning: Tuning) -> ModelCard:
-    kept: dict[str, float] = {
-        name: card.metrics[name] for name in ("pixel_mean", "pixel_std") if name in card.metrics
-    }
     measured: dict[str, float] = {f"held_out_{name}": value for name, value in result.after.items()}
     measured |= {f"held_out_{name}_before": value for name, value in result.before.items()}
     return replace(
         card,
         threshold=result.threshold,
-        metrics={**kept, **measured},
+        metrics=measured,
         train_ids=(*card.train_ids, *result.trained),
         val_ids=(*card.val_ids, *result.held),
         notes=(

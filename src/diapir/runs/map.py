@@ -14,7 +14,7 @@ import numpy as np
 from diapir.errors import DataError
 from diapir.export.segy_mask import write_salt_segy
 from diapir.inference.journal import Journal, settings_key
-from diapir.inference.look import AS_IS, TRAINED_MEAN, TRAINED_STD, Amplitudes, Look, measure
+from diapir.inference.look import AS_IS, Amplitudes, Look, measure
 from diapir.inference.schedule import Workers
 from diapir.inference.sections import SectionModel, Tiling, load_section_model
 from diapir.inference.volume import (
@@ -27,6 +27,7 @@ from diapir.inference.volume import (
 )
 from diapir.io.volume import open_volume
 from diapir.models.modelfile import ModelCard, read_card
+from diapir.models.pixels import TGS_PIXELS, PixelStatistics
 from diapir.progress import counting
 from diapir.runs.folder import RunFolder, write_json
 from diapir.runs.machine import command_line, describe_machine
@@ -207,20 +208,19 @@ def choose_look(
 ) -> tuple[Amplitudes | None, Look]:
     """Return what the amplitudes look like and how they become grey values.
 
-    A model that says mean and deviation of its training pixels (`pixel_mean`, `pixel_std` among
-    its metrics) gets those, any other those of the TGS data.
+    They get mean and deviation of the pixels that trained the first model.
     """
     if not settings.normalise or source.suffix.lower() == ".png":
         turned = settings.polarity == "reverse"
         return None, Look(0.0, 255.0, -1.0, 255.0) if turned else AS_IS
     found = measure(survey, settings.clip)
-    trained = cards[0].metrics if cards else {}
-    look = found.look(
-        mean=trained.get("pixel_mean", TRAINED_MEAN),
-        std=trained.get("pixel_std", TRAINED_STD),
-        polarity=settings.polarity,
-    )
-    return found, look
+    return found, found.look(trained_pixels(cards), settings.polarity)
+
+
+def trained_pixels(cards: Sequence[ModelCard]) -> PixelStatistics:
+    """Return what trained the first of some models, or the TGS data where its file is silent."""
+    own = cards[0].pixels if cards else None
+    return TGS_PIXELS if own is None else own
 
 
 def _stated(
@@ -335,7 +335,7 @@ def _report(
     result: MapResult, survey: Any, stated: dict[str, Any], cards: Sequence[ModelCard]
 ) -> MapResult:
     """Write `report.html` and `map.json`; return the result with both among its files."""
-    likeness = look_at_domain(result, survey)
+    likeness = look_at_domain(result, survey, trained_pixels(cards))
     warnings = likeness.warnings
     write_map_report(result, survey, stated, cards, likeness)
     took = result.prediction

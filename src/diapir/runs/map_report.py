@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from diapir.inference.look import TRAINED_SHARES, Likeness, compare
+from diapir.inference.look import Likeness, compare
 from diapir.models.modelfile import ModelCard
+from diapir.models.pixels import PixelStatistics
 from diapir.report.figures import save_figure
 from diapir.report.figures_survey import amplitude_histogram, horizon_map, section
 from diapir.report.html import Card, Picture, ReportContent, Section, Table, write_report
@@ -55,10 +56,10 @@ def write_map_report(
     write_report(result.out / "report.html", content)
 
 
-def look_at_domain(result: "MapResult", survey: Any) -> Likeness:
+def look_at_domain(result: "MapResult", survey: Any, trained: PixelStatistics) -> Likeness:
     """Return how like the training data the survey is, through the networks' eyes."""
-    tiling = result.tiling
-    return compare(survey, result.look, scales=(tiling.trace_scale, tiling.sample_scale))
+    scales = result.tiling.trace_scale, result.tiling.sample_scale
+    return compare(survey, result.look, scales, trained)
 
 
 def _cards(result: "MapResult") -> list[Card]:
@@ -91,7 +92,8 @@ def _bodies_section(result: "MapResult") -> Section:
         for body in result.products.bodies.bodies
     ]
     columns = (
-        "body", "samples", "volume (m3)", "inlines", "crosslines", f"{unit}", "mean probability",
+        "body", "samples", "volume (m3)", "inlines", "crosslines", f"z ({unit})",
+        "mean probability",
     )  # fmt: skip
     text = [
         "Connected parts of the mask; samples that touch at a corner are connected. "
@@ -107,7 +109,9 @@ def _bodies_section(result: "MapResult") -> Section:
 def _horizon_section(result: "MapResult") -> Section:
     frame = result.products.frame
     x, y = frame.trace_xy()
-    plane = ("X", "Y") if frame.located else ("crossline", "inline")
+    # coordinates are in feet where depths are; SEG-Y seldom says it
+    metric = "ft" if frame.unit == "ft" else "m"
+    plane = (f"X ({metric})", f"Y ({metric})") if frame.located else ("crossline", "inline")
     pictures = []
     for horizon, caption in (
         (result.products.top, "Top salt"),
@@ -163,7 +167,9 @@ def _shown_lines(result: "MapResult", is_line: bool) -> list[tuple[str, int]]:
 
 
 def _amplitude_section(result: "MapResult", likeness: Likeness) -> Section:
-    figure = amplitude_histogram(likeness.shares, np.asarray(TRAINED_SHARES), likeness.distance)
+    figure = amplitude_histogram(
+        likeness.shares, np.asarray(likeness.trained.shares), likeness.distance
+    )
     amplitudes = result.amplitudes
     clip = "The values were taken as they are."
     if amplitudes is not None:
@@ -174,8 +180,8 @@ def _amplitude_section(result: "MapResult", likeness: Likeness) -> Section:
     text = [clip, f"{100 * likeness.dead:.1f} % of the looked-at samples are dead."]
     picture = _keep(figure, result, "amplitudes.png", "What the network sees, against training.")
     rows = [
-        ("along samples", likeness.roughness[1], likeness.trained_roughness[1]),
-        ("across traces", likeness.roughness[0], likeness.trained_roughness[0]),
+        ("along samples", likeness.roughness[1], likeness.trained.roughness[1]),
+        ("across traces", likeness.roughness[0], likeness.trained.roughness[0]),
     ]
     table = Table("Mean step between neighbours, in deviations", ("", "here", "training"), rows)
     return Section("Amplitudes", text=text, tables=[table], pictures=[picture])

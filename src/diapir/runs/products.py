@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from diapir.export.body import BodyMap, find_bodies, write_bodies_csv
 from diapir.export.frame import Frame
-from diapir.export.horizon import Horizon, salt_interval, write_horizons
+from diapir.export.horizon import WRITERS, Horizon, salt_interval, write_horizons
 from diapir.export.mesh import Mesh, body_meshes, write_obj, write_tsurf, write_vtk
 
 
@@ -22,7 +22,7 @@ class Products:
         bodies: The salt bodies that were kept.
         top: Top salt.
         base: Base salt.
-        meshes: Surfaces of the bodies; none for a 2-D line.
+        meshes: Surfaces of the bodies; none for a single line.
         files: All files that were written.
     """
 
@@ -92,8 +92,7 @@ def write_products(
         velocity_m_s=velocity_m_s,
     )
     top, base = find_horizons(bodies, frame)
-    is_line = len(probs.shape) == 2
-    formats = ("xyz", "csv", "parquet") if is_line else None
+    formats = _horizon_formats(len(probs.shape) == 2, frame)
     files = [
         path
         for horizon in (top, base)
@@ -101,10 +100,16 @@ def write_products(
     ]
     write_bodies_csv(out / "bodies.csv", bodies.bodies, frame.unit)
     files.append(out / "bodies.csv")
-    meshes = [] if is_line else body_meshes(bodies, frame)
+    meshes = [] if frame.is_flat else body_meshes(bodies, frame)
     if meshes:
         files += _write_meshes(out, meshes, frame)
     return Products(frame, bodies, top, base, tuple(meshes), tuple(files))
+
+
+def _horizon_formats(is_line: bool, frame: Frame) -> list[str]:
+    """Return the formats that can hold a horizon: a grid has two directions, and so on."""
+    without = {"dat", "zmap"} if is_line else {"zmap"} if frame.is_flat else set()
+    return [suffix for suffix in WRITERS if suffix not in without]
 
 
 def find_horizons(bodies: BodyMap, frame: Frame) -> tuple[Horizon, Horizon]:

@@ -22,6 +22,7 @@ from diapir.io.csv_tables import index_rows, read_rows
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.metrics.thresholds import best_threshold, threshold_curve
 from diapir.models.modelfile import ModelCard, save_model
+from diapir.models.pixels import pixel_statistics
 from diapir.models.unet import SaltNet
 from diapir.runs.folder import RunFolder, is_main_process, new_run_folder, plain, write_json
 from diapir.runs.machine import command_line, describe_machine, keep_freed_memory
@@ -304,6 +305,7 @@ def _card(
         data_fingerprint=tiles.fingerprint(),
         train_ids=tuple(tiles.ids[i] for i in split.train),
         val_ids=tuple(tiles.ids[i] for i in split.val),
+        pixels=pixel_statistics(tiles.images[split.train]),
     ).stamped()
 
 
