@@ -1,0 +1,1 @@
+"""What other programs and people with a browser see: the REST service and the viewer."""
