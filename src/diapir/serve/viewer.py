@@ -1,10 +1,10 @@
 """The viewer as a web page: on a FastAPI application of others, or by itself."""
 
-import json
 import secrets
 from typing import TYPE_CHECKING, Any
 
 from diapir.serve.viewer_library import Library
+from diapir.serve.viewer_state import parse_query
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -28,11 +28,11 @@ def add_viewer(app: "FastAPI", library: Library, *, path: str = "/view") -> None
     def make_page() -> Any:
         from diapir.serve.viewer_page import Page
 
-        asked = _asked()
+        asked = parse_query(pn.state.location.search)
         dark = asked.pop("theme", "") == "dark"
         pn.config.theme = "dark" if dark else "default"
         page = Page(library, dark=dark, wanted=asked)
-        page.link()
+        page.link(pn.state.location)
         return page.template()
 
     # signed sessions: a page of another site cannot make up one and drive the viewer through it
@@ -43,17 +43,3 @@ def add_viewer(app: "FastAPI", library: Library, *, path: str = "/view") -> None
         secret_key=secrets.token_bytes(32),
         sign_sessions=True,
     )
-
-
-def _asked() -> dict[str, Any]:
-    """Return the settings in the address of the page; values are JSON where they can be."""
-    import panel as pn
-
-    found: dict[str, Any] = {}
-    for name, values in (pn.state.session_args or {}).items():
-        text = values[-1].decode("utf-8", "replace")
-        try:
-            found[name] = json.loads(text)
-        except ValueError:
-            found[name] = text
-    return found

@@ -52,9 +52,7 @@ def ramp(name: str, count: int = 256) -> tuple[str, ...]:
     stops = np.array(_STOPS[name], float)
     places = np.linspace(0, len(stops) - 1, count)
     columns = [np.interp(places, np.arange(len(stops)), stops[:, c]) for c in range(3)]
-    return tuple(
-        f"#{r:02x}{g:02x}{b:02x}" for r, g, b in np.rint(np.stack(columns, 1)).astype(int)
-    )
+    return tuple(f"#{r:02x}{g:02x}{b:02x}" for r, g, b in np.rint(np.stack(columns, 1)).astype(int))
 
 
 def amplitude_palette(display: str, *, reverse: bool) -> Palette:
@@ -127,3 +125,12 @@ def ramp_palette(name: str, floor: float = 0.02) -> Palette:
 
 LABEL_PALETTE: Sequence[str] = (REMOVED, ADDED, *([CLEAR] * 254))
 """Of labels: 0 no salt, 1 salt, 255 without interpretation."""
+
+
+def as_rgb(color: str) -> tuple[int, int, int]:
+    """Return red, green and blue of a colour such as '#E69F00'.
+
+    >>> as_rgb("#E69F00")
+    (230, 159, 0)
+    """
+    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)

@@ -32,8 +32,9 @@ class Navigation:
             options={}, button_type="default", margin=(6, 5), button_style="outline"
         )
         self.slider = pn.widgets.FloatSlider(
-            start=0, end=1, step=1, show_value=False, width=300, margin=(14, 5, 5, 5), tooltips=False
-        )
+            start=0, end=1, step=1, show_value=False, width=300, margin=(14, 5, 5, 5),
+            tooltips=False,
+        )  # fmt: skip
         self.number = pn.widgets.FloatInput(width=92, margin=(6, 5), format="0[.]000")
         self._filling = False
         self.data.param.watch(lambda event: self._set(data=event.new), "value")
@@ -62,14 +63,11 @@ class Navigation:
                 widget.visible = several
             self.direction.visible = len(source.directions) > 1
             if several:
+                at = float(numbers[view.index])
                 self.slider.param.update(
-                    start=float(numbers[0]), end=float(numbers[-1]), step=step,
-                    value=float(numbers[view.index]),
-                )  # fmt: skip
-                self.number.param.update(
-                    start=float(numbers[0]), end=float(numbers[-1]), step=step,
-                    value=float(numbers[view.index]),
-                )  # fmt: skip
+                    start=float(numbers[0]), end=float(numbers[-1]), step=step, value=at
+                )
+                self.number.param.update(step=step, value=at)
         finally:
             self._filling = False
 

@@ -182,11 +182,6 @@ class SectionFigure:
         self.plot.image(
             "image", "x", "y", "dw", "dh", source=self.amplitude, color_mapper=self.mapper
         )
-        self.gaps = ColumnDataSource(_EMPTY)
-        self.plot.image(
-            "image", "x", "y", "dw", "dh", source=self.gaps,
-            color_mapper=LinearColorMapper([CLEAR, colors["edge"]], low=0, high=1),
-        )  # fmt: skip
         self.sources: dict[str, ColumnDataSource] = {}
         self.mappers: dict[str, LinearColorMapper] = {}
         self.renderers: dict[str, Any] = {}
@@ -198,6 +193,11 @@ class SectionFigure:
                 "image", "x", "y", "dw", "dh", source=source, color_mapper=self.mappers[name],
                 visible=False,
             )  # fmt: skip
+        self.gaps = ColumnDataSource(_EMPTY)
+        self.plot.image(
+            "image", "x", "y", "dw", "dh", source=self.gaps,
+            color_mapper=LinearColorMapper([CLEAR, colors["edge"]], low=0, high=1),
+        )  # fmt: skip
         self.lines = ColumnDataSource({"xs": [], "ys": []})
         self.renderers["outline"] = self.plot.multi_line(
             "xs", "ys", source=self.lines, line_color=SALT, line_width=1.8, visible=False
@@ -288,6 +288,10 @@ class SectionFigure:
         """Return what is on screen, across and down."""
         x, y = self.plot.x_range, self.plot.y_range
         return (x.start, x.end), (y.start, y.end)
+
+    def inner_size(self) -> tuple[int, int]:
+        """Return width and height of what is drawn in screen pixels, as the browser said."""
+        return self.plot.inner_width or 900, self.plot.inner_height or 580
 
     def _show_gaps(self, image: SectionImage, place: Mapping[str, list[Any]]) -> None:
         if image.dead is None:

@@ -1,4 +1,4 @@
-"""A person's corrections: painted, undone, kept as drafts, saved in the form that learning reads."""
+"""A person's corrections: painted, undone, kept as drafts, saved as labels to learn from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 
 from diapir.errors import DataError
 from diapir.io.atomic import write_bytes_atomic
@@ -108,25 +107,48 @@ def polygon_mask(points: Points, shape: tuple[int, int]) -> NDArray[np.bool_]:
     return inside
 
 
-def brush_mask(points: Points, radius: float, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return the samples under a stroke.
+def brush_mask(
+    points: Points, radii: tuple[float, float], shape: tuple[int, int]
+) -> NDArray[np.bool_]:
+    """Return the samples whose middle lies under a stroke.
 
     Args:
         points: Of the stroke in fractional pixels (across, down).
-        radius: Of the brush in pixels.
+        radii: Of the brush in pixels, across and down; at least the pixel it is on is taken.
         shape: (T, S) of the section.
     """
+    scale = np.maximum(np.asarray(radii, np.float64), 0.5)
     line = _checked(points)
-    picture = Image.new("1", (shape[0], shape[1]))
-    if len(line):
-        draw = ImageDraw.Draw(picture)
-        # whole pixels, whose middles are at a half
-        places = [(float(x) - 0.5, float(y) - 0.5) for x, y in line]
-        if len(places) > 1:
-            draw.line(places, fill=1, width=max(1, round(2 * radius)))
-        for x, y in places:
-            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=1)
-    return np.asarray(picture, np.bool_).T.copy()
+    found = np.zeros(shape, np.bool_)
+    for start, end in zip(line, line[1:] if len(line) > 1 else line, strict=False):
+        low = np.floor(np.minimum(start, end) - scale).astype(int)
+        high = np.ceil(np.maximum(start, end) + scale).astype(int)
+        box = tuple(
+            slice(max(0, a), max(0, min(b, size)))
+            for a, b, size in zip(low, high, shape, strict=True)
+        )
+        # in units of the radii the brush is a circle
+        middles = np.meshgrid(
+            *(
+                (np.arange(part.start, part.stop) + 0.5) / radius
+                for part, radius in zip(box, scale, strict=True)
+            ),
+            indexing="ij",
+        )
+        found[box] |= _distance(middles, start / scale, end / scale) <= 1.0
+    return found
+
+
+def _distance(
+    places: Sequence[NDArray[np.float64]], start: NDArray[np.float64], end: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return how far places lie from a segment."""
+    along = end - start
+    length = float(along @ along)
+    offset = [place - first for place, first in zip(places, start, strict=True)]
+    share = (offset[0] * along[0] + offset[1] * along[1]) / length if length else 0.0
+    share = np.clip(share, 0.0, 1.0)
+    return np.hypot(offset[0] - share * along[0], offset[1] - share * along[1])
 
 
 def _checked(points: Points) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@ from diapir.serve.viewer_tiles import TileSource, open_tiles
 
 Source = SurveySource | TileSource
 
+
 @dataclass(frozen=True, eq=False)
 class Library:
     """All that the pages of a viewer share.

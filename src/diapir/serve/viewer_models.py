@@ -14,6 +14,7 @@ from diapir.data.windows import cover
 from diapir.errors import DataError
 from diapir.inference.look import Look
 from diapir.inference.sections import predict_section
+from diapir.io.tiles import Tiles
 from diapir.models.modelfile import ModelCard, read_card
 from diapir.runs.map import MapSettings, choose_look
 from diapir.serve.viewer_salt import average
@@ -148,8 +149,7 @@ class ModelShelf:
     def predict_tiles(
         self,
         name: str,
-        images: NDArray[np.uint8],
-        z_feet: NDArray[np.float32] | None,
+        tiles: Tiles,
         progress: Progress,
     ) -> Found:
         """Return the probability of tiles (N, H, W), and the disagreement of several models.
@@ -159,10 +159,12 @@ class ModelShelf:
             StoppedError: `progress.stopped` was set.
         """
         members = self._members(name)
-        progress.total = len(members) * len(images)
+        progress.total = len(members) * len(tiles)
         with self._lock:
             found = [
-                self._open(member).predict_probs(images, z_feet, advance=progress.advance)
+                self._open(member).predict_probs(
+                    tiles.images, tiles.z_feet, advance=progress.advance
+                )
                 for member in members
             ]
         return average(found)
@@ -208,7 +210,8 @@ class ModelShelf:
 def _unique(names: Sequence[str], paths: Sequence[Path]) -> list[str]:
     """Return names that differ, with the folder where two files are called alike."""
     twice = {name for name in names if names.count(name) > 1}
-    longer = [f"{p.parent.name}/{n}" if n in twice else n for n, p in zip(names, paths, strict=True)]
+    pairs = zip(names, paths, strict=True)
+    longer = [f"{path.parent.name}/{name}" if name in twice else name for name, path in pairs]
     return [
         f"{name} ({place + 1})" if longer.count(name) > 1 else name
         for place, name in enumerate(longer)

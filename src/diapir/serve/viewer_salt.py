@@ -82,7 +82,8 @@ def describe_facts(facts: SectionFacts, across: str, unit: str) -> list[tuple[st
     rows = [("Salt", f"{100 * facts.share:.1f} %")]
     if facts.top is not None:
         rows.append(("Top salt, median", f"{facts.top[1]:,.0f} {unit}"))
-        rows.append(("Shallowest", f"{facts.top[0]:,.0f} {unit} at {across} {facts.shallowest_at:g}"))
+        shallowest = f"{facts.top[0]:,.0f} {unit} at {across} {facts.shallowest_at:g}"
+        rows.append(("Shallowest", shallowest))
     rows.append(("Mean confidence", f"{100 * facts.confidence:.1f} %"))
     if facts.iou is not None and facts.dice is not None:
         rows.append(("IoU with the truth", f"{facts.iou:.3f}"))

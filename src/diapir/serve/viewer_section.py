@@ -51,7 +51,7 @@ class SectionView:
         self.figure = SectionFigure(dark=dark)
         self.tell = tell
         self.facts = pn.pane.HTML("", margin=0)
-        self.title = pn.pane.HTML("", margin=0)
+        self.title = pn.pane.HTML("", margin=(14, 10, 0, 10))
         self.canvas = Canvas.empty((1, 1))
         self._shown: tuple[str, str, int] | None = None
         self._image: SectionImage | None = None
@@ -125,9 +125,7 @@ class SectionView:
         span = amplitude_span(
             self.source.clip_range(state.clip), state.display, reverse=state.reverse
         )
-        self.figure.color_amplitudes(
-            amplitude_palette(state.display, reverse=state.reverse), span
-        )
+        self.figure.color_amplitudes(amplitude_palette(state.display, reverse=state.reverse), span)
 
     def color_salt(self) -> None:
         """Apply threshold, opacity and the choice of layers."""
@@ -149,7 +147,7 @@ class SectionView:
                 if name in source.known
             }
         if isinstance(source, TileSource) and salt in source.probs:
-            return {"probability": source.probs[salt][self.index].T}
+            return {name: values[self.index].T for name, values in source.probs[salt].items()}
         if salt in self.library.models.names:
             key = (source.name, self.direction, self.index)
             return self.library.models.known(salt, key) or {}

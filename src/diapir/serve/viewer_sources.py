@@ -94,9 +94,13 @@ class SurveySource:
         self.volume = volume
         self.paths = paths
         self.geometry: Geometry = geometry_of(volume)
-        self._readers = {"amplitude": BlockReader(volume["amplitude"].data)}
-        for key, array in {**(salt or {}), **({} if truth is None else {"truth": truth})}.items():
-            self._readers[key] = BlockReader(array, KEPT_BYTES // 4)
+        self._arrays = {"amplitude": volume["amplitude"].data, **(salt or {})}
+        if truth is not None:
+            self._arrays["truth"] = truth
+        self._readers = {
+            key: BlockReader(array, KEPT_BYTES if key == "amplitude" else KEPT_BYTES // 4)
+            for key, array in self._arrays.items()
+        }
 
     @property
     def directions(self) -> tuple[Direction, ...]:
@@ -183,6 +187,10 @@ class SurveySource:
         if moved:
             reader.prefetch(axis, index, moved)
         return found.T if direction == "slice" else found
+
+    def array(self, what: str) -> Any:
+        """Return the values of the whole survey as an array that is read when it is sliced."""
+        return self._arrays[what]
 
     def dead(self, direction: Direction, index: int) -> NDArray[np.bool_] | None:
         """Return where a section has no trace: (across,) or, of a slice, (across, down).

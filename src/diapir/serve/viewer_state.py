@@ -1,5 +1,9 @@
 """What a page shows, as plain settings: those of its widgets, and of the link that reopens it."""
 
+import json
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
 import param
 
 LAYERS: dict[str, str] = {
@@ -53,3 +57,41 @@ class ViewState(param.Parameterized):  # type: ignore[misc]
             except (ValueError, TypeError):
                 refused.append(name)
         return refused
+
+    def query(self, *, dark: bool) -> str:
+        """Return what follows the address of a page that shows the same; defaults are left out."""
+        theme = {"theme": "dark" if dark else "default"}
+        told = {
+            name: _written(value)
+            for name in LINKED
+            if (value := getattr(self, name)) != self.param[name].default
+        }
+        return "?" + urlencode({**told, **theme})
+
+
+def parse_query(query: str) -> dict[str, Any]:
+    """Return the settings that follow the '?' of an address; what is no JSON is text.
+
+    >>> parse_query("?number=12.5&layers=%5B%22fill%22%5D&theme=dark")
+    {'number': 12.5, 'layers': ['fill'], 'theme': 'dark'}
+    """
+    found: dict[str, Any] = {}
+    for name, text in parse_qsl(query.removeprefix("?")):
+        # names of data and tiles may look like numbers
+        if name in _TEXTS:
+            found[name] = text
+            continue
+        try:
+            found[name] = json.loads(text)
+        except ValueError:
+            found[name] = text
+    return found
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+_TEXTS = frozenset(name for name in LINKED if isinstance(ViewState.param[name], param.String))

@@ -12,6 +12,7 @@ from diapir.errors import DataError
 from diapir.io.layout import has_part
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.metrics.score import tile_counts, tile_scores
+from diapir.serve.viewer_models import Found
 from diapir.serve.viewer_sources import Axis, Direction
 
 
@@ -32,7 +33,7 @@ class TileSource:
         self.tiles = tiles
         self.path = path
         self.quirks = find_quirks(tiles)
-        self.probs: dict[str, NDArray[np.float32]] = {}
+        self.probs: dict[str, Found] = {}
         self._index = {id_: place for place, id_ in enumerate(tiles.ids)}
 
     @property
@@ -173,11 +174,14 @@ def unsortable(sort: str, measured: dict[str, NDArray[np.float64]]) -> DataError
     """Return why tiles cannot be sorted this way; None if they can."""
     if sort == "name" or sort in measured:
         return None
-    needs = {"score": "masks and a prediction", "uncertainty": "a prediction", "depth": "depths.csv"}
-    return DataError(
-        f"the tiles have no {sort}",
-        expected=needs.get(sort, "masks or a prediction"),
-        mend="Press 'Predict' to let a model predict them."
-        if sort in ("score", "uncertainty", "coverage")
-        else "Add depths.csv beside the images.",
-    )
+    expected, mend = _NEEDS[sort]
+    return DataError(f"the tiles have no {sort}", expected=expected, mend=mend)
+
+
+_PREDICT = "Press 'Predict all tiles'; start 'diapir view' with --model for it."
+_NEEDS = {
+    "score": ("masks and a prediction", _PREDICT),
+    "uncertainty": ("a prediction", _PREDICT),
+    "coverage": ("masks or a prediction", _PREDICT),
+    "depth": ("depths.csv", "Put depths.csv beside the images."),
+}
