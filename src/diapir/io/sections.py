@@ -68,6 +68,13 @@ def read_section(data: bytes, where: str) -> Section:
     )
 
 
+def encode_npy(array: NDArray[Any]) -> bytes:
+    """Return the bytes of a ``.npy`` file."""
+    stream = BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    return stream.getvalue()
+
+
 def _read_npy(data: bytes, where: str) -> NDArray[np.float32]:
     """Return a two-dimensional array, looking at its header before any number is read.
 
