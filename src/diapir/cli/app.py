@@ -19,6 +19,7 @@ from diapir.cli import (
     predict,
     recipes,
     results,
+    serve,
     submit,
     synth,
     train,
@@ -46,6 +47,7 @@ for _verb, _command in (
     ("info", info.info),
     ("doctor", doctor.doctor),
     ("ingest", ingest.ingest),
+    ("serve", serve.serve),
     ("results", results.results),
 ):
     app.command(_verb)(_command)

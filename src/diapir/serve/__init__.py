@@ -1,1 +1,1 @@
-"""What other programs and people with a browser see: the REST service and the viewer."""
+"""The REST service, and the page in the browser."""

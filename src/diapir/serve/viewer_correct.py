@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import panel as pn
-from bokeh.events import DoubleTap, SelectionGeometry
+from bokeh.events import SelectionGeometry
 
 from diapir.errors import DataError
 from diapir.io.labels import UNLABELLED
@@ -141,7 +141,9 @@ class CorrectControls:
         self.rest = pn.widgets.Button(name="Rest as predicted", width=WIDTH)
         self.save = pn.widgets.Button(name="Save", button_type="primary", width=74)
         self.status = pn.pane.HTML("", width=WIDTH)
-        self.list = pn.widgets.Select(options={}, size=7, width=WIDTH, name="Corrected sections")
+        self.list = pn.widgets.MultiSelect(
+            options={}, size=7, width=WIDTH, name="Corrected sections"
+        )
         self._listing = False
         self.cursor = Cursor(view, self.draw_polygon)
         self._connect(go)
@@ -166,7 +168,7 @@ class CorrectControls:
             options[f"{entry.key}  {100 * entry.labelled:.0f} % labelled, {mark}"] = entry.key
         self._listing = True
         try:
-            chosen = view.key if view.key in options.values() else None
+            chosen = [view.key] if view.key in options.values() else []
             self.list.param.update(options=options, value=chosen)
         finally:
             self._listing = False
@@ -207,7 +209,7 @@ class CorrectControls:
     def _connect(self, go: Callable[[str], None]) -> None:
         figure = self._view.figure
         figure.plot.on_event(SelectionGeometry, self._selected)
-        figure.plot.on_event(DoubleTap, self._closed)
+        figure.closed.on_change("data", self._closed)
         figure.stroke.on_change("data", self._stroked)
         self.undo.on_click(lambda _: self._safely(self.take_back))
         self.save.on_click(lambda _: self._safely(self.store))
@@ -217,9 +219,11 @@ class CorrectControls:
             args={"tools": figure.tools, "names": list(TOOLS.values())},
             value=_CHOOSE_TOOL,
         )
-        self.list.param.watch(
-            lambda event: None if self._listing or not event.new else go(event.new), "value"
-        )
+        self.list.param.watch(lambda event: self._chosen(event.new, go), "value")
+
+    def _chosen(self, keys: list[str], go: Callable[[str], None]) -> None:
+        if not self._listing and keys and keys[0] != self._view.key:
+            self._safely(lambda: go(keys[0]))
 
     def _selected(self, event: SelectionGeometry) -> None:
         shape = event.geometry
@@ -228,14 +232,11 @@ class CorrectControls:
         points = list(zip(_numbers(shape.get("x")), _numbers(shape.get("y")), strict=False))
         self._safely(lambda: self.draw_polygon(points))
 
-    def _closed(self, _: DoubleTap) -> None:
-        # the tool itself ends with Enter or a long press only, and drawn corners are known here
-        overlay = self._view.figure.tools["polygon"].overlay
-        if self.tool.value != "polygon" or not isinstance(overlay.xs, list):
-            return
-        points = list(zip(_numbers(overlay.xs), _numbers(overlay.ys), strict=False))
-        overlay.update(xs=[], ys=[])
-        self._safely(lambda: self.draw_polygon(points))
+    def _closed(self, _: str, __: Any, new: Any) -> None:
+        points = list(zip(_numbers(new.get("x")), _numbers(new.get("y")), strict=False))
+        if points:
+            self._view.figure.closed.data = {"x": [], "y": []}
+            self._safely(lambda: self.draw_polygon(points))
 
     def _hint(self, event: Any) -> None:
         self.hint.object = _HINTS[event.new]
@@ -305,7 +306,10 @@ class CorrectControls:
 
 
 def _numbers(values: Any) -> list[float]:
-    """Return numbers that a browser sent: lists, or arrays as Bokeh packs them."""
+    """Return numbers that a browser sent: lists, arrays, or tables of them by place."""
     if isinstance(values, dict):
         values = list(values.values())
-    return [float(v) for v in np.asarray(values if values is not None else [], float).ravel()]
+    try:
+        return [float(v) for v in np.asarray(values, float).ravel()]
+    except (TypeError, ValueError):
+        return []

@@ -76,6 +76,14 @@ if (salt.image.length && salt.image[0].length == data.image[0].length) {
 }
 line.textContent = text;
 """
+
+# The tool itself ends a polygon with Enter or a long press, and keeps its corners in the browser.
+_CLOSE = """
+if (tool.active && overlay.xs.length > 2) {
+  closed.data = { x: Array.from(overlay.xs), y: Array.from(overlay.ys) };
+  overlay.clear();
+}
+"""
 _LEAVE = "const line = document.getElementById('readout'); if (line) line.textContent = '';"
 
 
@@ -311,6 +319,10 @@ class SectionFigure:
         self.stroke_glyph = strokes.glyph
         self.tools["brush"] = FreehandDrawTool(renderers=[strokes], num_objects=1)
         self.plot.add_tools(self.tools["brush"])
+        self.closed = ColumnDataSource({"x": [], "y": []})
+        polygon = self.tools["polygon"]
+        args = {"tool": polygon, "overlay": polygon.overlay, "closed": self.closed}
+        self.plot.js_on_event("doubletap", CustomJS(args=args, code=_CLOSE))
         self.corners = ColumnDataSource({"x": [], "y": []})
         self.plot.line("x", "y", source=self.corners, line_color=_CROSS, line_width=2)
         self.plot.scatter("x", "y", source=self.corners, color=_CROSS, size=7)
