@@ -10,6 +10,7 @@ from diapir.errors import DataError
 from diapir.inference.volume import STORE
 from diapir.io.layout import has_part
 from diapir.runs.map import MapSettings
+from diapir.serve.models import unique_names
 from diapir.serve.viewer_labels import LabelFolder
 from diapir.serve.viewer_models import ModelShelf
 from diapir.serve.viewer_sources import SurveyPaths, SurveySource, open_survey
@@ -78,12 +79,10 @@ def open_library(
             mend="View the surveys one by one, or give the folders of their maps as paths.",
         )
     shelf = ModelShelf(models, settings, device)
-    found: dict[str, Source] = {}
-    for path in paths:
-        source = _open(path, salt, truth, options)
-        source.name = _free_name(source.name, found)
-        found[source.name] = source
-    return Library(found, shelf, labels)
+    sources = [_open(path, salt, truth, options) for path in paths]
+    for source, name in zip(sources, unique_names(s.name for s in sources), strict=True):
+        source.name = name
+    return Library({source.name: source for source in sources}, shelf, labels)
 
 
 def _open(
@@ -122,10 +121,3 @@ def _source_of_map(path: Path) -> Path:
             mend="Give the survey as PATH, and this folder with --salt.",
         )
     return source
-
-
-def _free_name(name: str, taken: Mapping[str, Any]) -> str:
-    number, free = 2, name
-    while free in taken:
-        free, number = f"{name}-{number}", number + 1
-    return free

@@ -17,6 +17,7 @@ from diapir.inference.sections import predict_section
 from diapir.io.tiles import Tiles
 from diapir.models.modelfile import ModelCard, read_card
 from diapir.runs.map import MapSettings, choose_look
+from diapir.serve.models import model_name, unique_names
 from diapir.serve.viewer_salt import average
 from diapir.serve.viewer_sources import SurveySource
 
@@ -88,7 +89,7 @@ class ModelShelf:
         settings: MapSettings = MapSettings(),  # noqa: B008  # frozen
         device: str = "auto",
     ) -> None:
-        self._paths = dict(zip(_unique([path.stem for path in paths], paths), paths, strict=True))
+        self._paths = dict(zip(unique_names(map(model_name, paths)), paths, strict=True))
         self._cards: dict[str, ModelCard] = {k: read_card(p) for k, p in self._paths.items()}
         self._settings = settings
         self._device = device
@@ -205,14 +206,3 @@ class ModelShelf:
                 source.paths.source, source.volume, self._settings, [self._cards[name]]
             )
         return self._looks[key]
-
-
-def _unique(names: Sequence[str], paths: Sequence[Path]) -> list[str]:
-    """Return names that differ, with the folder where two files are called alike."""
-    twice = {name for name in names if names.count(name) > 1}
-    pairs = zip(names, paths, strict=True)
-    longer = [f"{path.parent.name}/{name}" if name in twice else name for name, path in pairs]
-    return [
-        f"{name} ({place + 1})" if longer.count(name) > 1 else name
-        for place, name in enumerate(longer)
-    ]
