@@ -203,13 +203,15 @@ def _rows_equal(masks: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 def _count_equal(arrays: NDArray[np.uint8]) -> tuple[int, int]:
     """Return the number of groups of equal arrays and of arrays in such groups."""
-    repeated = [count for count in Counter((array.tobytes() for array in arrays)).values() if count > 1]
+    repeated = [
+        count for count in Counter(array.tobytes() for array in arrays).values() if count > 1
+    ]
     return len(repeated), sum(repeated)
 
 
 def _is_repeated(arrays: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return which arrays are equal to another one."""
-    times = Counter((array.tobytes() for array in arrays))
+    times = Counter(array.tobytes() for array in arrays)
     return np.array([times[array.tobytes()] > 1 for array in arrays], np.bool_)
 
 

@@ -65,7 +65,8 @@ class SectionView:
     @property
     def direction(self) -> Direction:
         """Of the section."""
-        return self.state.direction  # type: ignore[no-any-return]
+        direction: Direction = self.state.direction
+        return direction
 
     @property
     def index(self) -> int:

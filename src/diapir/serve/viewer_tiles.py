@@ -81,7 +81,7 @@ class TileSource:
     ) -> NDArray[Any]:
         """Return grey values, or truth, of a tile as (across, down)."""
         if what == "truth":
-            return self.tiles.truth[index].T
+            return np.asarray(self.tiles.truth[index].T)
         return self.tiles.images[index].T.astype(np.float32)
 
     def dead(self, direction: Direction, index: int) -> None:
