@@ -135,7 +135,7 @@ class Keys(JSComponent):  # type: ignore[misc]
                 self._on_steps(steps)
             finally:
                 self.served += 1
-        if key in self.keys:
+        if isinstance(key, str) and key in self.keys:
             self._on_key(key)
 
 

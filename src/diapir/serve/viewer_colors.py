@@ -61,17 +61,14 @@ def amplitude_palette(display: str, *, reverse: bool) -> Palette:
     return colors[::-1] if reverse else colors
 
 
-def amplitude_span(
-    clip: tuple[float, float], display: str, *, reverse: bool
-) -> tuple[float, float]:
+def amplitude_span(clip: tuple[float, float], display: str) -> tuple[float, float]:
     """Return the amplitudes of the first and the last colour.
 
     Args:
         clip: Low and high.
         display: A symmetric one puts amplitude 0 in the middle, unless nothing is below 0.
-        reverse: Turned-over palettes keep their amplitudes, for the palette is what turns.
 
-    >>> amplitude_span((-2.0, 1.0), "seismic", reverse=False)
+    >>> amplitude_span((-2.0, 1.0), "seismic")
     (-2.0, 2.0)
     """
     low, high = clip
@@ -95,7 +92,7 @@ def as_int16(section: NDArray[np.floating]) -> tuple[NDArray[np.int16], float]:
 
 def prob_pixels(probs: NDArray[np.floating]) -> NDArray[np.uint8]:
     """Return probabilities as pixels of 0..255."""
-    return np.rint(np.clip(np.nan_to_num(probs), 0, 1) * LEVELS).astype(np.uint8)
+    return np.asarray(np.rint(np.clip(np.nan_to_num(probs), 0, 1) * LEVELS), np.uint8)
 
 
 def truth_pixels(probs: NDArray[np.floating], truth: NDArray[np.bool_]) -> NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -250,7 +251,7 @@ class CorrectControls:
             return
         self._view.figure.stroke.data = {"xs": [], "ys": []}
         for stroke in strokes:
-            self._safely(lambda stroke=stroke: self.draw_stroke(stroke))
+            self._safely(partial(self.draw_stroke, stroke))
 
     def _paint(self, where: Any) -> None:
         view = self._view

@@ -148,7 +148,10 @@ def _distance(
     offset = [place - first for place, first in zip(places, start, strict=True)]
     share = (offset[0] * along[0] + offset[1] * along[1]) / length if length else 0.0
     share = np.clip(share, 0.0, 1.0)
-    return np.hypot(offset[0] - share * along[0], offset[1] - share * along[1])
+    away: NDArray[np.float64] = np.hypot(
+        *(o - share * a for o, a in zip(offset, along, strict=True))
+    )
+    return away
 
 
 def _checked(points: Points) -> NDArray[np.float64]:

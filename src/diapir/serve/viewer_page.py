@@ -5,6 +5,7 @@ import html
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -321,9 +322,9 @@ class Page:
             **self._drawing(),
         }
         for key, layer in _LAYER_KEYS.items():
-            actions[key] = lambda layer=layer: self._toggle(layer)
+            actions[key] = partial(self._toggle, layer)
         for place, key in enumerate("123"):
-            actions[key] = lambda place=place: self._turn(place)
+            actions[key] = partial(self._turn, place)
         return actions
 
     def _drawing(self) -> dict[str, Callable[[], Any]]:
@@ -342,7 +343,7 @@ class Page:
         }
         for name, (across, down) in _ARROWS.items():
             for prefix, far in (("", 1), ("alt+", 10)):
-                actions[prefix + name] = lambda a=across * far, d=down * far: cursor.move(a, d)
+                actions[prefix + name] = partial(cursor.move, across * far, down * far)
         return actions
 
     def _toggle_cursor(self) -> None:

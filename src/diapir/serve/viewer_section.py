@@ -123,9 +123,7 @@ class SectionView:
     def color(self) -> None:
         """Apply colours, clip and polarity."""
         state = self.state
-        span = amplitude_span(
-            self.source.clip_range(state.clip), state.display, reverse=state.reverse
-        )
+        span = amplitude_span(self.source.clip_range(state.clip), state.display)
         self.figure.color_amplitudes(amplitude_palette(state.display, reverse=state.reverse), span)
 
     def color_salt(self) -> None:
