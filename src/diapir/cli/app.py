@@ -19,9 +19,11 @@ from diapir.cli import (
     predict,
     recipes,
     results,
+    serve,
     submit,
     synth,
     train,
+    view,
 )
 from diapir.cli import map as map_verb
 from diapir.errors import DiapirError
@@ -46,6 +48,8 @@ for _verb, _command in (
     ("info", info.info),
     ("doctor", doctor.doctor),
     ("ingest", ingest.ingest),
+    ("serve", serve.serve),
+    ("view", view.view),
     ("results", results.results),
 ):
     app.command(_verb)(_command)

@@ -50,6 +50,23 @@ def blend_section(
     return np.divide(total, weights, out=total).astype(np.float32)
 
 
+def blend_sections(
+    sections: NDArray[np.uint8], predict: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """Return the predictions of sections of one size: in one call where they fit into a window.
+
+    Args:
+        sections: (N, H, W) uint8.
+        predict: As in `blend_section`.
+
+    Returns:
+        (N, H, W) float32.
+    """
+    if max(sections.shape[1:]) <= WINDOW:
+        return predict(sections)
+    return np.stack([blend_section(section, predict) for section in sections])
+
+
 def taper(size: int, overlap: int) -> NDArray[np.float32]:
     """Return weights of a window's rows or columns: 1 inside, falling to the border, never 0.
 

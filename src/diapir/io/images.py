@@ -19,10 +19,11 @@ MAX_PIXELS = 1 << 24
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY = 0  # PNG colour type
 _SALT_VALUES = (1, 255, 65535)
-_DECODER_ERRORS = (
+DECODER_ERRORS = (
     OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError,
     struct.error, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
+"""What Pillow lets through on damaged files."""
 
 
 class _Header(NamedTuple):
@@ -127,6 +128,21 @@ def write_mask_png(path: Path, mask: NDArray[Any], *, bits: Literal[8, 16] = 8) 
     write_bytes_atomic(path, encode_mask_png(mask, bits=bits), sync=False)
 
 
+def check_size(width: int, height: int, where: str) -> None:
+    """Refuse an image by the size that its header says, before it is decoded.
+
+    Raises:
+        DataError: It has no pixels, or more than `MAX_PIXELS`.
+    """
+    if min(width, height) < 1 or width * height > MAX_PIXELS:
+        raise DataError(
+            f"the image is {width} x {height} pixels",
+            where=where,
+            expected=f"at least 1 and at most {MAX_PIXELS:,} pixels",
+            mend="Cut it into tiles.",
+        )
+
+
 def _is_grey(image: Image.Image) -> bool:
     return image.mode in ("1", "L", "I") or image.mode.startswith("I;16")
 
@@ -155,7 +171,7 @@ def _open(data: bytes, where: str) -> tuple[Image.Image, _Header]:
         if image.size != (header.width, header.height):  # a second header, past the size check
             raise ValueError("it has two headers")
         image.load()
-    except _DECODER_ERRORS as error:
+    except DECODER_ERRORS as error:
         raise _unreadable(f"the PNG cannot be decoded: {error}", where) from error
     return image, header
 
@@ -191,13 +207,7 @@ def _parse_header(kind: bytes, body: bytes, where: str) -> _Header:
     if kind != b"IHDR" or len(body) != 13:
         raise _unreadable("the PNG has no header", where)
     header = _Header(*struct.unpack(">IIBB", body[:10]))
-    if not 0 < header.width * header.height <= MAX_PIXELS:
-        raise DataError(
-            f"the image is {header.width} x {header.height} pixels",
-            where=where,
-            expected=f"at least 1 and at most {MAX_PIXELS:,} pixels",
-            mend="Cut it into tiles.",
-        )
+    check_size(header.width, header.height, where)
     return header
 
 

@@ -110,6 +110,7 @@ def map_survey(
     device: str = "auto",
     segy: bool = True,
     progress: bool = True,
+    tell: Callable[[int, int], None] | None = None,
     load_model: Callable[[], SectionModel] | None = None,
 ) -> MapResult:
     """Predict salt in a survey and write every product into a folder.
@@ -128,6 +129,7 @@ def map_survey(
         device: 'auto', 'cpu' or 'cuda'.
         segy: Also write probability and mask as SEG-Y where the source is one.
         progress: Show progress bars.
+        tell: Called with the blocks that are done and all blocks, whenever some are done.
         load_model: Takes the place of the model files, for tests and for networks of one's own;
             `models` may then be empty and `settings.threshold` must be given.
 
@@ -158,7 +160,7 @@ def map_survey(
         )
         prediction = None
         if not _is_finished(out, job.key):
-            prediction = _predict(job, plan, survey, workers, stated, progress)
+            prediction = _predict(job, plan, survey, workers, stated, progress, tell)
             _publish(prediction.store, out / STORE)
         journal.remove()
         probs = _open_array(out / STORE, "probability")
@@ -302,17 +304,27 @@ def _predict(
     workers: Workers,
     stated: dict[str, Any],
     progress: bool,
+    tell: Callable[[int, int], None] | None,
 ) -> Prediction:
     total = sum(len(plan.blocks(direction)) for direction in plan.directions)
+    done = 0
     job.load_model()  # a model that cannot be used is told before workers are started
     with counting(total, "predicting", shown=progress) as advance:
+
+        def count(blocks: int) -> None:
+            nonlocal done
+            done += blocks
+            advance(blocks)
+            if tell is not None:
+                tell(done, total)
+
         return predict_volume(
             job,
             plan,
             survey,
             workers,
             attributes=store_attributes(job.key, stated),
-            advance=advance,
+            advance=count,
         )
 
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from diapir.errors import DataError
 from diapir.export.submission import check_submission, write_submission
-from diapir.inference.blend import WINDOW, blend_section
-from diapir.inference.predict import AS_TRAINED, PredictOptions, Predictor, load_predictor
+from diapir.inference.blend import blend_sections
+from diapir.inference.predict import AS_TRAINED, PredictOptions, load_predictor
 from diapir.io.atomic import write_bytes_atomic
 from diapir.io.csv_tables import read_rle_csv
 from diapir.io.images import encode_png, read_grey, write_mask_png
@@ -129,7 +129,7 @@ def predict_images(
     count = 0
     with layout.source, counting(len(layout.images), "predicting", shown=progress) as advance:
         for names, images in _same_sized(layout.source, layout.images, options.batch_size):
-            found = _predict(predictor, images)
+            found = blend_sections(images, predictor.predict_probs)
             for name, values in zip(names, found, strict=True):
                 if masks:
                     salt = values > predictor.threshold
@@ -140,12 +140,6 @@ def predict_images(
             count += len(names)
             advance(len(names))
     return count
-
-
-def _predict(predictor: Predictor, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    if max(images.shape[1:]) <= WINDOW:
-        return predictor.predict_probs(images)
-    return np.stack([blend_section(image, predictor.predict_probs) for image in images])
 
 
 def _same_sized(

@@ -1,0 +1,91 @@
+"""`diapir serve`: the REST service, and the page in the browser."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from diapir.cli.console import BatchSize, Device, Flip, Models, require_libraries
+
+if TYPE_CHECKING:
+    from diapir.serve.settings import ServeSettings
+
+_NEEDED = ("fastapi", "uvicorn", "prometheus_client", "xarray", "zarr", "dask")
+
+
+def serve(
+    models: Models,
+    surveys: Annotated[
+        list[Path] | None,
+        typer.Option("--surveys", help="Folder whose surveys may be mapped; repeatable."),
+    ] = None,
+    jobs: Annotated[Path, typer.Option("--jobs", help="Folder for the results of jobs.")] = Path(
+        "diapir-jobs"
+    ),
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen on; the default is this machine alone.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any free one.")] = 8000,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option("--allow-host", help="Name by which clients call the service; repeatable."),
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--token-file", help="File with the token that clients must bring; or DIAPIR_TOKEN."
+        ),
+    ] = None,
+    max_mib: Annotated[int, typer.Option(min=1, max=1024, help="Largest file, in MiB.")] = 64,
+    queue: Annotated[int, typer.Option(min=1, help="Sections that are held at a time.")] = 64,
+    job_workers: Annotated[int, typer.Option(min=1, help="Processes for a survey.")] = 1,
+    page: Annotated[bool, typer.Option(help="Offer the page in the browser too.")] = True,
+    flip: Flip = None,
+    batch_size: BatchSize = 32,
+    device: Device = "auto",
+) -> None:
+    """Serve predictions over HTTP, until Ctrl-C or SIGTERM.
+
+    Each model is offered by the name of its file, or of its run folder. /openapi.json describes
+    every path.
+    """
+    require_libraries(_NEEDED)
+    from diapir.inference.predict import PredictOptions
+    from diapir.serve.settings import LOOPBACK, ServeSettings, read_token
+
+    settings = ServeSettings(
+        models=tuple(models),
+        surveys=tuple(surveys or ()),
+        jobs=jobs if surveys else None,
+        token=read_token(token_file) if token_file else os.environ.get("DIAPIR_TOKEN"),
+        hosts=(*LOOPBACK, *(allow_host or ())) if host in LOOPBACK or allow_host else (),
+        max_bytes=max_mib << 20,
+        held_bytes=max(256, 2 * max_mib) << 20,
+        queue=queue,
+        job_workers=job_workers,
+        page=page,
+        options=PredictOptions(flip=flip, batch_size=batch_size, device=device),
+    )
+    if host not in LOOPBACK and settings.token is None:
+        text = "note: anybody who reaches this address is served; give --token-file to ask for one"
+        typer.secho(text, err=True, fg="yellow")
+    _run(settings, host, port)
+
+
+def _run(settings: "ServeSettings", host: str, port: int) -> None:
+    import uvicorn
+
+    from diapir.serve.app import create_app
+
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        access_log=False,  # /metrics counts, and a proxy in front writes one
+        server_header=False,
+        timeout_graceful_shutdown=30,
+        proxy_headers=False,
+    )
+    uvicorn.Server(config).run()

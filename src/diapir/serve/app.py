@@ -1,0 +1,119 @@
+"""The service as one ASGI application."""
+
+import asyncio
+import contextlib
+import importlib.util
+from collections.abc import AsyncIterator
+
+from fastapi import APIRouter, FastAPI, Security
+from fastapi.responses import Response
+from fastapi.security import HTTPBearer
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
+
+from diapir import __version__
+from diapir.serve.batcher import Batcher
+from diapir.serve.guard import Guard
+from diapir.serve.job_routes import job_router
+from diapir.serve.jobs import Jobs
+from diapir.serve.metrics import Metrics
+from diapir.serve.models import Models
+from diapir.serve.predict_routes import predict_router
+from diapir.serve.problems import describe, handle_problems
+from diapir.serve.settings import ServeSettings
+from diapir.serve.surveys import SurveyFolders
+
+
+class Health(BaseModel):
+    """That the service answers."""
+
+    status: str
+    version: str
+    models: int
+
+
+def create_app(settings: ServeSettings) -> FastAPI:
+    """Return the service, its models loaded.
+
+    Args:
+        settings: What it offers, to whom, and its limits.
+
+    Raises:
+        DiapirError: A model, a folder or the settings cannot be used.
+    """
+    models, metrics = Models(settings.models, settings.options), Metrics()
+    batcher = Batcher(models.predict, settings, metrics)
+    jobs = None
+    if settings.jobs is not None:
+        surveys = SurveyFolders(settings.surveys)
+        jobs = Jobs(settings.jobs, surveys, models, settings, metrics)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        running = [asyncio.create_task(batcher.run())]
+        if jobs is not None:
+            running.append(asyncio.create_task(jobs.run()))
+        yield
+        models.stop()
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        if jobs is not None:
+            jobs.close()
+
+    app = FastAPI(
+        title="Diapir",
+        summary="Finds salt in seismic sections and surveys.",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,  # both pages load scripts from elsewhere
+        redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+        dependencies=[Security(HTTPBearer(auto_error=False))] if settings.token else [],
+    )
+    handle_problems(app)
+    app.add_middleware(Guard, settings=settings, metrics=metrics)
+    app.include_router(_own_router(models, metrics))
+    app.include_router(predict_router(models, batcher, settings))
+    if jobs is not None:
+        app.include_router(job_router(jobs, surveys))
+    if settings.page and has_page():
+        _add_page(app, settings)
+    return app
+
+
+def has_page() -> bool:
+    """Return whether the page in the browser and its libraries are installed."""
+    return all(
+        importlib.util.find_spec(name) for name in ("panel", "bokeh_fastapi", "holoviews")
+    ) and bool(importlib.util.find_spec("diapir.serve.viewer"))
+
+
+def _add_page(app: FastAPI, settings: ServeSettings) -> None:
+    raise NotImplementedError
+
+
+def _own_router(models: Models, metrics: Metrics) -> APIRouter:
+    router = APIRouter(tags=["service"])
+
+    @router.get("/health", responses=describe())
+    async def health() -> Health:
+        """Return that the service answers; needs no token."""
+        return Health(status="ok", version=__version__, models=len(models.infos()))
+
+    @router.get(
+        "/metrics",
+        response_class=Response,
+        responses={
+            200: {
+                "description": "Metrics",
+                "content": {"text/plain": {"schema": {"type": "string"}}},
+            },
+            **describe(),
+        },
+    )
+    async def show_metrics() -> Response:
+        """Return counters and histograms in the text format of Prometheus."""
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    return router

@@ -1,0 +1,93 @@
+"""The process of one job: reads what to do from standard input, tells how far it is, maps.
+
+    python -m diapir.serve.job_process < spec.json
+
+Every line on its standard output is a JSON table: `done` and `total` blocks, at the end `files`
+and `news`, or a `problem`. It can be killed at any moment.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+from diapir.errors import DiapirError
+from diapir.inference.schedule import Workers
+from diapir.inference.sections import Tiling
+from diapir.runs.map import MapSettings, map_survey
+
+_NICENESS = 10  # sections that somebody waits for come first
+
+
+def main() -> None:
+    """Do the job that standard input describes."""
+    told = _own_output()
+    spec = json.load(sys.stdin)
+    os.nice(_NICENESS)
+    try:
+        _tell(told, do_job(spec, lambda done, total: _tell(told, {"done": done, "total": total})))
+    except DiapirError as error:
+        texts = ("what", "where", "expected", "mend")
+        _tell(told, {"problem": {name: getattr(error, name) for name in texts}})
+    except BrokenPipeError:  # the service is gone, and will start this job again
+        sys.exit(1)
+
+
+def do_job(spec: dict[str, Any], tell: Any) -> dict[str, Any]:
+    """Map a survey and return the names of its files and what the user should know.
+
+    Args:
+        spec: `source`, `out`, `model`, `request` (a `jobs.JobRequest`), `workers`, `device` and
+            `flip`.
+        tell: As in `map_survey`.
+
+    Raises:
+        DiapirError: As in `map_survey`.
+    """
+    out = Path(spec["out"])
+    result = map_survey(
+        Path(spec["source"]),
+        out,
+        [Path(spec["model"])],
+        settings_of(spec["request"], spec["flip"]),
+        workers=Workers(spec["workers"]),
+        options=spec["request"]["segy"],
+        device=spec["device"],
+        progress=False,
+        tell=tell,
+    )
+    files = [str(path.relative_to(out)) for path in result.files if path.is_file()]
+    return {"files": files, "news": list(result.news)}
+
+
+def settings_of(request: dict[str, Any], flip: bool | None) -> MapSettings:
+    """Return what a request asks of the map."""
+    return MapSettings(
+        threshold=request["threshold"],
+        flip=flip,
+        clip=(request["clip"][0], request["clip"][1]),
+        normalise=request["normalise"],
+        polarity=request["polarity"],
+        directions=request["directions"],
+        tiling=Tiling(sample_scale=request["sample_scale"], trace_scale=request["trace_scale"]),
+        min_samples=request["min_body"],
+        max_bodies=request["max_bodies"],
+        velocity_m_s=request["velocity"],
+    )
+
+
+def _own_output() -> TextIO:
+    """Return standard output, which from now on is out of reach for whatever else prints."""
+    own = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return own
+
+
+def _tell(told: TextIO, table: dict[str, Any]) -> None:
+    told.write(json.dumps(table) + "\n")
+    told.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Routes of surveys and jobs."""
+
+from typing import Annotated
+
+from anyio import to_thread
+from fastapi import APIRouter, Path, Query
+from fastapi.responses import FileResponse, Response
+
+from diapir.serve.jobs import Job, JobRequest, Jobs
+from diapir.serve.problems import describe
+from diapir.serve.surveys import SurveyFolders, SurveyInfo
+
+Id = Annotated[str, Path(pattern="^[0-9a-f]{16}$", description="From POST /jobs.")]
+
+
+def job_router(jobs: Jobs, surveys: SurveyFolders) -> APIRouter:
+    """Return the routes of surveys and jobs."""
+    router = APIRouter(tags=["surveys"])
+
+    @router.get("/surveys", responses=describe())
+    async def list_surveys() -> list[SurveyInfo]:
+        """Return the surveys that may be mapped."""
+        found = await to_thread.run_sync(surveys.find)
+        return [info for _, info in found.values()]
+
+    @router.post("/jobs", status_code=202, responses=describe(404, 409, 503))
+    async def start_job(request: JobRequest, response: Response) -> Job:
+        """Map a survey: probability, mask, horizons, bodies, meshes, report."""
+        job = jobs.add(request)
+        response.headers["Location"] = f"/jobs/{job.id}"
+        return job
+
+    @router.get("/jobs", responses=describe())
+    async def list_jobs() -> list[Job]:
+        """Return all jobs, the newest first."""
+        return jobs.all()
+
+    @router.get("/jobs/{id}", responses=describe(404))
+    async def show_job(id: Id) -> Job:  # noqa: A002  # the name in the path
+        """Return a job and how far it is."""
+        return jobs.find(id)
+
+    @router.delete("/jobs/{id}", responses=describe(404, 409))
+    async def cancel_job(
+        id: Id,  # noqa: A002
+        remove: Annotated[
+            bool, Query(description="Remove a job that has ended, with its results.")
+        ] = False,
+    ) -> Job:
+        """Cancel a job that waits or runs; what it has predicted is kept to be resumed."""
+        return jobs.remove(id) if remove else jobs.cancel(id)
+
+    @router.post("/jobs/{id}/resume", status_code=202, responses=describe(404, 409, 503))
+    async def resume_job(id: Id) -> Job:  # noqa: A002
+        """Go on with a job that failed or was cancelled, where it was."""
+        return jobs.resume(id)
+
+    @router.get(
+        "/jobs/{id}/files/{name:path}",
+        response_class=FileResponse,
+        responses={
+            200: {"description": "The file", "content": {"application/octet-stream": {}}},
+            **describe(404),
+        },
+    )
+    async def download(
+        id: Id,  # noqa: A002
+        name: Annotated[str, Path(description="One of the job's `files`.")],
+    ) -> FileResponse:
+        """Return a result of a job."""
+        path = jobs.file(id, name)
+        return FileResponse(path, media_type="application/octet-stream", filename=path.name)
+
+    return router

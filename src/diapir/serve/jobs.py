@@ -1,0 +1,399 @@
+"""Jobs: surveys that are mapped one after another, each in a process of its own."""
+
+import asyncio
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import sys
+from contextlib import ExitStack, suppress
+from dataclasses import fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, get_args, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from diapir.errors import DataError
+from diapir.io.atomic import write_text_atomic
+from diapir.io.segy import SegyOptions
+from diapir.runs.folder import RunFolder
+from diapir.serve.metrics import Metrics
+from diapir.serve.models import Models
+from diapir.serve.problems import Problem, Refused, busy, internal_error
+from diapir.serve.settings import ServeSettings
+from diapir.serve.surveys import SurveyFolders
+
+State = Literal["waiting", "running", "done", "failed", "cancelled"]
+
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+_ID = re.compile(r"[0-9a-f]{16}")
+_GRACE_S = 5.0
+_RETRY_S = 60
+_LONGEST_LINE = 1 << 24
+
+if TYPE_CHECKING:
+    SegyFields = BaseModel
+else:
+    _HINTS = get_type_hints(SegyOptions)
+    SegyFields = create_model(
+        "SegyFields",
+        __config__=_STRICT,
+        **{field.name: (_HINTS[field.name], field.default) for field in fields(SegyOptions)},
+    )
+
+Percentile = Annotated[float, Field(ge=0, le=100)]
+
+
+class JobRequest(BaseModel):
+    """A survey to map, and how: the options of `diapir map`."""
+
+    model_config = _STRICT
+
+    survey: str = Field(max_length=1000, description="Its name, from GET /surveys.")
+    model: str | None = Field(None, max_length=200, description="Name; the default is the first.")
+    threshold: float | None = Field(None, ge=0, le=1)
+    clip: tuple[Percentile, Percentile] = (1.0, 99.0)
+    normalise: bool = True
+    polarity: Literal["normal", "reverse"] = "normal"
+    directions: Literal["both", "inline", "crossline"] = "both"
+    sample_scale: float = Field(1.0, gt=0, le=16)
+    trace_scale: float = Field(1.0, gt=0, le=16)
+    min_body: int | None = Field(None, ge=1, le=1 << 31)
+    max_bodies: int = Field(20, ge=1, le=1000)
+    velocity: float | None = Field(None, ge=1, le=20_000, description="Mean, in m/s.")
+    segy: SegyFields | None = Field(None, description="How to read SEG-Y.")
+
+
+class Job(BaseModel):
+    """A job and how far it is."""
+
+    id: str
+    state: State
+    request: JobRequest
+    created: str = Field(description="UTC, ISO 8601.")
+    ended: str | None = None
+    done: int = Field(0, description="Blocks of lines that are predicted.")
+    total: int = Field(0, description="Blocks in all; 0 until the survey has been opened.")
+    files: list[str] = Field([], description="Results, for GET /jobs/{id}/files/NAME.")
+    news: list[str] = Field([], description="What the user should know.")
+    problem: Problem | None = Field(None, description="Why it failed.")
+
+
+class Jobs:
+    """Keeps jobs in a folder each, and runs one at a time.
+
+    What is on the disk is enough to go on: after a restart, jobs that were waiting or running run
+    again, and the map goes on with the block where it was.
+
+    Args:
+        folder: Takes a folder a job.
+        surveys: What may be mapped.
+        models: What may map it.
+        settings: Limits.
+        metrics: Take the number of jobs by state.
+
+    Raises:
+        RunError: The folder cannot be made, or another service uses it.
+        DataError: A job in it cannot be read.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        surveys: SurveyFolders,
+        models: Models,
+        settings: ServeSettings,
+        metrics: Metrics,
+    ) -> None:
+        self._folder = RunFolder(folder.resolve())
+        self._folder.make_plain()
+        self._lock = ExitStack()
+        self._lock.enter_context(self._folder.locked())
+        self._surveys, self._models = surveys, models
+        self._settings, self._metrics = settings, metrics
+        self._jobs = _read_jobs(self._folder.path)
+        self._process: asyncio.subprocess.Process | None = None
+        self._running: Job | None = None
+        self._news = asyncio.Event()
+
+    async def run(self) -> None:
+        """Run the jobs that wait, until cancelled; what runs then will go on another time."""
+        for job in self._jobs.values():
+            if job.state == "running":  # when the service ended
+                self._change(job, "waiting")
+        self._count()
+        while True:
+            waiting = [job for job in self._jobs.values() if job.state == "waiting"]
+            if not waiting:
+                self._news.clear()
+                await self._news.wait()
+                continue
+            try:
+                await self._map(waiting[0])
+            except Exception:  # such as a full disk; the other jobs go on
+                waiting[0].state, waiting[0].problem = "failed", internal_error().problem
+
+    def close(self) -> None:
+        """Let another service use the folder."""
+        self._lock.close()
+
+    def all(self) -> list[Job]:
+        """Return all jobs, the newest first."""
+        return list(self._jobs.values())[::-1]
+
+    def find(self, id_: str) -> Job:
+        """Return a job.
+
+        Raises:
+            Refused: There is none of this id.
+        """
+        if id_ not in self._jobs:
+            problem = Problem(what=f"there is no job {id_[:40]!r}", mend="GET /jobs lists them.")
+            raise Refused(404, problem)
+        return self._jobs[id_]
+
+    def add(self, request: JobRequest) -> Job:
+        """Return a new job that waits for its turn.
+
+        Raises:
+            Refused: There is no such survey or model, or no room.
+        """
+        self._models.choose(request.model)
+        self._survey(request.survey)
+        self._check_room()
+        if len(self._jobs) >= self._settings.job_keep:
+            problem = Problem(
+                what=f"{len(self._jobs)} jobs are kept already",
+                expected=f"at most {self._settings.job_keep}",
+                mend="Remove some: DELETE /jobs/ID?remove=true.",
+            )
+            raise Refused(409, problem)
+        job = Job(id=secrets.token_hex(8), state="waiting", request=request, created=_now())
+        (self._folder.path / job.id).mkdir()
+        self._jobs[job.id] = job
+        self._change(job, "waiting")
+        self._news.set()
+        return job
+
+    def resume(self, id_: str) -> Job:
+        """Return a job that had failed or been cancelled, waiting again to go on where it was.
+
+        Raises:
+            Refused: There is no such job, it has not ended, it is done, or there is no room.
+        """
+        job = self.find(id_)
+        if job.state not in ("failed", "cancelled"):
+            raise _wrong_state(job, "failed or cancelled")
+        self._check_room()
+        job.problem, job.ended = None, None
+        self._change(job, "waiting")
+        self._news.set()
+        return job
+
+    def cancel(self, id_: str) -> Job:
+        """Return a job that is cancelled; what it has predicted is kept for `resume`.
+
+        Raises:
+            Refused: There is no such job, or it has ended.
+        """
+        job = self.find(id_)
+        if job.state not in ("waiting", "running"):
+            raise _wrong_state(job, "waiting or running")
+        self._change(job, "cancelled")
+        if job is self._running:
+            self._stop(signal.SIGTERM)
+        return job
+
+    def remove(self, id_: str) -> Job:
+        """Return a job that has ended and is removed now, with its results.
+
+        Raises:
+            Refused: There is no such job, or it has not ended.
+        """
+        job = self.find(id_)
+        if job.state in ("waiting", "running") or job is self._running:
+            raise _wrong_state(job, "done, failed or cancelled, and its process at an end")
+        del self._jobs[id_]
+        shutil.rmtree(self._folder.path / job.id, ignore_errors=True)
+        self._count()
+        return job
+
+    def file(self, id_: str, name: str) -> Path:
+        """Return the path of a result.
+
+        Raises:
+            Refused: There is no such job, or none of its results has this name.
+        """
+        job = self.find(id_)
+        if name not in job.files:  # which the service wrote itself: nothing else becomes a path
+            problem = Problem(
+                what=f"the job has no result {name[:80]!r}", mend=f"GET /jobs/{id_} lists them."
+            )
+            raise Refused(404, problem)
+        return self._folder.path / job.id / "map" / name
+
+    def _survey(self, name: str) -> Path:
+        found = self._surveys.find()
+        if name not in found:
+            problem = Problem(
+                what=f"there is no survey {name[:200]!r}",
+                where="survey",
+                mend="GET /surveys lists them.",
+            )
+            raise Refused(404, problem)
+        return found[name][0]
+
+    def _check_room(self) -> None:
+        waiting = sum(job.state == "waiting" for job in self._jobs.values())
+        if waiting >= self._settings.job_queue:
+            self._metrics.refused.inc()
+            raise busy(f"{waiting} jobs wait already", _RETRY_S)
+
+    async def _map(self, job: Job) -> None:
+        """Run one job to its end."""
+        try:
+            source = self._survey(job.request.survey)
+            model = self._models.path(self._models.choose(job.request.model))
+        except Refused as error:  # it was there when the job was made
+            self._fail(job, error.problem)
+            return
+        out = self._folder.path / job.id
+        names = {str(source): job.request.survey, str(out): "the job", str(model): "the model"}
+        spec = {
+            "source": str(source),
+            "out": str(out / "map"),
+            "model": str(model),
+            "request": job.request.model_dump(),
+            "workers": self._settings.job_workers,
+            "device": self._settings.options.device,
+            "flip": self._settings.options.flip,
+        }
+        self._running = job
+        self._change(job, "running")
+        try:
+            with (out / "log.txt").open("a") as log:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", "diapir.serve.job_process"),
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=log,
+                    start_new_session=True,  # so that it can be stopped with its own workers
+                    limit=_LONGEST_LINE,
+                )
+            self._process = process
+            if job.state != "running":  # cancelled while the process was being made
+                self._stop(signal.SIGTERM)
+            await self._follow(job, process, json.dumps(spec), names)
+        finally:
+            await self._reap()
+            self._running = None
+        if job.state == "running":
+            self._fail(job, _died())
+
+    async def _follow(
+        self, job: Job, process: asyncio.subprocess.Process, spec: str, names: dict[str, str]
+    ) -> None:
+        """Take up what the process of a job tells, a line of JSON each, until it ends."""
+        assert process.stdin is not None  # noqa: S101  # both are pipes
+        assert process.stdout is not None  # noqa: S101
+        with suppress(OSError):  # it may be dead already
+            process.stdin.write(spec.encode())
+            process.stdin.close()
+        async for line in process.stdout:
+            told = json.loads(line)
+            if job.state != "running":
+                continue
+            if "total" in told:
+                job.done, job.total = told["done"], told["total"]
+            elif "problem" in told:
+                texts = {key: _renamed(text, names) for key, text in told["problem"].items()}
+                self._fail(job, Problem(**texts))
+            else:
+                job.files, job.ended = told["files"], _now()
+                job.news = [_renamed(text, names) or "" for text in told["news"]]
+                self._change(job, "done")
+
+    async def _reap(self) -> None:
+        """Wait for the process to end, and make it if it does not."""
+        if self._process is None:
+            return
+        process, self._process = self._process, None
+        try:
+            await asyncio.wait_for(process.wait(), 0.5)
+        except (TimeoutError, asyncio.CancelledError):
+            _signal(process, signal.SIGTERM)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), _GRACE_S)
+        _signal(process, signal.SIGKILL)  # whatever it has left behind
+        await process.wait()
+
+    def _stop(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            _signal(self._process, number)
+
+    def _fail(self, job: Job, problem: Problem) -> None:
+        job.problem = problem
+        self._change(job, "failed")
+
+    def _change(self, job: Job, state: State) -> None:
+        """Give a job a state, on the disk too."""
+        job.state = state
+        if state in ("failed", "cancelled"):
+            job.ended = _now()
+        text = job.model_dump_json(indent=2) + "\n"
+        write_text_atomic(self._folder.path / job.id / "job.json", text, sync=False)
+        self._count()
+
+    def _count(self) -> None:
+        for state in get_args(State):
+            count = sum(job.state == state for job in self._jobs.values())
+            self._metrics.jobs.labels(state).set(count)
+
+
+def _read_jobs(folder: Path) -> dict[str, Job]:
+    """Return the jobs that an earlier service has left, the oldest first."""
+    found = []
+    for path in folder.glob("*/job.json"):
+        if not _ID.fullmatch(path.parent.name):
+            continue
+        try:
+            job = Job.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise DataError(
+                f"a job cannot be read: {str(error).splitlines()[0]}",
+                where=path,
+                mend="Remove its folder, or choose another folder of jobs.",
+            ) from error
+        if job.id == path.parent.name:
+            found.append(job)
+    return {job.id: job for job in sorted(found, key=lambda job: (job.created, job.id))}
+
+
+def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
+
+
+def _renamed(text: str | None, names: dict[str, str]) -> str | None:
+    """Return a text in which paths of the server are what clients call them."""
+    for path, name in names.items():
+        text = text and text.replace(path, name)
+    return text
+
+
+def _wrong_state(job: Job, expected: str) -> Refused:
+    return Refused(409, Problem(what=f"the job is {job.state}", expected=expected))
+
+
+def _died() -> Problem:
+    return Problem(
+        what="the process of the job ended before the job did",
+        mend="Ask who runs the service to look into the job's log.txt, or resume it.",
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,329 @@
+"""Surveys and jobs of the service: found by name, mapped in a process, stopped and resumed."""
+
+import contextlib
+import json
+import os
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi")
+
+from fastapi.testclient import TestClient
+
+from diapir.errors import DataError, RunError
+from diapir.models.modelfile import ModelCard, save_model
+from diapir.models.unet import SaltNet
+from diapir.serve import job_process
+from diapir.serve.app import create_app
+from diapir.serve.jobs import JobRequest
+from diapir.serve.settings import ServeSettings
+from diapir.serve.surveys import SurveyFolders
+
+SECTION = "lines/deep/section.npy"
+
+
+@pytest.fixture(scope="module")
+def model(tiny_recipe, tmp_path_factory):
+    recipe = tiny_recipe()
+    path = tmp_path_factory.mktemp("model") / "salt.safetensors"
+    save_model(path, SaltNet(recipe.model), ModelCard(recipe, 0.5))
+    return path
+
+
+@pytest.fixture
+def lines(tmp_path):
+    """A folder of surveys, with what must not be reached lying around it."""
+    folder = tmp_path / "lines"
+    (folder / "deep").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    np.save(folder / "deep" / "section.npy", rng.normal(size=(48, 40)).astype(np.float32))
+    np.save(folder / "cube.npy", rng.normal(size=(40, 36, 48)).astype(np.float32))
+    (folder / "dead.sgy").write_bytes(bytes(4000))
+    (folder / "readme.txt").touch()
+    (folder / ".hidden.npy").touch()
+    (folder / "store.zarr").mkdir()
+    (folder / "store.zarr" / "zarr.json").write_text("{}")
+    (folder / "store.zarr" / "inner.npy").touch()
+    np.save(tmp_path / "secret.npy", np.ones((40, 40)))
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "more.npy").touch()
+    (folder / "link.npy").symlink_to(tmp_path / "secret.npy")
+    (folder / "linked").symlink_to(tmp_path / "outside")
+    return folder
+
+
+@contextlib.contextmanager
+def serving(model, lines, **settings):
+    jobs = settings.pop("jobs", lines.parent / "jobs")
+    plan = ServeSettings((model,), (lines,), jobs, hosts=(), page=False, **settings)
+    with TestClient(create_app(plan), raise_server_exceptions=False) as client:
+        yield client
+
+
+def wait(client, id_, *states, seconds=60):
+    """The job once it is in one of these states."""
+    deadline = time.monotonic() + seconds
+    while (job := client.get(f"/jobs/{id_}").json())["state"] not in states:
+        assert time.monotonic() < deadline, job
+        time.sleep(0.05)
+    return job
+
+
+@pytest.fixture
+def still(monkeypatch):
+    """Processes of jobs that tell two of three blocks and then wait to be killed."""
+    script = (
+        "import json, sys, time; json.load(sys.stdin); "
+        "print(json.dumps({'done': 2, 'total': 3}), flush=True); time.sleep(60)"
+    )
+    _replace_process(monkeypatch, script)
+
+
+def _replace_process(monkeypatch, script):
+    import asyncio
+    import sys
+
+    whole = asyncio.create_subprocess_exec
+
+    async def other(*command, **more):
+        assert command[1:] == ("-m", "diapir.serve.job_process")
+        return await whole(sys.executable, "-c", script, **more)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", other)
+
+
+def test_surveys_are_found_and_nothing_else(lines, tmp_path):
+    found = SurveyFolders([lines]).find()
+    assert {name: info.kind for name, (_, info) in found.items()} == {
+        "lines/cube.npy": "array",
+        "lines/dead.sgy": "segy",
+        "lines/store.zarr": "store",
+        SECTION: "array",
+    }
+    assert found[SECTION][0] == lines / "deep" / "section.npy"
+    twice = SurveyFolders([lines, lines / "deep", lines / "deep"]).find()
+    assert {"deep/section.npy", "deep-2/section.npy"} <= set(twice)
+    with pytest.raises(DataError):
+        SurveyFolders([tmp_path / "secret.npy"])
+
+
+def test_walks_end(lines, monkeypatch):
+    folder = lines
+    for _ in range(12):
+        folder = folder / "d"
+        folder.mkdir()
+    (folder / "far.npy").touch()
+    assert not [name for name in SurveyFolders([lines]).find() if "far" in name]
+    monkeypatch.setattr("diapir.serve.surveys._MOST_ENTRIES", 2)
+    assert len(SurveyFolders([lines]).find()) <= 2
+    closed = SurveyFolders([lines])
+    closed._roots["gone"] = lines / "gone"
+    closed.find()
+
+
+HOSTILE = [
+    "../secret.npy", "lines/../secret.npy", "lines/../../secret.npy", "/etc/passwd", "lines",
+    "lines/", "", "lines/link.npy", "lines/linked/more.npy", "lines/.hidden.npy", "lines//cube.npy",
+    "lines/./cube.npy", "lines/cube.npy\0", "lines/cube.npy/", "LINES/cube.npy", "file:///etc/passwd",
+    "http://127.0.0.1/x.npy", "lines\\cube.npy", "lines/%2e%2e/secret.npy", "~/x", "s3://b/x.zarr",
+    "lines/store.zarr/inner.npy", "lines/readme.txt", "x" * 999,
+]  # fmt: skip
+
+
+def test_no_other_name_becomes_a_survey(model, lines, tmp_path):
+    with serving(model, lines) as client:
+        for name in [*HOSTILE, str(tmp_path / "secret.npy"), str(lines / "cube.npy")]:
+            answer = client.post("/jobs", json={"survey": name})
+            assert answer.status_code == 404, name
+            assert set(answer.json()) == {"what", "where", "expected", "mend"}
+        assert client.get("/jobs").json() == []
+        assert not [p for p in (tmp_path / "jobs").iterdir() if p.is_dir()]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"{", b"[]", b"null", b'{"survey": 1}', b'{"survey": "lines/cube.npy", "out": "/tmp"}',
+        b'{"survey": "lines/cube.npy", "clip": [1]}', b'{"survey": "lines/cube.npy", "clip": NaN}',
+        b'{"survey": "lines/cube.npy", "threshold": 1e999}', b'{"survey": "' + b"x" * 2000 + b'"}',
+        b'{"survey": "lines/cube.npy", "segy": {"path": "/etc/passwd"}}', b"[" * 20_000,
+        b'{"survey": "lines/cube.npy", "segy": {"unit": "furlong"}}', b"\xff\xfe",
+        b'{"survey": "\\ud800"}',
+    ],
+)  # fmt: skip
+def test_requests_that_cannot_be_read(model, lines, body):
+    with serving(model, lines) as client:
+        answer = client.post("/jobs", content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code in (400, 404, 422), answer.text
+        assert set(answer.json()) == {"what", "where", "expected", "mend"}
+        assert "Traceback" not in answer.text
+
+
+def test_a_survey_is_mapped_and_its_results_come_back(model, lines):
+    with serving(model, lines) as client:
+        assert SECTION in [info["name"] for info in client.get("/surveys").json()]
+        request = {"survey": SECTION, "threshold": 0.4, "polarity": "reverse"}
+        answer = client.post("/jobs", json=request)
+        assert answer.status_code == 202
+        job = answer.json()
+        assert answer.headers["location"] == f"/jobs/{job['id']}"
+        job = wait(client, job["id"], "done", "failed", seconds=200)
+        assert job["problem"] is None
+        assert (job["done"], job["total"]) == (1, 1)
+        assert {"report.html", "map.json", "bodies.csv"} <= set(job["files"])
+        home = f"/jobs/{job['id']}"
+        report = client.get(f"{home}/files/report.html")
+        assert report.headers["content-type"] == "application/octet-stream"
+        assert "attachment" in report.headers["content-disposition"]
+        settings = json.loads(client.get(f"{home}/files/map.json").content)["settings"]
+        assert (settings["polarity"], settings["threshold"]) == ("reverse", 0.4)
+        for name in ("../job.json", "..%2fjob.json", "nothing", "salt.zarr", "%00", "/etc/passwd"):
+            assert client.get(f"{home}/files/{name}").status_code == 404
+        assert client.delete(home).status_code == 409
+        assert client.post(f"{home}/resume").status_code == 409
+        assert 'diapir_jobs{state="done"} 1.0' in client.get("/metrics").text
+        assert client.delete(f"{home}?remove=true").status_code == 200
+        assert client.get(home).status_code == 404
+        assert not (lines.parent / "jobs" / job["id"]).exists()
+
+
+def test_a_survey_that_cannot_be_read_fails_with_its_problem(model, lines):
+    with serving(model, lines) as client:
+        job = client.post("/jobs", json={"survey": "lines/dead.sgy"}).json()
+        job = wait(client, job["id"], "done", "failed", seconds=200)
+        assert job["state"] == "failed"
+        assert job["problem"]["what"]
+        assert str(lines) not in json.dumps(job)
+        assert "Traceback" not in json.dumps(job)
+
+
+def test_jobs_wait_are_cancelled_and_resumed(model, lines, still):
+    with serving(model, lines, job_queue=2, job_keep=4) as client:
+        add = lambda: client.post("/jobs", json={"survey": "lines/cube.npy"})  # noqa: E731
+        first = add().json()["id"]
+        wait(client, first, "running")
+        deadline = time.monotonic() + 30
+        while client.get(f"/jobs/{first}").json()["total"] != 3:
+            assert time.monotonic() < deadline
+        second, third = add().json()["id"], add().json()["id"]
+        assert client.get(f"/jobs/{second}").json()["state"] == "waiting"
+        full = add()
+        assert full.status_code == 503
+        assert int(full.headers["retry-after"]) > 0
+        assert client.delete(f"/jobs/{first}?remove=true").status_code == 409
+        assert client.delete(f"/jobs/{third}").json()["state"] == "cancelled"
+        assert client.delete(f"/jobs/{third}").status_code == 409
+        assert client.delete(f"/jobs/{first}").json()["state"] == "cancelled"
+        wait(client, second, "running")
+        assert client.get(f"/jobs/{first}").json()["state"] == "cancelled"
+        assert client.post(f"/jobs/{first}/resume").json()["state"] == "waiting"
+        assert add().status_code == 202
+        kept = add()
+        assert kept.status_code == 503
+        client.delete(f"/jobs/{first}")
+        kept = add()
+        assert kept.status_code == 409
+        assert "remove" in kept.json()["mend"]
+        assert [job["id"] for job in client.get("/jobs").json()][::-1][:3] == [first, second, third]
+
+
+def test_jobs_go_on_after_a_restart(model, lines, still):
+    with serving(model, lines) as client:
+        running = client.post("/jobs", json={"survey": "lines/cube.npy"}).json()["id"]
+        waiting = client.post("/jobs", json={"survey": SECTION}).json()["id"]
+        wait(client, running, "running")
+        with pytest.raises(RunError, match="another process"), serving(model, lines):
+            pass
+    (lines.parent / "jobs" / "strange").mkdir()
+    (lines.parent / "jobs" / "strange" / "job.json").write_text("{}")
+    with serving(model, lines) as client:
+        wait(client, running, "running")
+        assert client.get(f"/jobs/{waiting}").json()["state"] == "waiting"
+    (lines.parent / "jobs" / waiting / "job.json").write_text("{")
+    with pytest.raises(DataError, match="a job cannot be read"), serving(model, lines):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("script", "what"),
+    [
+        ("import os; os._exit(3)", "ended before the job did"),
+        ("import sys; sys.stdin.read(); print('no json')", "the service failed"),
+    ],
+)
+def test_a_process_that_dies_is_told(model, lines, monkeypatch, script, what):
+    _replace_process(monkeypatch, script)
+    with serving(model, lines) as client:
+        job = client.post("/jobs", json={"survey": SECTION}).json()
+        job = wait(client, job["id"], "failed")
+        assert what in job["problem"]["what"]
+        second = client.post("/jobs", json={"survey": SECTION}).json()
+        wait(client, second["id"], "failed")
+
+
+def test_a_survey_that_is_gone_fails_the_job(model, lines, still):
+    with serving(model, lines) as client:
+        first = client.post("/jobs", json={"survey": "lines/cube.npy"}).json()["id"]
+        wait(client, first, "running")
+        second = client.post("/jobs", json={"survey": SECTION}).json()["id"]
+        (lines / "deep" / "section.npy").unlink()
+        client.delete(f"/jobs/{first}")
+        assert "no survey" in wait(client, second, "failed")["problem"]["what"]
+
+
+def test_models_and_ids_that_are_not_there(model, lines):
+    with serving(model, lines) as client:
+        answer = client.post("/jobs", json={"survey": SECTION, "model": "other"})
+        assert answer.status_code == 404
+        assert client.get("/jobs/0123456789abcdef").status_code == 404
+        for id_ in ("x", "..", "0123456789abcdeg", "0123456789ABCDEF", "0" * 17):
+            assert client.get(f"/jobs/{id_}").status_code in (404, 422)
+            assert client.delete(f"/jobs/{id_}").status_code in (404, 405, 422)
+
+
+def test_the_process_maps_in_here_too(model, lines, tmp_path):
+    """What the process does, in this one: progress, files, and the options of a request."""
+    request = JobRequest(survey="x", segy=None, min_body=5, velocity=2000).model_dump()
+    spec = {
+        "source": str(lines / "cube.npy"), "out": str(tmp_path / "map"), "model": str(model),
+        "request": request, "workers": 1, "device": "cpu", "flip": False,
+    }  # fmt: skip
+    told = []
+    found = job_process.do_job(spec, lambda done, total: told.append((done, total)))
+    assert "report.html" in found["files"]
+    assert all((tmp_path / "map" / name).is_file() for name in found["files"])
+    assert told == sorted(told)
+    assert told[-1][0] == told[-1][1] >= 4
+    settings = job_process.settings_of(request, None)
+    assert (settings.min_samples, settings.velocity_m_s, settings.clip) == (5, 2000, (1, 99))
+
+
+def test_segy_fields_are_those_of_the_reader(model, lines):
+    from diapir.io.segy import SegyOptions
+
+    found = JobRequest(survey="x", segy={"inline_byte": 9, "byte_order": "little"})
+    assert SegyOptions(**found.model_dump()["segy"]) == SegyOptions(
+        inline_byte=9, byte_order="little"
+    )
+
+
+def test_a_process_whose_service_is_gone_ends(model, lines, tmp_path):
+    import subprocess
+    import sys
+
+    spec = {
+        "source": str(tmp_path / "none.npy"), "out": str(tmp_path / "map"), "model": str(model),
+        "request": JobRequest(survey="x").model_dump(), "workers": 1, "device": "cpu", "flip": None,
+    }  # fmt: skip
+    process = subprocess.run(
+        [sys.executable, "-m", "diapir.serve.job_process"],
+        input=json.dumps(spec),
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+    )
+    (line,) = process.stdout.splitlines()
+    assert "no such file" in json.loads(line)["problem"]["what"]
