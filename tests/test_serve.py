@@ -10,9 +10,6 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-
-pytest.importorskip("fastapi")
-
 from fastapi.testclient import TestClient
 from PIL import Image
 
