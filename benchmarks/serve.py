@@ -34,7 +34,7 @@ DIFFERENT = 24  # sections, in three sizes
 SIZES = ((101, 101), (128, 128), (101, 202))
 HEADERS = {"Content-Type": "image/png"}
 PATH = "/predict?output=probabilities"
-START_S, STOP_S = 180, 60
+START_S, STOP_S = 900, 300
 
 
 def small_model(folder):
@@ -52,7 +52,8 @@ def small_model(folder):
 class Server:
     """`diapir serve` in a process of its own, on any free port of this machine."""
 
-    def __init__(self, model, log, *options):
+    def __init__(self, model, log, *options, headers=()):
+        self.headers = {**HEADERS, **dict(headers)}
         command = [sys.executable, "-m", "diapir", "serve", model, "--port", "0", "--no-page"]
         self.log = log
         with log.open("w") as stream:
@@ -71,7 +72,7 @@ class Server:
 
     def connect(self):
         """Return a connection to it."""
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
 
     def stop(self):
         """End it as an operator does; return how it ended."""
@@ -87,9 +88,9 @@ def sections():
     ]
 
 
-def ask(connection, body):
-    """Send a section; return the status and the bytes of the answer."""
-    connection.request("POST", PATH, body, HEADERS)
+def ask(server, connection, body):
+    """Send a section; return status, bytes and headers of the answer."""
+    connection.request("POST", PATH, body, server.headers)
     answer = connection.getresponse()
     return answer.status, answer.read(), answer.headers
 
@@ -126,12 +127,12 @@ class Load:
                     self.errors.append(error)
 
     def _once(self, connection, which):
-        status, content, headers = ask(connection, self.bodies[which])
+        status, content, headers = ask(self.server, connection, self.bodies[which])
         while status == 503:
             with self.lock:
                 self.refused += 1
             time.sleep(int(headers["Retry-After"]))
-            status, content, headers = ask(connection, self.bodies[which])
+            status, content, headers = ask(self.server, connection, self.bodies[which])
         if status != 200:
             return f"{status}: {content[:200]!r}"
         probs = np.load(BytesIO(content), allow_pickle=False)
@@ -140,37 +141,29 @@ class Load:
         return None
 
 
-def measure(model, folder, clients, count, options):
-    """Return what clients saw of a server of its own."""
-    server = Server(model, folder / "server.log", *options)
-    try:
-        bodies, connection, expected, alone = sections(), server.connect(), [], []
-        for body in bodies:
-            started = time.perf_counter()
-            status, content, _ = ask(connection, body)
-            alone.append(time.perf_counter() - started)
-            assert status == 200, content
-            expected.append(np.load(BytesIO(content), allow_pickle=False))
-        connection.close()
-        load = Load(server, bodies, expected, count)
-        threads = [threading.Thread(target=load.client) for _ in range(clients)]
+def measure(server, clients, count):
+    """Return what clients saw of a server."""
+    bodies, connection, expected, alone = sections(), server.connect(), [], []
+    for body in bodies:
         started = time.perf_counter()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        seconds = time.perf_counter() - started
-        connection = server.connect()
-        connection.request("GET", "/metrics")
-        metrics = connection.getresponse().read().decode()
-        connection.close()
-    finally:
-        ended = server.stop()
-    assert ended == -signal.SIGTERM, (ended, server.log.read_text())
-    batches = value(metrics, "diapir_batch_sections_count") - len(bodies)
+        status, content, _ = ask(server, connection, body)
+        alone.append(time.perf_counter() - started)
+        assert status == 200, content
+        expected.append(np.load(BytesIO(content), allow_pickle=False))
+    before = metrics(server, connection)
+    load = Load(server, bodies, expected, count)
+    threads = [threading.Thread(target=load.client) for _ in range(clients)]
+    started = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    seconds = time.perf_counter() - started
+    after = metrics(server, connection)
+    connection.close()
+    grown = {name: after[name] - before[name] for name in after}
     p50, p95, p99 = (float(p) for p in np.percentile(load.seconds, [50, 95, 99]))
     return {
-        "options": " ".join(options),
         "clients": clients,
         "requests": len(load.seconds),
         "errors": len(load.errors),
@@ -183,14 +176,27 @@ def measure(model, folder, clients, count, options):
         "p95_ms": 1000 * p95,
         "p99_ms": 1000 * p99,
         "max_ms": 1000 * max(load.seconds),
-        "sections_a_batch": len(load.seconds) / batches,
-        "model_share": value(metrics, "diapir_model_seconds_total") / seconds,
+        "sections_a_batch": len(load.seconds) / grown["diapir_batch_sections_count"],
+        "model_share": grown["diapir_model_seconds_total"] / seconds,
     }
 
 
-def value(metrics, name):
-    """Return the value of a metric without labels."""
-    return float(re.search(rf"^{name} (\S+)$", metrics, re.M)[1])
+def metrics(server, connection):
+    """Return the metrics without labels."""
+    connection.request("GET", "/metrics", headers=server.headers)
+    text = connection.getresponse().read().decode()
+    return {name: float(number) for name, number in re.findall(r"^(diapir_\w+) (\S+)$", text, re.M)}
+
+
+def measure_alone(model, folder, clients, count, options):
+    """Return what clients saw of a server that is started for them and ends well."""
+    server = Server(model, folder / "server.log", *options)
+    try:
+        found = measure(server, clients, count)
+    finally:
+        ended = server.stop()
+    assert ended == -signal.SIGTERM, (ended, server.log.read_text())
+    return {"options": " ".join(options), **found}
 
 
 def table(found):
@@ -241,7 +247,7 @@ def main():
         folder = Path(name)
         model = chosen.model or small_model(folder)
         runs = [
-            measure(model, folder, chosen.clients, chosen.requests, options)
+            measure_alone(model, folder, chosen.clients, chosen.requests, options)
             for options in ([], ["--batch-size", "1"])[: 1 + chosen.compare]
         ]
     found = {

@@ -3,11 +3,8 @@ own OpenAPI that nobody thought of."""
 
 import contextlib
 import importlib.util
-import json
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from io import BytesIO
 from pathlib import Path
@@ -20,6 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from diapir.cli.serve import _listen
+from diapir.errors import RunError
 from diapir.io.images import encode_png
 from diapir.io.sections import encode_npy
 from diapir.models.modelfile import ModelCard, save_model
@@ -55,32 +54,39 @@ def server(benchmark, model, tmp_path_factory):
     np.save(folder / "surveys" / "section.npy", np.random.default_rng(0).normal(size=(40, 40)))
     server = benchmark.Server(
         model, folder / "log.txt", "--surveys", folder / "surveys", "--jobs", folder / "jobs",
-        "--token-file", folder / "token", "--max-mib", 1,
+        "--token-file", folder / "token", "--max-mib", 1, headers=BEARER,
     )  # fmt: skip
     yield server
     assert server.stop() == -signal.SIGTERM, server.log.read_text()
     assert "Traceback" not in server.log.read_text()
 
 
-def test_load(model, tmp_path):
+def test_load(server, benchmark):
     """A small run of the benchmark, which compares every answer with that of the section alone."""
-    command = [sys.executable, BENCHMARK, model, "--clients", "8", "--requests", "120"]
+    found = benchmark.measure(server, clients=8, count=120)
+    assert (found["requests"], found["errors"], found["clients"]) == (120, 0, 8), found
+    assert found["sections_a_batch"] > 1.2
+    assert 0 < found["p50_ms"] <= found["p95_ms"] <= found["p99_ms"] <= found["max_ms"]
+
+
+def test_the_table_replaces_the_one_before(benchmark, tmp_path):
+    keys = ("clients", "requests", "errors", "refused_and_sent_again", "requests_a_second",
+            "alone_ms", "p50_ms", "p95_ms", "p99_ms", "max_ms", "sections_a_batch")  # fmt: skip
+    run = {key: number for number, key in enumerate(keys)}
+    found = {"command": "c", "model": "m", "machine": "x", "load_before": 1.0,
+             "runs": [{"options": "", **run}]}  # fmt: skip
     page = tmp_path / "page.md"
     page.write_text("a <!-- load:begin -->\nold\n<!-- load:end --> b")
-    command += ["--json", tmp_path / "found.json", "--page", page]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (run,) = json.loads((tmp_path / "found.json").read_text())["runs"]
-    assert (run["requests"], run["errors"], run["clients"]) == (120, 0, 8)
-    assert run["sections_a_batch"] > 1.2
-    assert 0 < run["p50_ms"] <= run["p95_ms"] <= run["p99_ms"] <= run["max_ms"]
-    assert "| default | 8 | 120 | 0 |" in page.read_text()
-    assert "old" not in page.read_text()
+    benchmark.draw(found, page)
+    text = page.read_text()
+    assert "| default | 0 | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9 | 10.0 |" in text
+    assert "old" not in text
+    assert (text[:2], text[-2:]) == ("a ", " b")
 
 
 def exchange(server, head, *parts):
     """Send bytes as they are; return what comes back until the server closes."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as stream:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=300) as stream:
         stream.sendall(head.replace(b"\n", b"\r\n"))
         for part in parts:
             try:
@@ -122,43 +128,37 @@ def test_odd_paths(server, path):
     assert b"root:" not in found
 
 
-def test_a_request_under_way_is_answered_when_the_server_ends(benchmark, model, tmp_path):
+def test_ctrl_c_ends_it_after_the_request_under_way(benchmark, model, tmp_path):
     server = benchmark.Server(model, tmp_path / "log.txt")
     body = encode_png(np.random.default_rng(0).integers(0, 256, (1600, 1600), np.uint8))
     answers = []
 
     def ask():
         connection = server.connect()
-        answers.append(benchmark.ask(connection, body)[:2])
+        answers.append(benchmark.ask(server, connection, body)[:2])
         connection.close()
 
-    client = threading.Thread(target=ask)
+    client, watching, held = threading.Thread(target=ask), server.connect(), 0
     client.start()
-    watching = server.connect()
-    text = ""
-    while "diapir_queue_sections 1.0" not in text and not answers:
-        watching.request("GET", "/metrics")
-        text = watching.getresponse().read().decode()
+    while not held and not answers:
+        held = benchmark.metrics(server, watching)["diapir_queue_sections"]
     watching.close()
-    assert server.stop() == -signal.SIGTERM
+    assert held == 1
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(300) == 130
     client.join()
     assert answers[0][0] == 200
     assert np.load(BytesIO(answers[0][1])).shape == (1600, 1600)
-
-
-def test_ctrl_c_ends_it(benchmark, model, tmp_path):
-    server = benchmark.Server(model, tmp_path / "log.txt")
-    server.process.send_signal(signal.SIGINT)
-    assert server.process.wait(60) == 130
     assert "Traceback" not in server.log.read_text()
 
 
-def test_a_port_in_use_is_told(server, model):
-    command = [sys.executable, "-m", "diapir", "serve", model, "--no-page", "--port", server.port]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert f"port {server.port}" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_port_in_use_is_told():
+    with _listen("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(RunError, match=f"port {port}"):
+            _listen("127.0.0.1", port)
+    with pytest.raises(RunError, match="cannot listen"):
+        _listen("no.such.host.invalid", 0)
 
 
 def as_file(kind):
