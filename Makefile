@@ -60,6 +60,6 @@ freeze: $(INSTALLED)  ## Write the versions that are in .venv to constraints.txt
 	@mv constraints.new constraints.txt && touch $(INSTALLED)
 
 clean:  ## Remove the environment, caches and the demo's results
-	rm -rf $(VENV) demo dist build .coverage .coverage.* htmlcov \
+	rm -rf $(VENV) demo dist build artifacts .coverage .coverage.* htmlcov \
 		.mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

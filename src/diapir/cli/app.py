@@ -23,6 +23,7 @@ from diapir.cli import (
     submit,
     synth,
     train,
+    view,
 )
 from diapir.cli import map as map_verb
 from diapir.errors import DiapirError
@@ -48,6 +49,7 @@ for _verb, _command in (
     ("doctor", doctor.doctor),
     ("ingest", ingest.ingest),
     ("serve", serve.serve),
+    ("view", view.view),
     ("results", results.results),
 ):
     app.command(_verb)(_command)

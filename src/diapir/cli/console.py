@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from diapir.errors import RunError
+
 Data = Annotated[
     Path,
     typer.Option(
@@ -27,6 +29,26 @@ Threshold = Annotated[
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Tiles a forward pass.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+
+
+def require_libraries(names: Sequence[str]) -> None:
+    """Say which extras are to be installed where a library is missing.
+
+    Args:
+        names: Of modules.
+
+    Raises:
+        RunError: One is not installed.
+    """
+    from importlib.util import find_spec
+
+    missing = [name for name in names if find_spec(name) is None]
+    if missing:
+        raise RunError(
+            f"not installed: {', '.join(missing)}",
+            where="this Python",
+            mend="Install the extras: pip install 'diapir[serve,volume]'.",
+        )
 
 
 def print_json(value: Any) -> None:

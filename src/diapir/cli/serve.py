@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diapir.cli.console import BatchSize, Device, Flip, Models
-from diapir.errors import RunError
+from diapir.cli.console import BatchSize, Device, Flip, Models, require_libraries
 
 if TYPE_CHECKING:
     from diapir.serve.settings import ServeSettings
@@ -52,7 +51,7 @@ def serve(
     Each model is offered by the name of its file, or of its run folder. /openapi.json describes
     every path.
     """
-    _check_libraries()
+    require_libraries(_NEEDED)
     from diapir.inference.predict import PredictOptions
     from diapir.serve.settings import LOOPBACK, ServeSettings, read_token
 
@@ -73,18 +72,6 @@ def serve(
         text = "note: anybody who reaches this address is served; give --token-file to ask for one"
         typer.secho(text, err=True, fg="yellow")
     _run(settings, host, port)
-
-
-def _check_libraries() -> None:
-    from importlib.util import find_spec
-
-    missing = [name for name in _NEEDED if find_spec(name) is None]
-    if missing:
-        raise RunError(
-            f"not installed: {', '.join(missing)}",
-            where="this Python",
-            mend="Install the extras: pip install 'diapir[serve,volume]'.",
-        )
 
 
 def _run(settings: "ServeSettings", host: str, port: int) -> None:

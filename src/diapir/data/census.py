@@ -1,5 +1,6 @@
 """Counts what is in a labelled data set, above all what may mislead a training on it."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -120,6 +121,34 @@ def census(tiles: Tiles) -> Census:
     )
 
 
+def find_quirks(tiles: Tiles) -> dict[str, NDArray[np.bool_]]:
+    """Return which tiles have which of the quirks that the census counts.
+
+    Args:
+        tiles: With or without masks; quirks of masks are left out without.
+
+    Returns:
+        (N,) bool by the name of the quirk, those of no tile included.
+    """
+    blank = tiles.blank
+    found = {"blank image": blank, "image twice": _is_repeated(tiles.images) & ~blank}
+    if tiles.masks is None:
+        return found
+    salt = tiles.masks.sum(axis=(1, 2), dtype=np.int64)
+    vertical = _rows_equal(tiles.masks)
+    below = _rows_equal(tiles.masks[:, tiles.masks.shape[1] // 2 :]) & ~vertical
+    return {
+        **found,
+        "no salt": np.asarray(salt == 0),
+        "all salt": np.asarray(salt == tiles.masks[0].size),
+        "vertical mask": vertical,
+        "vertical in the lower half": np.asarray(below),
+        "1-10 salt pixels": np.asarray((salt > 0) & (salt <= 10)),
+        "under 100 salt pixels": np.asarray((salt > 0) & (salt < 100)),
+        "mask twice": np.asarray(_is_repeated(tiles.masks) & (salt > 0)),
+    }
+
+
 def coverage_classes(masks: NDArray[np.uint8]) -> NDArray[np.intp]:
     """Return the coverage class of each mask: 0 without salt, k for (10 (k - 1), 10 k] percent.
 
@@ -174,12 +203,16 @@ def _rows_equal(masks: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 def _count_equal(arrays: NDArray[np.uint8]) -> tuple[int, int]:
     """Return the number of groups of equal arrays and of arrays in such groups."""
-    times: dict[bytes, int] = {}
-    for array in arrays:
-        key = array.tobytes()
-        times[key] = times.get(key, 0) + 1
-    repeated = [count for count in times.values() if count > 1]
+    repeated = [
+        count for count in Counter(array.tobytes() for array in arrays).values() if count > 1
+    ]
     return len(repeated), sum(repeated)
+
+
+def _is_repeated(arrays: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return which arrays are equal to another one."""
+    times = Counter(array.tobytes() for array in arrays)
+    return np.array([times[array.tobytes()] > 1 for array in arrays], np.bool_)
 
 
 def _pixel_moments(images: NDArray[np.uint8]) -> tuple[float, float]:

@@ -52,7 +52,7 @@ class Models:
             raise DataError("no model is given", mend="Give one or more model files.")
         self._loaded: dict[str, _Loaded] = {}
         self._stopping = threading.Event()
-        for name, path in zip(unique_names(map(_own_name, paths)), paths, strict=True):
+        for name, path in zip(unique_names(map(model_name, paths)), paths, strict=True):
             predictor, cards = load_predictor([path], options)
             if predictor.needs_depth:
                 raise DataError(
@@ -143,7 +143,7 @@ def unique_names(names: Iterable[str]) -> list[str]:
     return found
 
 
-def _own_name(path: Path) -> str:
+def model_name(path: Path) -> str:
     """Return the name of the file, or of its run folder where the file is named as in all runs."""
     path = path.resolve()
     return path.parent.name if path.stem == "model" and path.parent.name else path.stem

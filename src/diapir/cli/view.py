@@ -1,0 +1,100 @@
+"""`diapir view`: surveys, sections and tiles in the browser."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from diapir.cli.console import Device, Flip, require_libraries
+from diapir.cli.segy_options import takes_segy_options
+from diapir.cli.survey_options import (
+    Clip,
+    Normalise,
+    Overlap,
+    Polarity,
+    SampleScale,
+    TraceScale,
+    Window,
+    tiling,
+)
+
+if TYPE_CHECKING:
+    from diapir.io.segy import SegyOptions
+
+_NEEDED = ("panel", "bokeh_fastapi", "fastapi", "uvicorn", "websockets", "xarray", "zarr", "dask")
+
+
+@takes_segy_options
+def view(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PATH...",
+            help="Folders of tiles, PNG images, SEG-Y, Zarr or MDIO, or folders of 'diapir map'.",
+        ),
+    ],
+    model: Annotated[
+        list[Path] | None,
+        typer.Option("--model", "-m", help="Model file that can be asked; repeatable."),
+    ] = None,
+    salt: Annotated[
+        Path | None, typer.Option("--salt", help="Folder that 'diapir map' wrote for the survey.")
+    ] = None,
+    truth: Annotated[
+        Path | None, typer.Option("--truth", help="Survey of 0 and 1 to compare with.")
+    ] = None,
+    labels: Annotated[
+        Path, typer.Option("--labels", help="Folder for corrections, as 'finetune' reads it.")
+    ] = Path("labels"),
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Of the page; 0: any free one.")
+    ] = 0,
+    browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="Open the browser at the page.")
+    ] = True,
+    flip: Flip = None,
+    clip: Clip = (1.0, 99.0),
+    normalise: Normalise = True,
+    polarity: Polarity = "normal",
+    window: Window = 404,
+    overlap: Overlap = 101,
+    sample_scale: SampleScale = 1.0,
+    trace_scale: TraceScale = 1.0,
+    device: Device = "auto",
+    *,
+    segy: "SegyOptions",
+) -> None:
+    """View surveys, sections and tiles in the browser, with their salt, and correct it.
+
+    The page is for this machine alone. Ctrl-C ends it.
+    """
+    require_libraries(_NEEDED)
+    from diapir.runs.map import MapSettings
+    from diapir.serve.viewer import run_viewer
+    from diapir.serve.viewer_library import open_library
+
+    library = open_library(
+        paths,
+        models=model or (),
+        salt=salt,
+        truth=truth,
+        labels=labels,
+        settings=MapSettings(
+            flip=flip,
+            clip=clip,
+            normalise=normalise,
+            polarity=polarity,
+            tiling=tiling(window, overlap, 4, sample_scale, trace_scale),
+        ),
+        options=vars(segy),
+        device=device,
+    )
+    run_viewer(library, port=port, ready=lambda address: _tell(address, browser))
+
+
+def _tell(address: str, browser: bool) -> None:
+    typer.echo(f"Look at {address} (Ctrl-C ends)")
+    if browser:
+        import webbrowser
+
+        webbrowser.open(address)

@@ -1,0 +1,165 @@
+"""The widgets that choose a section, its colours and its layers."""
+
+from collections.abc import Callable
+from typing import Any
+
+import panel as pn
+
+from diapir.serve.viewer_models import ALL
+from diapir.serve.viewer_section import MAP, SectionView
+from diapir.serve.viewer_state import DISPLAYS, LAYERS
+
+WIDTH = 262
+
+_DIRECTIONS = {"inline": "Inline", "crossline": "Crossline", "slice": "Slice"}
+
+
+class Navigation:
+    """Chooses what is looked at: data, direction and number.
+
+    Args:
+        view: The section.
+    """
+
+    def __init__(self, view: SectionView) -> None:
+        self._view = view
+        state = view.state
+        self.data = pn.widgets.Select(
+            options=list(view.library.sources), value=state.data, width=170, margin=(6, 5),
+            visible=len(view.library.sources) > 1, description="Data",
+        )  # fmt: skip
+        self.direction = pn.widgets.RadioButtonGroup(
+            options={}, button_type="default", margin=(6, 5), button_style="outline"
+        )
+        self.slider = pn.widgets.FloatSlider(
+            start=0, end=1, step=1, show_value=False, width=300, margin=(14, 5, 5, 5),
+            tooltips=False,
+        )  # fmt: skip
+        self.number = pn.widgets.FloatInput(width=92, margin=(6, 5), format="0[.]000")
+        self._filling = False
+        self.data.param.watch(lambda event: self._set(data=event.new), "value")
+        self.direction.param.watch(lambda event: self._set(direction=event.new), "value")
+        self.slider.param.watch(lambda event: self._set(number=event.new), "value")
+        self.number.param.watch(lambda event: self._set(number=event.new), "value")
+        self.row = pn.Row(
+            self.data, self.direction, self.slider, self.number, view.title, margin=0,
+            align="center", sizing_mode="stretch_width",
+        )  # fmt: skip
+
+    def follow(self) -> None:
+        """Show what the state says."""
+        view = self._view
+        source, direction = view.source, view.direction
+        numbers = source.numbers(direction)
+        step = float(numbers[1] - numbers[0]) if len(numbers) > 1 else 1.0
+        self._filling = True
+        try:
+            self.data.value = view.state.data
+            self.direction.param.update(
+                options={_DIRECTIONS.get(d, d): d for d in source.directions}, value=direction
+            )
+            several = len(numbers) > 1
+            for widget in (self.slider, self.number):
+                widget.visible = several
+            self.direction.visible = len(source.directions) > 1
+            if several:
+                at = float(numbers[view.index])
+                self.slider.param.update(
+                    start=float(numbers[0]), end=float(numbers[-1]), step=step, value=at
+                )
+                self.number.param.update(step=step, value=at)
+        finally:
+            self._filling = False
+
+    def _set(self, **values: Any) -> None:
+        if not self._filling and None not in values.values():
+            self._view.state.param.update(**values)
+
+
+def display_controls(view: SectionView) -> pn.Column:
+    """Return the widgets of colours, clip and polarity."""
+    state = view.state
+    return pn.Column(
+        pn.widgets.Select.from_param(
+            state.param.display, name="Colours", options=DISPLAYS, width=WIDTH
+        ),
+        pn.widgets.FloatSlider.from_param(
+            state.param.clip, name="Clip (percentile)", step=0.1, width=WIDTH
+        ),
+        pn.widgets.Checkbox.from_param(state.param.reverse, name="Reverse polarity", width=WIDTH),
+        margin=0,
+    )
+
+
+class SaltControls:
+    """Layers, threshold, opacity, and where the salt comes from.
+
+    Args:
+        view: The section.
+        predict: Called when the button to predict is pressed.
+        stop: Called when the button to stop is pressed.
+    """
+
+    def __init__(
+        self, view: SectionView, predict: Callable[[], Any], stop: Callable[[], None]
+    ) -> None:
+        self._view = view
+        state = view.state
+        self.salt = pn.widgets.Select(name="Salt from", options={}, width=WIDTH)
+        self.salt.param.watch(self._choose, "value")
+        self.button = pn.widgets.Button(
+            name="Predict this section", button_type="primary", width=WIDTH - 80
+        )
+        self.button.on_click(predict)
+        self.stop = pn.widgets.Button(name="Stop", width=66, disabled=True)
+        self.stop.on_click(lambda _: stop())
+        self.always = pn.widgets.Checkbox(name="Predict wherever I step", width=WIDTH)
+        self.progress = pn.indicators.Progress(value=0, max=100, width=WIDTH, visible=False)
+        self.layers = pn.widgets.CheckBoxGroup.from_param(
+            state.param.layers, options=LAYERS, width=WIDTH
+        )
+        self.column = pn.Column(
+            self.salt,
+            pn.Row(self.button, self.stop, margin=0),
+            self.always,
+            self.progress,
+            self.layers,
+            pn.widgets.FloatSlider.from_param(
+                state.param.threshold, name="Threshold", step=0.01, width=WIDTH
+            ),
+            pn.widgets.FloatSlider.from_param(
+                state.param.opacity, name="Opacity", step=0.05, width=WIDTH
+            ),
+            margin=0,
+        )
+        self._filling = False
+
+    def follow(self) -> None:
+        """Offer what there is for the data that is shown."""
+        view = self._view
+        options = {"Map (diapir map)": MAP} if "probability" in view.source.known else {}
+        for name in view.library.models.names:
+            options["Mean of all models" if name == ALL else f"Model {name}"] = name
+        self._filling = True
+        try:
+            if view.state.salt not in options.values():
+                view.state.salt = next(iter(options.values()), "")
+            self.salt.param.update(options=options or {"nothing": ""}, value=view.state.salt)
+        finally:
+            self._filling = False
+        able = bool(view.library.models.names)
+        for widget in (self.button, self.stop, self.always):
+            widget.visible = able
+        self.salt.disabled = len(options) < 2
+
+    def busy(self, *, on: bool) -> None:
+        """Show that a prediction runs, or none."""
+        self.button.disabled, self.stop.disabled = on, not on
+        self.progress.param.update(visible=on, value=0)
+
+    def _choose(self, event: Any) -> None:
+        if self._filling or not event.new:
+            return
+        models = self._view.library.models
+        threshold = models.threshold(event.new) if event.new in models.names else 0.5
+        self._view.state.param.update(salt=event.new, threshold=round(threshold, 2))

@@ -1,0 +1,387 @@
+"""The section on the page: a Bokeh figure whose layers are images of one byte a pixel."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from bokeh.models import (
+    ColumnDataSource,
+    CrosshairTool,
+    CustomJS,
+    FreehandDrawTool,
+    LassoSelectTool,
+    LinearColorMapper,
+    PanTool,
+    PolySelectTool,
+    Range1d,
+    ResetTool,
+    SaveTool,
+    Span,
+    WheelZoomTool,
+    ZoomInTool,
+    ZoomOutTool,
+)
+from bokeh.plotting import figure
+from numpy.typing import NDArray
+
+from diapir.serve.viewer_colors import (
+    CLEAR,
+    LABEL_PALETTE,
+    SALT,
+    amplitude_palette,
+    as_int16,
+    fill_palette,
+    ramp_palette,
+    truth_palette,
+)
+from diapir.serve.viewer_sources import Axis
+
+IMAGES = ("fill", "heat", "doubt", "truth", "labels")
+"""Layers that are images over the amplitudes."""
+
+PIXELS_OF = {"heat": "fill"}
+"""Layers that draw the pixels of another one in colours of their own."""
+
+MOST_PIXELS = 1 << 22
+"""Of a section sent to the browser; a larger one is thinned until one zooms in."""
+
+_EMPTY: dict[str, list[Any]] = {"image": [], "x": [], "y": [], "dw": [], "dh": []}
+_THEMES = {
+    False: {"back": "#ffffff", "ink": "#1F2933", "quiet": "#5B6670", "edge": "#C9D1D9"},
+    True: {"back": "#15191D", "ink": "#E6EAEE", "quiet": "#A9B4BF", "edge": "#3A444E"},
+}
+_CROSS = "#E69F00"
+
+# The pointer's place goes into a line of the page itself: a tooltip would cover what one looks at,
+# and a value of a model would be sent to the server at every move.
+_READ = """
+const line = document.getElementById('readout');
+if (!line) return;
+const data = amplitude.data;
+if (!data.image.length) { line.textContent = ''; return; }
+const [height, width] = data.image[0].shape ?? [data.image[0].length, data.image[0][0].length];
+const i = Math.floor((cb_obj.x - data.x[0]) / data.dw[0] * width);
+const j = Math.floor((cb_obj.y - data.y[0]) / data.dh[0] * height);
+if (i < 0 || j < 0 || i >= width || j >= height) { line.textContent = ''; return; }
+const across = data.x[0] + (i + 0.5) * data.dw[0] / width;
+const down = data.y[0] + (j + 0.5) * data.dh[0] / height;
+const value = data.image[0][j * width + i] * data.unit[0];
+const short = (v) => Number(v.toPrecision(6)).toString();
+let text = `${data.name_across[0]} ${short(across)}   ${data.name_down[0]} ${short(down)}   `
+         + `amplitude ${Number(value.toPrecision(4))}`;
+const salt = probs.data;
+if (salt.image.length && salt.image[0].length == data.image[0].length) {
+  text += `   probability ${(salt.image[0][j * width + i] / 255).toFixed(2)}`;
+}
+line.textContent = text;
+"""
+
+# The tool itself ends a polygon with Enter or a long press, and keeps its corners in the browser.
+_CLOSE = """
+if (tool.active && overlay.xs.length > 2) {
+  closed.data = { x: Array.from(overlay.xs), y: Array.from(overlay.ys) };
+  overlay.clear();
+}
+"""
+_LEAVE = "const line = document.getElementById('readout'); if (line) line.textContent = '';"
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of a section that is sent, and how it is thinned.
+
+    Args:
+        across: First pixel, the one after the last, and the step.
+        down: Likewise.
+    """
+
+    across: tuple[int, int, int]
+    down: tuple[int, int, int]
+
+    def of(self, section: NDArray[Any]) -> NDArray[Any]:
+        """Return the part of a section (across, down)."""
+        return section[slice(*self.across), slice(*self.down)]
+
+
+def fit_window(
+    axes: tuple[Axis, Axis],
+    ranges: tuple[tuple[float, float], tuple[float, float]] | None,
+    most: int = MOST_PIXELS,
+) -> Window:
+    """Return what to send of a section.
+
+    Args:
+        axes: Across and down.
+        ranges: What is on screen, as values of the axes; None: everything.
+        most: Pixels.
+
+    Returns:
+        The whole section where it is small enough, else what is on screen and as much again on
+        each side, every so-many-th pixel of it.
+    """
+    sizes = [len(axis.values) for axis in axes]
+    if sizes[0] * sizes[1] <= most or ranges is None:
+        spans = [(0, size) for size in sizes]
+    else:
+        spans = []
+        for axis, (one, other), size in zip(axes, ranges, sizes, strict=True):
+            low, high = sorted((axis.pixel(one), axis.pixel(other)))
+            margin = (high - low) / 2
+            first = int(np.clip(np.floor(low - margin), 0, size - 1))
+            spans.append((first, int(np.clip(np.ceil(high + margin), first + 1, size))))
+    step = 1
+    while np.prod([-(-(stop - start) // step) for start, stop in spans]) > most:
+        step += 1
+    return Window(*((start, stop, step) for start, stop in spans))
+
+
+@dataclass(frozen=True)
+class SectionImage:
+    """All that is drawn of a section.
+
+    Args:
+        axes: Across and down.
+        names: What is read under the pointer, such as ('crossline', 'ms').
+        downwards: Whether the second axis grows down the page, as time and depth do.
+        amplitudes: (T, S).
+        dead: (T,) or (T, S), where there is no trace; None: nowhere.
+        layers: Pixels (T, S) uint8 by name: fill, doubt, truth, labels.
+        outline: Lines around the salt, xs and ys.
+        window: What of it is sent.
+    """
+
+    axes: tuple[Axis, Axis]
+    names: tuple[str, str]
+    downwards: bool
+    amplitudes: NDArray[np.floating]
+    dead: NDArray[np.bool_] | None
+    window: Window
+    layers: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+    outline: tuple[list[Any], list[Any]] = ([], [])
+
+
+class SectionFigure:
+    """The Bokeh figure of a section, with its layers and its tools.
+
+    Args:
+        dark: Colours for a dark page.
+    """
+
+    def __init__(self, *, dark: bool) -> None:
+        colors = _THEMES[dark]
+        self.tools = {
+            "pan": PanTool(),
+            "polygon": PolySelectTool(persistent=False),
+            "lasso": LassoSelectTool(persistent=False, continuous=False),
+        }
+        self.wheel = WheelZoomTool()
+        self.plot = figure(
+            x_range=Range1d(0, 1), y_range=Range1d(1, 0), sizing_mode="stretch_both",
+            tools=[*self.tools.values(), self.wheel, ZoomInTool(), ZoomOutTool(), ResetTool(),
+                   SaveTool(filename="section"), _crosshair()],
+            active_drag=self.tools["pan"], active_scroll=self.wheel, active_tap=None,
+            toolbar_location="right", min_border=8, output_backend="canvas",
+            background_fill_color=colors["edge"], border_fill_color=colors["back"],
+            outline_line_color=colors["edge"],
+        )  # fmt: skip
+        self.mapper = LinearColorMapper(amplitude_palette("gray", reverse=False), low=0, high=1)
+        self.amplitude = ColumnDataSource(_no_amplitudes())
+        self.plot.image(
+            "image", "x", "y", "dw", "dh", source=self.amplitude, color_mapper=self.mapper
+        )
+        self.sources: dict[str, ColumnDataSource] = {}
+        self.mappers: dict[str, LinearColorMapper] = {}
+        self.renderers: dict[str, Any] = {}
+        for name in IMAGES:
+            held = PIXELS_OF.get(name, name)
+            source = self.sources.setdefault(held, ColumnDataSource(_EMPTY))
+            self.mappers[name] = LinearColorMapper(_first_palette(name), low=0, high=255)
+            self.renderers[name] = self.plot.image(
+                "image", "x", "y", "dw", "dh", source=source, color_mapper=self.mappers[name],
+                visible=False,
+            )  # fmt: skip
+        self.gaps = ColumnDataSource(_EMPTY)
+        self.plot.image(
+            "image", "x", "y", "dw", "dh", source=self.gaps,
+            color_mapper=LinearColorMapper([CLEAR, colors["edge"]], low=0, high=1),
+        )  # fmt: skip
+        self.lines = ColumnDataSource({"xs": [], "ys": []})
+        self.renderers["outline"] = self.plot.multi_line(
+            "xs", "ys", source=self.lines, line_color=SALT, line_width=1.8, visible=False
+        )
+        self._add_brush()
+        self._style(colors)
+        self._follow_pointer()
+        self._fitted: tuple[float, ...] | None = None
+        self._unit = 1.0
+
+    def show(self, image: SectionImage, *, keep_zoom: bool) -> None:
+        """Draw a section.
+
+        Args:
+            image: The section.
+            keep_zoom: Leave the ranges as they are, unless the axes are others.
+        """
+        across, down = image.axes
+        pixels, self._unit = as_int16(image.window.of(image.amplitudes))
+        place = _place(image.axes, image.window)
+        self.amplitude.data = {
+            "image": [_rows(pixels)],
+            "unit": [self._unit],
+            "name_across": [image.names[0]],
+            "name_down": [image.names[1]],
+            **place,
+        }
+        self._show_gaps(image, place)
+        self.show_layers(image)
+        box = (across.start, across.end, down.start, down.end, float(image.downwards))
+        if box != self._fitted or not keep_zoom:
+            self._fitted = box
+            self.plot.xaxis.axis_label, self.plot.yaxis.axis_label = across.label, down.label
+            self.fit()
+
+    def show_layers(self, image: SectionImage) -> None:
+        """Draw the layers of a section whose amplitudes are drawn already."""
+        place = _place(image.axes, image.window)
+        for name, source in self.sources.items():
+            pixels = image.layers.get(name)
+            if pixels is not None:
+                source.data = {"image": [_rows(image.window.of(pixels))], **place}
+            elif source.data["image"]:
+                source.data = dict(_EMPTY)
+        self.show_outline(image.outline)
+
+    def show_outline(self, lines: tuple[list[Any], list[Any]]) -> None:
+        """Draw the outline of the salt."""
+        self.lines.data = {"xs": lines[0], "ys": lines[1]}
+
+    def color_amplitudes(self, palette: list[str], span: tuple[float, float]) -> None:
+        """Spread colours over amplitudes; no pixel is sent for it."""
+        low, high = (value / self._unit for value in span)
+        self.mapper.update(palette=palette, low=low, high=high)
+
+    def color_salt(self, threshold: float, opacity: float, shown: set[str]) -> None:
+        """Apply threshold and opacity, and show these layers; no pixel is sent for it."""
+        for name, mapper in self.mappers.items():
+            if name == "fill":
+                mapper.palette = fill_palette(threshold)
+            elif name == "truth":
+                mapper.palette = truth_palette(threshold)
+        for name, renderer in self.renderers.items():
+            renderer.visible = name in shown
+            if name in IMAGES:
+                renderer.glyph.global_alpha = opacity
+
+    def fit(self) -> None:
+        """Show the whole section."""
+        if self._fitted is None:
+            return
+        left, right, top, bottom, downwards = self._fitted
+        ends = (bottom, top) if downwards else (top, bottom)
+        for ranged, (start, end) in (
+            (self.plot.x_range, (left, right)),
+            (self.plot.y_range, ends),
+        ):
+            ranged.update(start=start, end=end, reset_start=start, reset_end=end)
+
+    def move(self, across: float = 0.0, down: float = 0.0, zoom: float = 1.0) -> None:
+        """Pan by shares of what is on screen, and zoom around its middle."""
+        for ranged, share in ((self.plot.x_range, across), (self.plot.y_range, down)):
+            middle = (ranged.start + ranged.end) / 2 + share * (ranged.end - ranged.start)
+            half = (ranged.end - ranged.start) / 2 / zoom
+            ranged.update(start=middle - half, end=middle + half)
+
+    def ranges(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Return what is on screen, across and down."""
+        x, y = self.plot.x_range, self.plot.y_range
+        return (x.start, x.end), (y.start, y.end)
+
+    def inner_size(self) -> tuple[int, int]:
+        """Return width and height of what is drawn in screen pixels, as the browser said."""
+        return self.plot.inner_width or 900, self.plot.inner_height or 580
+
+    def _show_gaps(self, image: SectionImage, place: Mapping[str, list[Any]]) -> None:
+        if image.dead is None:
+            if self.gaps.data["image"]:
+                self.gaps.data = dict(_EMPTY)
+            return
+        dead = image.dead if image.dead.ndim == 2 else image.dead[:, None]
+        whole = np.broadcast_to(dead, image.amplitudes.shape)
+        self.gaps.data = {"image": [_rows(image.window.of(whole).astype(np.uint8))], **place}
+
+    def _add_brush(self) -> None:
+        self.stroke = ColumnDataSource({"xs": [], "ys": []})
+        strokes = self.plot.multi_line(
+            "xs", "ys", source=self.stroke, line_color=_CROSS, line_width=8, line_alpha=0.6,
+            line_cap="round", line_join="round",
+        )  # fmt: skip
+        self.stroke_glyph = strokes.glyph
+        self.tools["brush"] = FreehandDrawTool(renderers=[strokes], num_objects=1)
+        self.plot.add_tools(self.tools["brush"])
+        self.closed = ColumnDataSource({"x": [], "y": []})
+        polygon = self.tools["polygon"]
+        args = {"tool": polygon, "overlay": polygon.overlay, "closed": self.closed}
+        self.plot.js_on_event("doubletap", CustomJS(args=args, code=_CLOSE))
+        self.corners = ColumnDataSource({"x": [], "y": []})
+        self.plot.line("x", "y", source=self.corners, line_color=_CROSS, line_width=2)
+        self.plot.scatter("x", "y", source=self.corners, color=_CROSS, size=7)
+        self.cursor = ColumnDataSource({"x": [], "y": []})
+        self.plot.scatter(
+            "x", "y", source=self.cursor, marker="cross", size=22, line_width=2.5,
+            line_color=_CROSS,
+        )  # fmt: skip
+
+    def _follow_pointer(self) -> None:
+        self.plot.js_on_event(
+            "mousemove",
+            CustomJS(args={"amplitude": self.amplitude, "probs": self.sources["fill"]}, code=_READ),
+        )
+        self.plot.js_on_event("mouseleave", CustomJS(code=_LEAVE))
+
+    def _style(self, colors: Mapping[str, str]) -> None:
+        plot = self.plot
+        plot.grid.visible = False
+        plot.toolbar.logo = None
+        for axis in plot.axis:
+            axis.update(
+                axis_label_text_color=colors["ink"], major_label_text_color=colors["quiet"],
+                axis_line_color=colors["edge"], major_tick_line_color=colors["edge"],
+                minor_tick_line_color=None, axis_label_text_font_style="normal",
+                axis_label_text_font_size="12px", major_label_text_font_size="11px",
+            )  # fmt: skip
+            axis.formatter.use_scientific = False
+
+
+def _crosshair() -> CrosshairTool:
+    spans = [
+        Span(dimension=side, line_color=_CROSS, line_alpha=0.8, line_width=1, line_dash="dotted")
+        for side in ("width", "height")
+    ]
+    return CrosshairTool(overlay=spans)
+
+
+def _first_palette(name: str) -> list[str]:
+    if name == "labels":
+        return list(LABEL_PALETTE)
+    if name in ("heat", "doubt"):
+        return ramp_palette(name)
+    return fill_palette(0.5) if name == "fill" else truth_palette(0.5)
+
+
+def _no_amplitudes() -> dict[str, list[Any]]:
+    return {**_EMPTY, "unit": [], "name_across": [], "name_down": []}
+
+
+def _place(axes: tuple[Axis, Axis], window: Window) -> dict[str, list[Any]]:
+    sides = []
+    for axis, (start, stop, step) in zip(axes, (window.across, window.down), strict=True):
+        count = -(-(stop - start) // step)
+        sides.append((axis.start + start * axis.step, count * step * axis.step))
+    (x, dw), (y, dh) = sides
+    return {"x": [x], "y": [y], "dw": [dw], "dh": [dh]}
+
+
+def _rows(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Return (across, down) as the rows that Bokeh draws upwards from the smallest value."""
+    return np.ascontiguousarray(pixels.T)

@@ -1,0 +1,669 @@
+"""What the viewer shows, without a browser: blocks, colours, layers, labels, order, links."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diapir.data.census import census, find_quirks
+from diapir.errors import DataError, ModelFileError, RunError
+from diapir.io.images import encode_png
+from diapir.io.labels import UNLABELLED, read_labels
+from diapir.io.tiles import Tiles
+from diapir.io.volume import open_volume
+from diapir.models.modelfile import ModelCard, save_model
+from diapir.models.unet import SaltNet
+from diapir.serve import viewer_colors as colors
+from diapir.serve.viewer_blocks import BlockReader
+from diapir.serve.viewer_download import section_segy, survey_segy
+from diapir.serve.viewer_figure import SectionFigure, SectionImage, Window, fit_window
+from diapir.serve.viewer_gallery import thumbnail
+from diapir.serve.viewer_labels import Canvas, LabelFolder, brush_mask, polygon_mask
+from diapir.serve.viewer_library import open_library
+from diapir.serve.viewer_models import ALL, ModelShelf, Progress, StoppedError
+from diapir.serve.viewer_salt import average, corrected, describe_facts, outline, section_facts
+from diapir.serve.viewer_sources import Axis, SurveyPaths, open_survey
+from diapir.serve.viewer_state import ViewState, parse_query
+from diapir.serve.viewer_tiles import TileSource, arrange, measures, open_tiles, unsortable
+
+SHAPE = (9, 11, 13)
+
+
+@pytest.fixture
+def cube():
+    return np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+
+
+@pytest.fixture
+def store(tmp_path, cube):
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    group.create_array("a", data=cube, chunks=(4, 5, 6))
+    return group["a"]
+
+
+@pytest.fixture
+def model_file(tmp_path, tiny_recipe):
+    recipe = tiny_recipe()
+    path = tmp_path / "tiny.safetensors"
+    save_model(path, SaltNet(recipe.model), ModelCard(recipe, 0.4))
+    return path
+
+
+class CountedArray:
+    """An array that notes what is read of it."""
+
+    def __init__(self, array, chunks):
+        self.array, self.chunks, self.shape, self.dtype = array, chunks, array.shape, array.dtype
+        self.reads = []
+
+    def __getitem__(self, box):
+        self.reads.append(box)
+        return self.array[box]
+
+
+class TestBlocks:
+    @pytest.mark.parametrize("axis", [0, 1, 2])
+    def test_planes_are_those_of_the_array(self, store, cube, axis):
+        reader = BlockReader(store)
+        for index in range(SHAPE[axis]):
+            np.testing.assert_array_equal(reader.plane(axis, index), cube.take(index, axis))
+
+    @given(
+        st.tuples(*(st.integers(0, size - 1) for size in SHAPE)),
+        st.tuples(*(st.integers(1, size) for size in SHAPE)),
+    )
+    def test_any_box(self, first, sizes):
+        array = np.arange(np.prod(SHAPE)).reshape(SHAPE)
+        box = tuple(
+            slice(a, min(a + n, size)) for a, n, size in zip(first, sizes, SHAPE, strict=True)
+        )
+        counted = CountedArray(array, (4, 4, 4))
+        np.testing.assert_array_equal(BlockReader(counted).box(box), array[box])
+
+    def test_a_step_inside_a_block_reads_nothing(self, cube):
+        array = CountedArray(cube, (4, 5, 6))
+        reader = BlockReader(array)
+        reader.plane(0, 0)
+        before = len(array.reads)
+        reader.plane(0, 3)
+        assert len(array.reads) == before
+        reader.plane(0, 4)
+        assert len(array.reads) == 2 * before
+
+    def test_only_what_is_shown_is_read(self, cube):
+        array = CountedArray(cube, (4, 5, 6))
+        BlockReader(array).plane(0, 5)
+        assert {box[0] for box in array.reads} == {slice(4, 8)}
+
+    def test_memory_is_bounded(self, cube):
+        reader = BlockReader(CountedArray(cube, (4, 5, 6)), kept_bytes=4 * 5 * 6 * 4)
+        for index in range(SHAPE[0]):
+            np.testing.assert_array_equal(reader.plane(0, index), cube[index])
+        assert sum(block.nbytes for block in reader._blocks.values()) <= 4 * 5 * 6 * 4
+
+    def test_the_next_block_is_read_ahead(self, cube):
+        array = CountedArray(cube, (4, 11, 13))
+        reader = BlockReader(array)
+        reader.plane(0, 3)
+        reader.prefetch(0, 3, 1)
+        reader._pool.shutdown(wait=True)
+        assert slice(8, 9) in {box[0] for box in array.reads}
+
+    def test_a_block_that_cannot_be_read_is_told(self):
+        class Broken(CountedArray):
+            def __getitem__(self, box):
+                raise OSError("gone")
+
+        with pytest.raises(DataError, match="gone"):
+            BlockReader(Broken(np.zeros(SHAPE), SHAPE)).plane(0, 0)
+
+    def test_dask_arrays_go_by_their_own_chunks(self, cube):
+        import dask.array as da
+
+        lazy = da.from_array(cube, chunks=((2, 7), (11,), (6, 7)))
+        np.testing.assert_array_equal(BlockReader(lazy).plane(2, 6), cube[:, :, 6])
+
+
+class TestSurvey:
+    def test_sections_of_segy_and_their_axes(self, make_segy):
+        path, values = make_segy(first=(100, 300), step=(2, 1), start=200.0)
+        source = open_survey(SurveyPaths(path))
+        np.testing.assert_allclose(source.section("inline", 2), values[2])
+        np.testing.assert_allclose(source.section("crossline", 3), values[:, 3])
+        np.testing.assert_allclose(source.section("slice", 4), values[:, :, 4].T)
+        across, down = source.axes("crossline")
+        assert (across.label, down.label) == ("Inline", "Two-way time (ms)")
+        assert (across.start, across.end, down.values[0]) == (99, 111, 200.0)
+        assert source.title("inline", 2) == "Inline 104"
+        assert source.title("slice", 2) == "Time slice 208 ms"
+        assert source.nearest("inline", 105.2) == 3
+        assert source.key("crossline", 1) == "crossline_301"
+        assert source.key("slice", 1) is None
+
+    def test_a_line_of_segy_reads_only_its_traces(self, make_segy, monkeypatch):
+        from diapir.io.segy import SegyFile
+
+        path, _ = make_segy(shape=(6, 7, 30))
+        source = open_survey(SurveyPaths(path))
+        read = []
+        original = SegyFile.read_traces
+        monkeypatch.setattr(
+            SegyFile, "read_traces", lambda self, n: read.append(len(n)) or original(self, n)
+        )
+        source.section("inline", 3)
+        assert sum(read) == 7
+
+    def test_slices_of_a_large_segy_file_ask_for_an_ingest(self, make_segy, monkeypatch):
+        path, _ = make_segy()
+        source = open_survey(SurveyPaths(path))
+        monkeypatch.setattr("diapir.serve.viewer_sources.KEPT_BYTES", 100)
+        with pytest.raises(DataError, match="whole file") as error:
+            source.section("slice", 0)
+        assert "diapir ingest" in error.value.mend
+
+    def test_missing_traces(self, make_segy):
+        mask = np.ones((6, 7), bool)
+        mask[2, 3] = False
+        source = open_survey(SurveyPaths(make_segy(mask=mask)[0]))
+        assert source.dead("inline", 1) is None
+        assert np.flatnonzero(source.dead("inline", 2)).tolist() == [3]
+        assert source.dead("slice", 0).shape == (7, 6)
+
+    def test_the_default_stretch_is_1_to_99_percent_of_the_survey(self, make_segy):
+        path, _ = make_segy(shape=(20, 30, 100))
+        source = open_survey(SurveyPaths(path))
+        low, high = source.clip_range(99)
+        attributes = source.volume.attrs
+        assert (low, high) == pytest.approx((attributes["p01"], attributes["p99"]))
+        wider = source.clip_range(100)
+        assert wider[0] < low < high < wider[1]
+
+    def test_a_survey_of_zeros_can_be_shown(self, tmp_path):
+        np.save(tmp_path / "a.npy", np.zeros((4, 5, 6), np.float32))
+        low, high = open_survey(SurveyPaths(tmp_path / "a.npy")).clip_range(99)
+        assert low < high
+
+    def test_pictures_and_lines(self, tmp_path, make_segy):
+        picture = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+        (tmp_path / "section.png").write_bytes(encode_png(picture))
+        source = open_survey(SurveyPaths(tmp_path / "section.png"))
+        np.testing.assert_array_equal(source.section("line", 0), picture.T)
+        assert source.axes("line")[1].label == "Sample"
+        assert (source.title("line", 0), source.key("line", 0)) == ("section", "section")
+        path, values = make_segy("line.sgy", shape=(8, 30))
+        np.testing.assert_allclose(open_survey(SurveyPaths(path)).section("line", 0), values)
+
+    def test_salt_and_truth_must_fit(self, tmp_path, make_segy):
+        path, values = make_segy()
+        group = zarr.open_group(tmp_path / "map" / "salt.zarr", mode="w")
+        group.create_array("probability", data=np.full(values.shape, 0.25, np.float32))
+        truth, _ = make_segy("truth.sgy")
+        source = open_survey(SurveyPaths(path, tmp_path / "map", truth))
+        assert source.known == {"probability", "truth"}
+        assert (source.section("slice", 3, "probability") == 0.25).all()
+        other, _ = make_segy("other.sgy", shape=(5, 7, 30))
+        with pytest.raises(DataError, match="shape"):
+            open_survey(SurveyPaths(other, tmp_path / "map"))
+        with pytest.raises(DataError, match="shape"):
+            open_survey(SurveyPaths(path, None, other))
+        with pytest.raises(DataError, match="no probability"):
+            open_survey(SurveyPaths(path, tmp_path))
+
+
+class TestColors:
+    def test_ends_and_middle_of_each_display(self):
+        assert colors.ramp("gray")[0] == "#000000"
+        assert colors.ramp("gray_r") == colors.ramp("gray")[::-1]
+        assert colors.ramp("seismic", 5)[2] == "#ffffff"
+        assert colors.ramp("petrel", 7)[3] == "#cccccc"
+
+    def test_polarity_turns_the_palette(self):
+        plain = colors.amplitude_palette("petrel", reverse=False)
+        assert colors.amplitude_palette("petrel", reverse=True) == plain[::-1]
+
+    def test_symmetric_displays_have_zero_in_the_middle(self):
+        assert colors.amplitude_span((-1.0, 3.0), "petrel") == (-3.0, 3.0)
+        assert colors.amplitude_span((-1.0, 3.0), "gray") == (-1.0, 3.0)
+        assert colors.amplitude_span((10.0, 200.0), "seismic") == (10.0, 200.0)
+
+    def test_amplitudes_survive_sixteen_bits(self, cube):
+        pixels, unit = colors.as_int16(cube[0])
+        assert np.abs(pixels * unit - cube[0]).max() <= unit
+        assert colors.as_int16(np.array([[np.nan, np.inf]]))[0].tolist() == [[0, 0]]
+
+    @given(st.floats(0, 1), st.floats(0, 1))
+    def test_fill_begins_above_the_threshold(self, prob, threshold):
+        pixel = colors.prob_pixels(np.array([prob]))[0]
+        shown = colors.fill_palette(threshold)[pixel] != colors.CLEAR
+        if abs(prob - threshold) > 1 / 255:
+            assert shown == (prob > threshold)
+
+    def test_truth_has_three_colours_and_none(self):
+        probs, truth = np.array([0.9, 0.1, 0.9, 0.1]), np.array([True, True, False, False])
+        pixels = colors.truth_pixels(probs, truth)
+        found = [colors.truth_palette(0.5)[pixel] for pixel in pixels]
+        assert found == [colors.AGREED, colors.MISSED, colors.FALSE, colors.CLEAR]
+        assert len(set(found)) == 4
+
+    def test_a_palette_covers_every_pixel(self):
+        palettes = (colors.fill_palette(0.5), colors.truth_palette(0.5),
+                    colors.ramp_palette("heat"), colors.LABEL_PALETTE)  # fmt: skip
+        assert {len(palette) for palette in palettes} == {256}
+
+
+class TestSalt:
+    ACROSS = np.arange(100.0, 104.0)
+    DOWN = np.arange(500.0, 540.0, 4.0)
+
+    def section(self):
+        probs = np.full((4, 10), 0.1, np.float32)
+        probs[1:3, 4:] = 0.9
+        return probs
+
+    def test_share_top_confidence_and_scores(self):
+        truth = np.zeros((4, 10), bool)
+        truth[1, 4:] = True
+        facts = section_facts(self.section(), 0.5, self.ACROSS, self.DOWN, truth=truth)
+        assert facts.share == pytest.approx(12 / 40)
+        assert facts.top == pytest.approx((514.0, 514.0))
+        assert facts.shallowest_at == 101
+        assert facts.confidence == pytest.approx(0.9)
+        assert (facts.iou, facts.dice) == (pytest.approx(0.5), pytest.approx(2 / 3))
+        rows = dict(describe_facts(facts, "inline", "ms"))
+        assert rows["Shallowest"] == "514 ms at inline 101"
+        assert rows["IoU with the truth"] == "0.500"
+
+    def test_traces_that_are_missing_do_not_count(self):
+        live = np.zeros((4, 10), bool)
+        live[0] = True
+        assert section_facts(self.section(), 0.5, self.ACROSS, self.DOWN, live=live).share == 0
+
+    def test_no_salt_and_slices_have_no_top(self):
+        assert section_facts(self.section(), 0.95, self.ACROSS, self.DOWN).top is None
+        assert section_facts(self.section(), 0.5, self.ACROSS, None).top is None
+
+    def test_the_outline_lies_on_the_threshold(self):
+        xs, ys = outline(self.section(), 0.5, (100.0, 1.0), (500.0, 4.0))
+        assert np.concatenate(xs).min() == pytest.approx(100.5)
+        assert np.concatenate(ys).min() == pytest.approx(514.0)
+        assert outline(self.section(), 0.95, (0, 1), (0, 1)) == ([], [])
+
+    def test_a_person_has_the_last_word(self):
+        labels = np.full((4, 10), UNLABELLED, np.uint8)
+        labels[0, 0], labels[1, 5] = 1, 0
+        found = corrected(self.section(), labels)
+        assert (found[0, 0], found[1, 5], found[2, 5]) == (1.0, 0.0, pytest.approx(0.9))
+        assert corrected(None, None) is None
+        assert corrected(None, labels).sum() == 1
+
+    def test_several_models_are_averaged_and_compared(self):
+        low, high = np.full((2, 2), 0.2, np.float32), np.full((2, 2), 0.6, np.float32)
+        found = average([low, high])
+        assert found["probability"] == pytest.approx(np.full((2, 2), 0.4))
+        assert found["disagreement"] == pytest.approx(np.full((2, 2), 0.4))
+        assert "disagreement" not in average([low])
+
+
+class TestLabels:
+    def test_a_polygon_takes_the_samples_whose_middle_is_inside(self):
+        mask = polygon_mask([(1, 1), (4, 1), (4, 3), (1, 3)], (6, 5))
+        assert mask.sum() == 6
+        assert mask[1:4, 1:3].all()
+        assert not polygon_mask([(0, 0), (5, 5)], (6, 5)).any()
+
+    @given(st.lists(st.tuples(st.floats(-9, 20), st.floats(-9, 20)), max_size=8))
+    def test_a_polygon_is_that_of_matplotlib(self, points):
+        from matplotlib.path import Path as Outline
+
+        mask = polygon_mask(points, (7, 6))
+        assert mask.shape == (7, 6)
+        if len(points) > 2:
+            middles = np.stack(np.meshgrid(np.arange(7) + 0.5, np.arange(6) + 0.5), -1)
+            # nonzero winding and even-odd differ where a polygon crosses itself
+            inside = Outline([*points, points[0]]).contains_points(middles.reshape(-1, 2))
+            assert not (mask.T.ravel() & ~inside).any() or _near_an_edge(
+                points, middles, mask, inside
+            )
+
+    def test_a_stroke_is_as_wide_as_the_brush(self):
+        mask = brush_mask([(2.5, 2.5), (8.5, 2.5)], (1.2, 1.2), (12, 6))
+        assert mask[2:9, 1:4].all()
+        assert not mask[:, 4:].any()
+        assert brush_mask([(3.5, 3.5)], (0.1, 0.1), (6, 6)).sum() == 1
+        flat = brush_mask([(5.5, 5.5)], (4.0, 0.6), (12, 12))
+        assert (flat.any(axis=1).sum(), flat.any(axis=0).sum()) == (7, 1)
+
+    @pytest.mark.parametrize("points", [[(-50, -50), (-40, -40)], [(1e9, 1e9)], []])
+    def test_strokes_outside_label_nothing(self, points):
+        assert not brush_mask(points, (3, 3), (6, 6)).any()
+
+    @pytest.mark.parametrize("points", ["text", [(1, "x")], [(1, 2, 3)], [(0, 0)] * 20_001])
+    def test_what_is_no_shape_is_refused(self, points):
+        with pytest.raises(DataError):
+            polygon_mask(points, (6, 5))
+
+    def test_undo_takes_back_step_by_step(self):
+        canvas = Canvas.empty((4, 4))
+        where = np.zeros((4, 4), bool)
+        where[0] = True
+        assert canvas.paint(where, 1)
+        assert not canvas.paint(where, 1)
+        assert canvas.fill_rest(~where)
+        assert (canvas.labels == 1).all()
+        canvas.undo()
+        assert (canvas.labels == 1).sum() == 4
+        canvas.undo()
+        assert canvas.is_empty
+        assert not canvas.undo()
+
+    def test_saved_labels_are_what_finetune_reads(self, tmp_path, make_segy):
+        survey = open_volume(make_segy()[0])
+        folder = LabelFolder(tmp_path / "labels")
+        canvas = Canvas.empty((7, 30))
+        where = np.zeros((7, 30), bool)
+        where[2:4, 5:9] = True
+        canvas.paint(where, 1)
+        canvas.paint(np.roll(where, 10, axis=1), 0)
+        folder.save("inline_102", canvas.labels)
+        (line,) = read_labels(tmp_path / "labels", survey)
+        assert (line.direction, line.number) == ("inline", 102)
+        np.testing.assert_array_equal(line.labels, canvas.labels)
+
+    def test_drafts_outlive_the_page_and_stay_out_of_the_labels(self, tmp_path, make_segy):
+        folder = LabelFolder(tmp_path)
+        canvas = Canvas.empty((7, 30))
+        canvas.paint(np.ones((7, 30), bool), 1)
+        folder.keep_draft("inline_102", canvas.labels)
+        assert not list(tmp_path.glob("*.png"))
+        again = LabelFolder(tmp_path)
+        assert (again.load("inline_102", (7, 30)).labels == 1).all()
+        (entry,) = again.entries()
+        assert (entry.key, entry.saved, entry.draft) == ("inline_102", False, True)
+        assert (entry.labelled, entry.salt) == (1.0, 1.0)
+        again.save("inline_102", canvas.labels)
+        (entry,) = again.entries()
+        assert (entry.saved, entry.draft) == (True, False)
+
+    def test_erasing_everything_removes_the_file(self, tmp_path):
+        folder = LabelFolder(tmp_path)
+        folder.save("inline_1", np.ones((2, 2), np.uint8))
+        empty = Canvas.empty((2, 2)).labels
+        folder.keep_draft("inline_1", empty)  # a draft that says: nothing
+        assert folder.load("inline_1", (2, 2)).is_empty
+        folder.save("inline_1", empty)
+        assert folder.entries() == []
+
+    def test_labels_of_another_survey_are_refused(self, tmp_path):
+        folder = LabelFolder(tmp_path)
+        folder.save("inline_1", np.ones((2, 3), np.uint8))
+        with pytest.raises(DataError, match="2 wide and 3 high"):
+            folder.load("inline_1", (4, 4))
+
+
+def _near_an_edge(points, middles, mask, inside):
+    """Return whether the samples on which two rules differ lie on an edge, within rounding."""
+    from matplotlib.path import Path as Outline
+
+    grown = Outline([*points, points[0]]).contains_points(middles.reshape(-1, 2), radius=1e-6)
+    shrunk = Outline([*points, points[0]]).contains_points(middles.reshape(-1, 2), radius=-1e-6)
+    differ = mask.T.ravel() & ~inside
+    return bool((grown | shrunk)[differ].all())
+
+
+class TestFigure:
+    AXES = (Axis("Crossline", np.arange(100.0, 110.0)), Axis("ms", np.arange(0.0, 80.0, 4.0)))
+
+    def image(self, **more):
+        return SectionImage(
+            self.AXES, ("crossline", "ms"), True, np.ones((10, 20), np.float32), None,
+            fit_window(self.AXES, None), **more,
+        )  # fmt: skip
+
+    def test_a_section_lies_where_its_axes_say(self):
+        figure = SectionFigure(dark=False)
+        figure.show(self.image(), keep_zoom=False)
+        data = figure.amplitude.data
+        assert (data["x"], data["dw"]) == ([99.5], [10.0])
+        assert (data["y"], data["dh"]) == ([-2.0], [80.0])
+        assert data["image"][0].shape == (20, 10)
+        assert data["image"][0].dtype == np.int16
+        assert figure.plot.y_range.start > figure.plot.y_range.end
+
+    def test_zoom_stays_from_line_to_line(self):
+        figure = SectionFigure(dark=True)
+        figure.show(self.image(), keep_zoom=False)
+        figure.move(zoom=2.0)
+        before = figure.ranges()
+        figure.show(self.image(), keep_zoom=True)
+        assert figure.ranges() == before
+        figure.fit()
+        assert figure.ranges() == ((99.5, 109.5), (78.0, -2.0))
+
+    def test_threshold_and_opacity_send_no_pixels(self):
+        figure = SectionFigure(dark=False)
+        pixels = np.full((10, 20), 128, np.uint8)
+        figure.show(self.image(layers={"fill": pixels}), keep_zoom=False)
+        before = figure.sources["fill"].data
+        figure.color_salt(0.7, 0.5, {"fill"})
+        assert figure.sources["fill"].data is before
+        assert figure.mappers["fill"].palette[128] == colors.CLEAR
+        figure.color_salt(0.3, 0.5, {"fill"})
+        assert figure.mappers["fill"].palette[128] == colors.SALT
+        assert figure.renderers["fill"].visible
+        assert not figure.renderers["heat"].visible
+
+    def test_layers_and_gaps_go_when_there_are_none(self):
+        figure = SectionFigure(dark=False)
+        dead = np.zeros(10, bool)
+        dead[3] = True
+        image = self.image(layers={"truth": np.zeros((10, 20), np.uint8)})
+        figure.show(SectionImage(**{**vars(image), "dead": dead}), keep_zoom=False)
+        assert figure.gaps.data["image"][0][:, 3].all()
+        figure.show(self.image(), keep_zoom=True)
+        assert not figure.gaps.data["image"]
+        assert not figure.sources["truth"].data["image"]
+
+    def test_a_large_section_is_thinned_and_zooming_in_brings_it_back(self):
+        axes = (Axis("a", np.arange(4000.0)), Axis("b", np.arange(3000.0)))
+        assert fit_window(axes, None, 1_000_000) == Window((0, 4000, 4), (0, 3000, 4))
+        near = fit_window(axes, ((1000, 1300), (700, 500)), 1_000_000)
+        assert near == Window((850, 1451, 1), (400, 801, 1))
+        assert fit_window(self.AXES, ((102, 103), (4, 8))) == Window((0, 10, 1), (0, 20, 1))
+
+
+class TestModels:
+    def test_a_section_is_predicted_once(self, model_file, make_segy):
+        source = open_survey(SurveyPaths(make_segy(shape=(40, 45, 50))[0]))
+        shelf = ModelShelf([model_file])
+        assert shelf.names == ["tiny"]
+        assert shelf.threshold("tiny") == pytest.approx(0.4)
+        assert shelf.known("tiny", (source.name, "inline", 3)) is None
+        progress = Progress()
+        found = shelf.predict("tiny", source, "inline", 3, progress)
+        assert found["probability"].shape == (45, 50)
+        assert progress.done == progress.total == 1
+        assert shelf.known("tiny", (source.name, "inline", 3)) is found
+
+    def test_several_models_have_a_mean(self, model_file, make_segy):
+        source = open_survey(SurveyPaths(make_segy(shape=(40, 45, 50))[0]))
+        shelf = ModelShelf([model_file, model_file])
+        assert shelf.names == ["tiny", "tiny-2", ALL]
+        found = shelf.predict(ALL, source, "crossline", 0, Progress())
+        assert found["disagreement"].max() == 0
+
+    def test_what_cannot_be_predicted_is_told(self, model_file, make_segy, tmp_path):
+        source = open_survey(SurveyPaths(make_segy()[0]))
+        shelf = ModelShelf([model_file])
+        with pytest.raises(DataError, match="slices"):
+            shelf.predict("tiny", source, "slice", 0, Progress())
+        with pytest.raises(DataError, match="no model 'other'"):
+            shelf.predict("other", source, "inline", 0, Progress())
+        with pytest.raises(StoppedError):
+            shelf.predict("tiny", source, "inline", 0, Progress(stopped=True))
+        (tmp_path / "bad.safetensors").write_bytes(b"no")
+        with pytest.raises(ModelFileError):
+            ModelShelf([tmp_path / "bad.safetensors"])
+
+    def test_tiles(self, model_file, easy_tiles):
+        found = ModelShelf([model_file]).predict_tiles("tiny", easy_tiles, Progress())
+        assert found["probability"].shape == easy_tiles.images.shape
+
+
+class TestTiles:
+    def test_order_and_filter(self):
+        values = np.array([0.3, 0.1, 0.3, 0.2])
+        ids = ["d", "c", "b", "a"]
+        assert arrange(ids, None, None, falling=False).tolist() == [3, 2, 1, 0]
+        assert arrange(ids, values, None, falling=False).tolist() == [1, 3, 2, 0]
+        chosen = np.array([True, False, True, False])
+        assert arrange(ids, values, chosen, falling=True).tolist() == [2, 0]
+
+    def test_measures(self, easy_tiles):
+        truth = easy_tiles.masks.astype(np.float32)
+        found = measures(easy_tiles, truth, 0.5)
+        assert (found["score"] == 1).all()
+        assert (found["uncertainty"] == 0).all()
+        np.testing.assert_allclose(found["coverage"], truth.mean(axis=(1, 2)), rtol=1e-6)
+        assert measures(easy_tiles, np.full_like(truth, 0.5), 0.5)["uncertainty"].min() == 1
+        assert set(measures(easy_tiles, None, 0.5)) == {"coverage", "depth"}
+        assert unsortable("score", {}).expected == "masks and a prediction"
+        assert unsortable("name", {}) is None
+
+    def test_quirks_are_those_that_the_census_counts(self):
+        from diapir.data.synthetic import generate_tiles
+
+        tiles = generate_tiles(60, 1)
+        counts, quirks = census(tiles), find_quirks(tiles)
+        assert quirks["blank image"].sum() == counts.blank_images
+        assert quirks["image twice"].sum() == counts.duplicate_image_tiles
+        assert quirks["no salt"].sum() == counts.empty_masks
+        assert quirks["all salt"].sum() == counts.full_masks
+        assert quirks["vertical mask"].sum() == counts.vertical_masks
+        assert quirks["vertical in the lower half"].sum() == counts.vertical_below
+        assert quirks["1-10 salt pixels"].sum() == counts.masks_1_to_10
+        assert quirks["under 100 salt pixels"].sum() == counts.masks_under_100
+        assert quirks["mask twice"].sum() == counts.duplicate_mask_tiles
+        bare = Tiles(tiles.ids, tiles.images, None, None, "bare")
+        assert set(find_quirks(bare)) == {"blank image", "image twice"}
+
+    def test_a_tile_is_a_section(self, easy_tiles):
+        source = TileSource("tiles", easy_tiles, Path("tiles"))
+        np.testing.assert_array_equal(source.section("tile", 5), easy_tiles.images[5].T)
+        np.testing.assert_array_equal(source.section("tile", 5, "truth"), easy_tiles.masks[5].T)
+        assert source.title("tile", 5).startswith("Tile tile0005, ")
+        assert (source.find("tile0005"), source.find("nothing")) == (5, None)
+        assert source.nearest("tile", 1e6) == 79
+        low, high = source.clip_range(99)
+        assert 0 <= low < high <= 255
+
+    def test_thumbnails_show_the_salt(self):
+        image = np.zeros((8, 8), np.uint8)
+        salt = np.zeros((8, 8), bool)
+        assert thumbnail(image, None) == thumbnail(image, salt)
+        salt[2:6, 2:6] = True
+        assert thumbnail(image, salt) != thumbnail(image, None)
+
+
+class TestState:
+    def test_a_link_holds_what_differs_from_the_defaults(self):
+        state = ViewState()
+        assert state.query(dark=False) == "?theme=default"
+        state.param.update(data="12", number=1014.0, threshold=0.6, layers=["fill"], reverse=True)
+        asked = parse_query(state.query(dark=True))
+        assert asked.pop("theme") == "dark"
+        again = ViewState()
+        assert again.take(asked) == []
+        assert again.query(dark=True) == state.query(dark=True)
+        assert again.data == "12"
+
+    def test_values_that_do_not_fit_are_named(self):
+        state = ViewState()
+        refused = state.take({"threshold": 7, "display": "pink", "number": "x", "clip": 95.0})
+        assert refused == ["threshold", "display", "number"]
+        assert (state.threshold, state.clip) == (0.5, 95.0)
+
+
+class TestLibrary:
+    def test_kinds_of_paths(self, tmp_path, make_segy, easy_tiles):
+        from diapir.data.competition import write_competition
+
+        segy, values = make_segy()
+        write_competition(tmp_path / "tiles", easy_tiles, easy_tiles)
+        folder = tmp_path / "map"
+        group = zarr.open_group(folder / "salt.zarr", mode="w")
+        group.create_array("probability", data=np.zeros(values.shape, np.float32))
+        (folder / "map.json").write_text(json.dumps({"source": str(segy)}))
+        library = open_library([segy, folder, tmp_path / "tiles"], labels=tmp_path / "labels")
+        assert list(library.sources) == ["cube", "cube-2", "tiles"]
+        assert isinstance(library.sources["tiles"], TileSource)
+        assert library.sources["cube-2"].known == {"probability"}
+        named = library.label_folder(library.sources["cube"])
+        assert named.path == tmp_path / "labels" / "cube"
+        library.close()
+
+    def test_what_cannot_be_viewed_is_told(self, tmp_path, make_segy):
+        segy, _ = make_segy()
+        with pytest.raises(DataError, match="nothing to view"):
+            open_library([])
+        with pytest.raises(DataError, match="no such file"):
+            open_library([tmp_path / "nothing"])
+        with pytest.raises(DataError, match="--salt or --truth"):
+            open_library([segy, segy], truth=segy)
+        folder = tmp_path / "map"
+        (folder / "salt.zarr").mkdir(parents=True)
+        (folder / "map.json").write_text('{"source": "/nowhere/survey.sgy"}')
+        with pytest.raises(DataError, match="not at /nowhere"):
+            open_library([folder])
+        (folder / "map.json").write_text("[]")
+        with pytest.raises(DataError, match="which survey"):
+            open_library([folder])
+
+    def test_test_tiles_have_no_truth(self, tmp_path):
+        (tmp_path / "images").mkdir()
+        (tmp_path / "images" / "a.png").write_bytes(encode_png(np.zeros((9, 9), np.uint8)))
+        assert open_tiles(tmp_path).known == set()
+
+
+class TestDownloads:
+    @pytest.mark.parametrize(("direction", "index"), [("inline", 2), ("crossline", 4)])
+    def test_the_mask_of_a_section_as_segy(self, tmp_path, make_segy, direction, index):
+        source = open_survey(SurveyPaths(make_segy()[0]))
+        mask = source.section(direction, index) > 0
+        (tmp_path / "mask.sgy").write_bytes(section_segy(mask, source, direction, index))
+        found = open_volume(tmp_path / "mask.sgy", line=False)
+        np.testing.assert_array_equal(found["amplitude"].to_numpy().reshape(mask.shape) > 0.5, mask)
+
+    def test_the_mask_of_a_survey_keeps_its_file(self, tmp_path, make_segy):
+        path, values = make_segy()
+        source = open_survey(SurveyPaths(path))
+        probs = np.linspace(0, 1, values.size, dtype=np.float32).reshape(values.shape)
+        (tmp_path / "mask.sgy").write_bytes(survey_segy(source, probs, 0.5))
+        found = open_volume(tmp_path / "mask.sgy")["amplitude"].to_numpy()
+        np.testing.assert_array_equal(found > 0.5, probs > 0.5)
+
+    def test_what_has_no_traces_is_told(self, tmp_path, make_segy):
+        source = open_survey(SurveyPaths(make_segy()[0]))
+        with pytest.raises(DataError, match="slice"):
+            section_segy(np.zeros((7, 6), bool), source, "slice", 0)
+        np.save(tmp_path / "a.npy", np.zeros((4, 5, 6), np.float32))
+        array = open_survey(SurveyPaths(tmp_path / "a.npy"))
+        with pytest.raises(DataError, match="SEG-Y"):
+            survey_segy(array, np.zeros((4, 5, 6)), 0.5)
+
+
+def test_a_port_that_is_taken_is_told(tmp_path):
+    import socket
+
+    from diapir.serve.viewer import run_viewer
+
+    (tmp_path / "a.png").write_bytes(encode_png(np.zeros((9, 9), np.uint8)))
+    library = open_library([tmp_path / "a.png"])
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(RunError, match="port"):
+            run_viewer(library, port=taken.getsockname()[1], ready=print)

@@ -1,0 +1,415 @@
+"""The viewer's page in a real Chromium: open, step, predict, correct, save, reload, download.
+
+Skipped where there is no Chromium; with DIAPIR_BROWSER_TESTS=required that is a failure.
+Screenshots go to `artifacts/`.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from io import BytesIO
+from pathlib import Path
+from urllib.parse import urlparse
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diapir.config import Recipe
+from diapir.data.competition import write_competition
+from diapir.data.survey import SurveyPlan, generate_survey, write_survey
+from diapir.data.synthetic import generate_tiles
+from diapir.io.labels import UNLABELLED, read_labels
+from diapir.io.volume import open_volume
+from diapir.models.modelfile import ModelCard, save_model
+from diapir.models.unet import SaltNet
+from diapir.serve.viewer import _listen, viewer_app
+from diapir.serve.viewer_library import open_library
+
+pytestmark = pytest.mark.browser
+
+ROOT = Path(__file__).parents[1]
+SHOTS = ROOT / "artifacts"
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+WAIT_S = 40  # a busy machine is slow, which says nothing about the page
+
+
+class Bright:
+    """A model to which bright is salt."""
+
+    def __init__(self):
+        self.calls = 0
+        self.model_seconds = 0.0
+
+    def predict_probs(self, images, z_feet=None, *, advance=None):
+        self.calls += 1
+        if advance is not None:
+            advance(len(images))
+        return images.astype(np.float32) / 255
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A headless browser; missing, the tests are skipped, or fail where they are required."""
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        path = None
+    if path is None:
+        if os.environ.get("DIAPIR_BROWSER_TESTS") == "required":
+            pytest.fail("browser tests are required, and there is no Chromium or no playwright")
+        pytest.skip("needs Chromium and playwright")
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, headless=True, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A synthetic survey with its truth, and tiles."""
+    folder = tmp_path_factory.mktemp("viewer")
+    survey = generate_survey(SurveyPlan(shape=(36, 60, 80), seed=3, gaps=0.02))
+    write_survey(survey, folder / "survey.sgy", folder / "truth.sgy")
+    write_competition(folder / "tiles", generate_tiles(50, 2), generate_tiles(4, 3))
+    recipe = Recipe.model_validate(
+        {
+            "name": "tiny",
+            "model": {"encoder": "scratch", "scratch_channels": (2, 4), "decoder_channels": (2,)},
+        }
+    )
+    save_model(folder / "bright.safetensors", SaltNet(recipe.model), ModelCard(recipe, 0.5))
+    return folder
+
+
+class Served:
+    """A viewer that runs in a thread, and what it serves."""
+
+    def __init__(self, library):
+        import uvicorn
+
+        self.library = library
+        self.model = Bright()
+        library.models._loaded["bright"] = self.model
+        listener = _listen(0)
+        self.address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        config = uvicorn.Config(viewer_app(library), log_level="error", timeout_graceful_shutdown=1)
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listener]})
+        self._thread.start()
+
+    def stop(self):
+        self._server.should_exit = True
+        self._thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def served(data):
+    library = open_library(
+        [data / "survey.sgy"],
+        models=[data / "bright.safetensors"],
+        truth=data / "truth.sgy",
+        labels=data / "labels",
+    )
+    viewer = Served(library)
+    yield viewer
+    viewer.stop()
+
+
+@pytest.fixture(scope="module")
+def tiles(data):
+    library = open_library(
+        [data / "tiles"], models=[data / "bright.safetensors"], labels=data / "tile-labels"
+    )
+    viewer = Served(library)
+    yield viewer
+    viewer.stop()
+
+
+@pytest.fixture
+def visit(chromium):
+    """Opens pages, and fails on errors in them and on anything that comes from elsewhere."""
+    pages, problems = [], []
+
+    def go(address):
+        page = chromium.new_page(viewport={"width": 1280, "height": 720})
+        pages.append(page)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on(
+            "console",
+            lambda line: problems.append(line.text) if line.type == "error" else None,
+        )
+        page.on("request", lambda request: _check_host(request.url, problems))
+        page.goto(address)
+        page.get_by_text("Keys", exact=True).wait_for(timeout=1000 * WAIT_S)
+        until(lambda: page.evaluate("document.querySelectorAll('#stage *').length > 0"))
+        return page
+
+    yield go
+    for page in pages:
+        page.close()
+    assert not problems
+
+
+def _check_host(address, problems):
+    if urlparse(address).hostname not in ("127.0.0.1", None):
+        problems.append(f"asks another host: {address}")
+
+
+def until(condition):
+    """Wait for a condition; fail with its last value."""
+    end = time.monotonic() + WAIT_S
+    while not (found := condition()):
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+    return found
+
+
+def shot(page, name):
+    SHOTS.mkdir(exist_ok=True)
+    page.screenshot(path=SHOTS / f"viewer-{name}.png")
+
+
+def title(page):
+    return page.locator("header").inner_text()
+
+
+def facts(page):
+    return page.locator("footer .facts").inner_text()
+
+
+def share(page):
+    return float(facts(page).split("Salt")[1].split("%")[0])
+
+
+def plot_box(page):
+    """Return the rectangle of the figure's inner plot on screen, from what the page draws."""
+    box = page.locator(".bk-Canvas").first.bounding_box()
+    return box["x"] + 60, box["y"] + 10, box["width"] - 110, box["height"] - 60
+
+
+def at(page, across, down):
+    left, top, width, height = plot_box(page)
+    return left + across * width, top + down * height
+
+
+def test_open_and_step(served, visit):
+    page = visit(served.address + "?theme=default")
+    until(lambda: "Inline 1019" in title(page))
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    until(lambda: "Inline 1022" in title(page))
+    page.keyboard.press("PageUp")
+    until(lambda: "Inline 1012" in title(page))
+    page.keyboard.press("2")
+    until(lambda: "Crossline 2031" in title(page))
+    page.keyboard.press("3")
+    until(lambda: "Time slice" in title(page))
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("1")
+    until(lambda: "Inline" in title(page) and "number" not in title(page))
+    page.mouse.move(*at(page, 0.5, 0.5))
+    readout = page.locator("#readout")
+    until(lambda: "amplitude" in readout.inner_text())
+    assert "crossline 20" in readout.inner_text()
+    assert "ms " in readout.inner_text()
+    until(lambda: "number=" in page.url or "Inline 1019" in title(page))
+    shot(page, "light")
+
+
+def test_predict_and_change_the_threshold(served, visit):
+    page = visit(served.address + "?theme=dark&number=1010")
+    until(lambda: "press P" in facts(page))
+    page.keyboard.press("p")
+    until(lambda: "Salt" in facts(page))
+    before, calls = share(page), served.model.calls
+    assert 0 < before < 100
+    for _ in range(5):
+        page.keyboard.press("]")
+    until(lambda: share(page) < before)
+    assert "IoU with the truth" in facts(page)
+    assert "Top salt" in facts(page)
+    assert served.model.calls == calls  # a threshold needs no prediction
+    page.keyboard.press("t")
+    until(lambda: "truth" in page.url)
+    shot(page, "dark-truth")
+    page.keyboard.press("ArrowRight")
+    until(lambda: "press P" in facts(page))
+    page.keyboard.press("ArrowLeft")
+    until(lambda: "Salt" in facts(page))
+    assert served.model.calls == calls  # what was predicted is remembered
+
+
+def test_a_slice_says_why_it_is_not_predicted(served, visit):
+    page = visit(served.address + "?direction=slice&theme=default")
+    until(lambda: "Time slice" in title(page))
+    page.keyboard.press("p")
+    until(lambda: "models read vertical sections" in page.locator("#message").inner_text())
+    shot(page, "message")
+    page.keyboard.press("1")
+    until(lambda: not page.locator("#message .error").count())
+
+
+def labels_of(data, name):
+    survey = open_volume(data / "survey.sgy")
+    lines = {f"{one.direction}_{one.number}": one for one in read_labels(data / "labels", survey)}
+    return lines[name].labels
+
+
+def test_draw_save_reload_and_find_it_again(served, visit, data):
+    page = visit(served.address + "?theme=default&number=1005")
+    page.get_by_text("Correct", exact=True).click()
+    page.get_by_text("Polygon", exact=True).click()
+    for corner in ((0.2, 0.2), (0.6, 0.2), (0.6, 0.6)):
+        page.mouse.click(*at(page, *corner))
+        time.sleep(0.4)  # two clicks in a row would be a double click
+    page.mouse.dblclick(*at(page, 0.2, 0.6))
+    draft = data / "labels" / ".drafts" / "inline_1005.png"
+    until(draft.exists)
+    until(lambda: "Draft" in page.locator("aside").inner_text())
+    polygon = np.asarray(Image.open(draft)) == 255
+    assert 0.08 < polygon.mean() < 0.25
+    page.get_by_text("Brush", exact=True).click()
+    page.get_by_text("Remove salt", exact=True).click()
+    page.mouse.move(*at(page, 0.3, 0.8))
+    page.mouse.down()
+    for part in range(10):
+        page.mouse.move(*at(page, 0.3 + part * 0.03, 0.8))
+    page.mouse.up()
+    until(lambda: (np.asarray(Image.open(draft)) == 0).any())
+    shot(page, "correct")
+    page.close()  # by accident: nothing was saved
+
+    page = visit(served.address + "?theme=default&number=1005")
+    page.get_by_text("Correct", exact=True).click()
+    until(lambda: "inline_1005" in page.locator("aside").inner_text())
+    until(lambda: "Draft" in page.locator("aside").inner_text())
+    page.keyboard.press("s")
+    until(lambda: (data / "labels" / "inline_1005.png").exists() and not draft.exists())
+    labels = labels_of(data, "inline_1005")
+    np.testing.assert_array_equal(labels.T == 1, polygon)
+    assert (labels == 0).any()
+    assert (labels == UNLABELLED).any()
+    page.keyboard.press("u")  # a saved section has no steps to take back
+    page.keyboard.press("ArrowRight")
+    until(lambda: "Inline 1006" in title(page))
+    page.get_by_role("option", name="inline_1005").click()
+    until(lambda: "Inline 1005" in title(page))
+
+
+def test_correct_with_the_keyboard_alone(served, visit, data):
+    page = visit(served.address + "?theme=default&number=1030&direction=inline")
+    until(lambda: "Inline 1030" in title(page))
+    page.keyboard.press("k")
+    for moves in ((), ("Alt+ArrowRight",), ("Alt+ArrowDown", "ArrowDown"), ("Alt+ArrowLeft",)):
+        for key in moves:
+            page.keyboard.press(key)
+        page.keyboard.press("Enter")
+    page.keyboard.press("Shift+Enter")
+    draft = data / "labels" / ".drafts" / "inline_1030.png"
+    until(draft.exists)
+    assert (np.asarray(Image.open(draft)) == 255).sum() == 10 * 11
+    page.keyboard.press("Escape")
+    page.keyboard.press("u")
+    until(lambda: not draft.exists())
+    page.keyboard.press("ArrowRight")
+    until(lambda: "Inline 1031" in title(page))
+
+
+def saved(page, button):
+    """Press a button that downloads, until it does, and return the bytes."""
+    with page.expect_download(timeout=1000 * WAIT_S) as download:
+        page.get_by_text(button, exact=True).click()
+    return Path(download.value.path()).read_bytes(), download.value.suggested_filename
+
+
+def test_download(served, visit, tmp_path):
+    page = visit(served.address + "?theme=default&direction=crossline&number=2020")
+    page.keyboard.press("p")
+    until(lambda: "Salt" in facts(page))
+    page.get_by_text("Save", exact=True).click()
+    picture, name = saved(page, "View as PNG")
+    assert name == "survey-crossline_2020.png"
+    assert min(Image.open(BytesIO(picture)).size) > 300
+    mask, name = saved(page, "Mask as PNG")
+    assert name == "survey-crossline_2020-mask.png"
+    found = np.asarray(Image.open(BytesIO(mask)))
+    assert found.shape == (80, 36)
+    assert set(np.unique(found)) == {0, 255}
+    segy, _ = saved(page, "Mask of this section as SEG-Y")
+    (tmp_path / "mask.sgy").write_bytes(segy)
+    read = open_volume(tmp_path / "mask.sgy")["amplitude"].to_numpy().reshape(-1, 80)
+    live = served.library.sources["survey"].geometry.trace_mask[:, 19]
+    np.testing.assert_array_equal(read[: live.sum()] > 0.5, found.T[live] > 0)
+
+
+def test_a_link_reopens_the_view(served, visit):
+    page = visit(served.address + "?theme=default")
+    page.keyboard.press("2")
+    until(lambda: "crossline" in page.url)
+    page.keyboard.press("v")
+    page.keyboard.press("h")
+    until(lambda: "reverse=true" in page.url and "heat" in page.url)
+    address, shown = page.url, title(page)
+    again = visit(address)
+    until(lambda: title(again) == shown)
+    assert again.get_by_label("Reverse polarity").is_checked()
+    assert again.get_by_label("Probability").is_checked()
+    odd = visit(served.address + "?theme=default&threshold=9&direction=sideways")
+    until(lambda: "threshold" in odd.locator("#message").inner_text())
+
+
+def test_tiles(tiles, visit, data):
+    page = visit(tiles.address + "?theme=default")
+    pictures = page.locator(".tiles button")
+    until(lambda: pictures.count() == 40)
+    shot(page, "gallery")
+    page.get_by_label("Sort by").select_option("score")
+    until(lambda: "no score" in page.locator("#message").inner_text())
+    page.get_by_text("Predict all tiles", exact=True).click()
+    first = pictures.first
+    until(lambda: first.inner_text().startswith("0 "))
+    page.get_by_label("Sort by").select_option("uncertainty")
+    page.get_by_label("Largest first").click()
+    until(lambda: "falling" in page.url)
+    name = first.inner_text().split()[-1]
+    page.get_by_label("Only with").select_option(index=1)
+    until(lambda: pictures.count() < 40)
+    page.get_by_label("Only with").select_option(index=0)
+    until(lambda: pictures.count() == 40)
+    assert first.inner_text().split()[-1] == name
+    first.focus()
+    page.keyboard.press("Enter")
+    until(lambda: f"Tile {name}" in title(page))
+    shot(page, "tile")
+    page.keyboard.press("ArrowRight")
+    until(lambda: f"Tile {name}" not in title(page))
+    page.keyboard.press("g")
+    until(lambda: pictures.first.is_visible())
+
+
+def test_the_command_serves_until_interrupted(data):
+    command = [sys.executable, "-m", "diapir", "view", str(data / "survey.sgy"), "--no-browser"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=data) as process:
+        try:
+            line = process.stdout.readline()
+            assert line.startswith("Look at http://127.0.0.1:")
+            address = line.split()[2]
+            with urllib.request.urlopen(address, timeout=WAIT_S) as answer:  # noqa: S310
+                assert b"Diapir" in answer.read()
+            refused = urllib.request.Request(address, headers={"Host": "evil.example"})  # noqa: S310
+            with pytest.raises(OSError, match="400"):
+                urllib.request.urlopen(refused, timeout=WAIT_S)  # noqa: S310
+        finally:
+            process.send_signal(signal.SIGINT)
+        assert process.wait(WAIT_S) in (0, 130)
