@@ -10,9 +10,6 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-
-pytest.importorskip("fastapi")
-
 from fastapi.testclient import TestClient
 from PIL import Image
 
@@ -592,3 +589,36 @@ def test_the_command_hands_its_options_over(model, monkeypatch, tmp_path):
 def test_answers_are_json_numbers(client):
     """No NaN or Infinity, which JSON does not know."""
     json.loads(client.get("/models").text, parse_constant=pytest.fail)
+
+
+def test_sockets_are_guarded_too(model):
+    from starlette.websockets import WebSocket, WebSocketDisconnect
+
+    app = create_app(ServeSettings((model,), token=TOKEN, hosts=("testserver",), page=False))
+
+    @app.websocket("/view/ws")
+    async def greet(socket: WebSocket):
+        await socket.accept()
+        await socket.send_text("hello")
+        await socket.close()
+
+    known = {"Authorization": f"Bearer {TOKEN}"}
+    with TestClient(app) as client:
+        with client.websocket_connect("/view/ws", headers=known) as socket:
+            assert socket.receive_text() == "hello"
+        same = {**known, "Origin": "http://testserver"}
+        with client.websocket_connect("/view/ws", headers=same) as socket:
+            assert socket.receive_text() == "hello"
+        for refused in (
+            {},
+            {"Authorization": "Bearer wrong"},
+            {**known, "Host": "evil.example"},
+            {**known, "Origin": "http://evil.example"},
+            {**known, "Origin": "null"},
+            {**known, "Origin": "http://testserver:81"},
+        ):
+            with (
+                pytest.raises(WebSocketDisconnect),
+                client.websocket_connect("/view/ws", headers=refused),
+            ):
+                pass

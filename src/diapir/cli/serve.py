@@ -1,6 +1,7 @@
 """`diapir serve`: the REST service, and the page in the browser."""
 
 import os
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -78,14 +79,29 @@ def _run(settings: "ServeSettings", host: str, port: int) -> None:
 
     from diapir.serve.app import create_app
 
+    address = _listen(host, port)
     app = create_app(settings)
     config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
         access_log=False,  # /metrics counts, and a proxy in front writes one
         server_header=False,
         timeout_graceful_shutdown=30,
         proxy_headers=False,
     )
-    uvicorn.Server(config).run()
+    with address:
+        shown = f"[{host}]" if ":" in host else host
+        typer.echo(f"Diapir running on http://{shown}:{address.getsockname()[1]}", err=True)
+        uvicorn.Server(config).run([address])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Return a socket that takes connections, before any model is loaded in vain."""
+    try:
+        kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=kind)
+    except OSError as error:
+        raise RunError(
+            f"cannot listen on {host}, port {port}: {error.strerror or error}",
+            where="--host, --port",
+            mend="Choose another port, or 0 for any free one.",
+        ) from error
