@@ -20,6 +20,7 @@ TILE_SIZE = 101
 """Height and width of a competition tile in pixels."""
 
 
+_MOST_RECIPE_CHARACTERS = 1 << 20
 _Channels = Annotated[int, Field(ge=1, le=4096)]
 
 
@@ -340,7 +341,10 @@ def _recipe_table(name_or_path: str) -> dict[str, Any]:
             )
         path = resources.files("diapir") / "recipes" / f"{name_or_path}.toml"
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_MOST_RECIPE_CHARACTERS + 1)
+        if len(text) > _MOST_RECIPE_CHARACTERS:
+            raise ValueError(f"it is longer than {_MOST_RECIPE_CHARACTERS:,} characters")
         table = json.loads(text) if path.name.endswith(".json") else tomllib.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise RecipeError(f"cannot read the recipe: {error}", where=path) from error

@@ -26,6 +26,7 @@ from diapir.cli import (
     view,
 )
 from diapir.cli import map as map_verb
+from diapir.cli.console import printable
 from diapir.errors import DiapirError
 
 app = typer.Typer(
@@ -80,7 +81,7 @@ def main() -> None:
     try:
         app()
     except DiapirError as error:
-        typer.secho(f"error: {error}", err=True, fg="red")
+        typer.secho(f"error: {printable(str(error))}", err=True, fg="red")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)

@@ -56,21 +56,34 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2))
 
 
+def printable(text: str) -> str:
+    r"""Return a text without what a terminal would take for commands.
+
+    Names in other people's files may hold anything.
+
+    >>> printable("a\x1b[31m b")
+    'a\ufffd[31m b'
+    """
+    return "".join(
+        mark if mark.isprintable() or mark == "\n" else "\N{REPLACEMENT CHARACTER}" for mark in text
+    )
+
+
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table for people; floats with four digits, numbers flush right."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=printable(title), title_justify="left")
     for number, column in enumerate(columns):
         figures = all(isinstance(row[number], int | float) for row in rows)
         table.add_column(column, justify="right" if figures else "left")
     for row in rows:
         table.add_row(*(_text(cell) for cell in row))
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
 
 
 def _text(cell: object) -> str:
     if isinstance(cell, float):
         return "-" if cell != cell else f"{cell:.4f}"
-    return f"{cell:,}" if isinstance(cell, int) else str(cell)
+    return f"{cell:,}" if isinstance(cell, int) else printable(str(cell))

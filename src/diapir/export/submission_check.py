@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from diapir.errors import DataError, SubmissionError
-from diapir.io.csv_tables import RLE_HEADER
+from diapir.io.csv_tables import MAX_TABLE_BYTES, MAX_TABLE_ROWS, RLE_HEADER
 from diapir.io.rle import decode_rle
 
 LIMIT = 20
@@ -109,7 +109,16 @@ def check_submission(
 
 def _read(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        size = file.stat().st_size
+        data = file.read_bytes() if size <= MAX_TABLE_BYTES else b""
+        if size > MAX_TABLE_BYTES or data.count(b"\n") + data.count(b"\r") > 2 * MAX_TABLE_ROWS:
+            raise SubmissionError(
+                f"the submission has {size:,} bytes",
+                where=file,
+                expected=f"at most {MAX_TABLE_ROWS:,} rows and {MAX_TABLE_BYTES:,} bytes",
+                mend="Give the CSV file of a submission.",
+            )
+        return data
     except OSError as error:
         raise SubmissionError(
             f"cannot read the submission: {error.strerror or error}",

@@ -11,6 +11,11 @@ from diapir.errors import DataError
 
 RLE_HEADER = ("id", "rle_mask")
 DEPTHS_HEADER = ("id", "z")
+MAX_TABLE_BYTES = 1 << 26
+"""Larger tables are refused: rows take many times their length in memory."""
+MAX_TABLE_ROWS = 1_000_000
+"""Tables of more rows are refused."""
+
 _LONGEST_FIELD = 1 << 28  # run-lengths of a 16-megapixel mask; the module's default is 131,072
 
 
@@ -40,7 +45,11 @@ def read_rows(path: Path, header: tuple[str, str] = RLE_HEADER) -> list[CsvRow]:
     limit = csv.field_size_limit(_LONGEST_FIELD)
     try:
         _check_header(next(reader, []), header, path)
-        rows.extend(_check_fields(fields, reader.line_num, path) for fields in reader if fields)
+        for fields in reader:
+            if fields:
+                rows.append(_check_fields(fields, reader.line_num, path))
+            if reader.line_num > MAX_TABLE_ROWS:
+                raise _too_large(path, f"more than {MAX_TABLE_ROWS:,} rows")
     except csv.Error as error:
         raise DataError(
             f"not valid CSV: {error}",
@@ -116,6 +125,9 @@ def _parse_depth(row: CsvRow, path: Path) -> float:
 
 def _read_text(path: Path) -> str:
     try:
+        size = path.stat().st_size
+        if size > MAX_TABLE_BYTES:
+            raise _too_large(path, f"{size:,} bytes")
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise DataError(
@@ -129,6 +141,15 @@ def _read_text(path: Path) -> str:
             where=path,
             mend="Export the table as CSV in UTF-8; an .xlsx or .zip file will not do.",
         ) from error
+
+
+def _too_large(path: Path, found: str) -> DataError:
+    return DataError(
+        f"the table has {found}",
+        where=path,
+        expected=f"at most {MAX_TABLE_ROWS:,} rows and {MAX_TABLE_BYTES:,} bytes",
+        mend="Is this the right file? Leave out rows of other tiles.",
+    )
 
 
 def _check_header(fields: list[str], header: tuple[str, str], path: Path) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from diapir.errors import DataError
 from diapir.io.images import read_grey
+from diapir.io.stores import check_coordinates, guarded
 from diapir.io.volume import open_volume
 
 UNLABELLED = 255
@@ -163,9 +164,12 @@ def _open_store(path: Path) -> Any | None:
 
     try:
         store = xr.open_zarr(path, chunks=None)
+        check_coordinates(store, path)
+        store = store.assign_coords({name: store[name].load() for name in store.coords})
     except Exception:  # whatever it is, open_volume says what is wrong
         return None
-    return next((store[name] for name in ("labels", "mask") if name in store), None)
+    found = next((store[name] for name in ("labels", "mask") if name in store), None)
+    return None if found is None else guarded(found, path)
 
 
 def _coded(

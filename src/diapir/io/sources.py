@@ -16,6 +16,9 @@ from diapir.errors import DataError
 MAX_FILE_BYTES = 1 << 27
 """Larger files are refused: no image of `images.MAX_PIXELS` pixels needs more."""
 
+_UNPACKED_IN_STEPS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Methods that zipfile unpacks piece by piece; with others a small entry may fill the memory."""
+
 # What zipfile lets through on damaged input. RuntimeError: encrypted; NotImplementedError, a kind
 # of it: unknown compression; struct.error: an entry cut off inside its header.
 _ZIP_ERRORS = (
@@ -49,8 +52,12 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most: int | None = None) -> bytes:
         """Return the bytes of a file; any number of threads may read at once.
+
+        Args:
+            name: As `names` returns it.
+            most: Bytes from which on files are refused; None: `MAX_FILE_BYTES`.
 
         Raises:
             DataError: The file is not there, is too large, or cannot be read.
@@ -75,12 +82,13 @@ class Source(ABC):
     ) -> None:
         self.close()
 
-    def _check_size(self, name: str, size: int) -> None:
-        if size > MAX_FILE_BYTES:
+    def _check_size(self, name: str, size: int, most: int | None) -> None:
+        most = MAX_FILE_BYTES if most is None else most
+        if size > most:
             raise DataError(
                 f"the file has {size:,} bytes",
                 where=self.describe(name),
-                expected=f"at most {MAX_FILE_BYTES:,} bytes",
+                expected=f"at most {most:,} bytes",
                 mend="Cut the image into tiles.",
             )
 
@@ -103,11 +111,11 @@ class FolderSource(Source):
         except OSError as error:
             raise self._unreadable(folder, error) from error
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most: int | None = None) -> bytes:
         """Return the bytes of a file."""
         try:
             with (self.path / name).open("rb", buffering=0) as file:
-                self._check_size(name, os.fstat(file.fileno()).st_size)
+                self._check_size(name, os.fstat(file.fileno()).st_size, most)
                 return file.read()
         except OSError as error:
             raise self._unreadable(name, error) from error
@@ -153,13 +161,21 @@ class ZipSource(Source):
         """Return the names of the visible files right inside `folder`, sorted."""
         return sorted(self._folders.get(folder, []))
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most: int | None = None) -> bytes:
         """Return the bytes of a file."""
         try:
             entry = self._zip.getinfo(name)
-            self._check_size(name, entry.file_size)
-            with self._lock:
-                return self._zip.read(entry)
+            self._check_size(name, entry.file_size, most)
+            if entry.compress_type not in _UNPACKED_IN_STEPS:
+                raise DataError(
+                    "the zip is packed with an unusual method",
+                    where=self.describe(name),
+                    expected="entries that are stored or deflated",
+                    mend="Pack it again with an ordinary zip program, or unpack it.",
+                )
+            with self._lock, self._zip.open(entry) as file:
+                # what is packed may be longer than the entry says: never unpack all at once
+                return file.read(entry.file_size + 1)
         except _ZIP_ERRORS as error:
             raise DataError(
                 f"cannot read from the zip: {error}",

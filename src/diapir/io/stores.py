@@ -26,6 +26,9 @@ _UNITS: dict[str, Unit] = {
 }  # fmt: skip
 _SAMPLED_LINES, _HEADER_LINES = 64, 8
 _HEADERS = ["headers", "raw_headers"]
+_MOST_CHUNK_BYTES = 1 << 28
+_SMALL_BYTES, _MOST_INFLATED = 1 << 26, 20_000
+"""Of coordinates: what is read unasked, and how many times its bytes on disk more may be."""
 
 
 def open_store(path: Path, start: float | None = None) -> "xr.Dataset":
@@ -49,18 +52,88 @@ def open_store(path: Path, start: float | None = None) -> "xr.Dataset":
     try:
         # MDIO keeps trace headers as structures, which not every Zarr reader knows
         old = (path / ".zmetadata").exists()  # version 2; in version 3 it is part of zarr.json
-        found: xr.Dataset = xr.open_zarr(path, consolidated=old, drop_variables=_HEADERS)
-    except Exception as error:  # whatever Zarr, its codecs and xarray make of a damaged store
-        raise DataError(
-            f"cannot open it as a Zarr store: {_first_line(error)}",
-            where=path,
-            expected="a store that 'diapir ingest' or MDIO wrote",
-        ) from error
-    if set(STATISTICS) <= set(found.attrs) and "amplitude" in found:
+        found: xr.Dataset = xr.open_zarr(
+            path, chunks=None, consolidated=old, drop_variables=_HEADERS
+        )
+        check_coordinates(found, path)
+        own = set(STATISTICS) <= set(found.attrs) and "amplitude" in found
+        if not own:
+            return _from_mdio(found, path, start)
+        numbers = [float(found.attrs[name]) for name in STATISTICS]
+        if not np.isfinite(numbers).all():
+            raise ValueError("its statistics are no numbers")
         loaded = {name: found[name].load() for name in found.coords}
-        opened: xr.Dataset = found.assign_coords(loaded)
-        return opened
-    return _from_mdio(found, path, start)
+        return found.assign(amplitude=guarded(found["amplitude"], path)).assign_coords(loaded)
+    except DataError:
+        raise
+    except Exception as error:  # whatever Zarr, its codecs and xarray make of a damaged store
+        raise _damaged(path, "cannot open it as a Zarr store", error) from error
+
+
+def check_coordinates(found: "xr.Dataset", path: Path) -> None:
+    """Refuse coordinates whose announced size has nothing to do with what is on the disk.
+
+    Raises:
+        DataError: Reading them would fill the memory.
+    """
+    for name, variable in found.variables.items():
+        if variable.nbytes > _SMALL_BYTES and variable.ndim < 3:
+            on_disk = sum(p.stat().st_size for p in (path / str(name)).rglob("*") if p.is_file())
+            if variable.nbytes > _MOST_INFLATED * on_disk:
+                raise DataError(
+                    f"{name} claims {variable.nbytes:,} bytes, of which {on_disk:,} are stored",
+                    where=path,
+                    mend="Write or copy the store again.",
+                )
+
+
+def guarded(array: "xr.DataArray", path: Path) -> "xr.DataArray":
+    """Return an array of a store, read block by block, whose damage is told as a `DataError`.
+
+    Raises:
+        DataError: Its chunks are too large to be read one by one.
+    """
+    import dask.array as da
+
+    chunks = array.variable.encoding.get("chunks") or array.shape
+    if int(np.prod(chunks, dtype=np.float64)) * array.dtype.itemsize > _MOST_CHUNK_BYTES:
+        raise DataError(
+            f"chunks of {' x '.join(map(str, chunks))} samples",
+            where=path,
+            expected=f"at most {_MOST_CHUNK_BYTES >> 20} MiB a chunk",
+            mend="Write the store again with smaller chunks.",
+        )
+    lazy = da.from_array(
+        _StoredArray(array.variable, path),
+        chunks=chunks,
+        name=False,
+        asarray=False,
+        meta=np.empty((0,) * array.ndim, array.dtype),
+    )
+    return array.copy(data=lazy)
+
+
+class _StoredArray:
+    """A variable of a store as something that can be sliced."""
+
+    def __init__(self, variable: "xr.Variable", path: Path) -> None:
+        self._variable, self._path = variable, path
+        self.shape, self.dtype, self.ndim = variable.shape, variable.dtype, variable.ndim
+
+    def __getitem__(self, key: tuple[slice, ...]) -> NDArray[Any]:
+        try:
+            return np.asarray(self._variable[key].to_numpy())
+        except Exception as error:  # codecs raise errors of their own, without a common base
+            raise _damaged(self._path, "a block of the store cannot be read", error) from error
+
+
+def _damaged(path: Path, what: str, error: Exception) -> DataError:
+    return DataError(
+        f"{what}: {_first_line(error)}",
+        where=path,
+        expected="a store that 'diapir ingest' or MDIO wrote",
+        mend="Write or copy the store again.",
+    )
 
 
 def _from_mdio(found: "xr.Dataset", path: Path, start: float | None) -> "xr.Dataset":
@@ -72,7 +145,7 @@ def _from_mdio(found: "xr.Dataset", path: Path, start: float | None) -> "xr.Data
             where=path,
             expected="a variable 'amplitude' of (inline, crossline, time or depth)",
         )
-    amplitude = found[name]
+    amplitude = guarded(found[name], path)
     dims = [str(dim) for dim in amplitude.dims]
     names = ["trace" if dim == "cdp" else dim for dim in dims[:-1]]
     if dims[-1] not in _SAMPLE_NAMES or names not in (["inline", "crossline"], ["trace"]):

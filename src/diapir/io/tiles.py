@@ -1,6 +1,7 @@
 """Tiles: all images and masks of a data set in memory, with their ids and depths."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ _FILES_PER_TASK = 64  # one 101 x 101 PNG takes a third of a millisecond, too li
 # Pillow holds the interpreter's lock while it decodes: threads hide the waiting for slow disks and
 # network folders, so their number does not follow the cores.
 _THREADS = 8
+# Eight large images at once, each with what it is decoded from, would be a gigabyte.
+_LARGE_PIXELS = 1 << 20
+_MOST_BYTES_OF_SMALL = 1 << 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,18 +217,20 @@ def _read_stack(
     first = read(source.read(names[0]), source.describe(names[0]))
     size, model = like or (first.shape, names[0])
     stack = _allocate((len(names), *size), source)
+    large = size[0] * size[1] > _LARGE_PIXELS
+    most = None if large else _MOST_BYTES_OF_SMALL
 
     def fill(start: int) -> int:
         stop = min(start + _FILES_PER_TASK, len(names))
         for i in range(start, stop):
             where = source.describe(names[i])
-            image = read(source.read(names[i]), where)
+            image = read(source.read(names[i], most), where)
             if image.shape != size:
                 raise _other_size(where, image.shape, source.describe(model), size)
             stack[i] = image
         return stop - start
 
-    threads = ThreadPoolExecutor(_THREADS)
+    threads = ThreadPoolExecutor(1 if large else _THREADS)
     try:
         # In order, so that of several bad files it is always the first that is named.
         for done in threads.map(fill, range(0, len(names), _FILES_PER_TASK)):
@@ -235,12 +241,15 @@ def _read_stack(
 
 
 def _allocate(shape: tuple[int, ...], source: Source) -> NDArray[np.uint8]:
+    need = float(np.prod(shape, dtype=np.float64))
     try:
+        # Linux promises more memory than there is, and kills who believes it
+        if need > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+            raise MemoryError
         return np.empty(shape, dtype=np.uint8)
     except MemoryError as error:
-        gigabytes = np.prod(shape, dtype=np.float64) / 1e9
         raise DataError(
-            f"{shape[0]} images of {_size(shape[1:])} need {gigabytes:.1f} GB of memory",
+            f"{shape[0]} images of {_size(shape[1:])} need {need / 1e9:.1f} GB of memory",
             where=source.path,
             mend="Use smaller tiles or fewer.",
         ) from error

@@ -208,15 +208,16 @@ def _open_picture(path: Path) -> "xr.Dataset":
 def _open_array(path: Path) -> "xr.Dataset":
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        shape, dtype = array.shape, array.dtype  # an .npz by this name has none
+    except Exception as error:  # NumPy lets through what its parser of headers raises
         raise DataError(
             f"cannot read the array: {error}",
             where=path,
             expected="a .npy file of numbers, as numpy.save writes it",
         ) from error
-    if array.ndim not in (2, 3) or array.dtype.kind not in "fiu" or 0 in array.shape:
+    if array.ndim not in (2, 3) or dtype.kind not in "fiu" or 0 in shape:
         raise DataError(
-            f"an array of shape {array.shape} and type {array.dtype}",
+            f"an array of shape {shape} and type {dtype}",
             where=path,
             expected="real numbers, (sample, trace) or (inline, crossline, sample)",
             mend="Transpose or slice it and save it again.",

@@ -5,7 +5,11 @@ Nothing in it is code: tensors, and one JSON text in the header. Loading never u
 
 import json
 import platform
+import struct
 import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -16,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from diapir.config import Recipe, parse_recipe
 from diapir.errors import DiapirError, ModelFileError
@@ -27,6 +32,8 @@ FORMAT = 1
 """Version of the metadata; a reader refuses files of a later one."""
 
 _KEY = "diapir"
+_LONGEST_HEADER = 1 << 24
+"""Bytes; the card of half a million tiles. JSON takes many times its length once it is parsed."""
 _LIBRARIES = ("diapir", "torch", "timm", "lightning", "numpy", "safetensors")
 
 
@@ -100,7 +107,10 @@ def load_model(path: Path) -> tuple[SaltNet, ModelCard]:
     card = read_card(path)
     plain = card.recipe.model.model_copy(update={"weights": "none", "freeze": "none"})
     try:
-        net = SaltNet(plain)
+        with _no_larger_than_file(path):
+            net = SaltNet(plain)
+    except ModelFileError:
+        raise
     except DiapirError as error:
         raise _broken(path, f"its recipe cannot be built: {error.what}") from error
     net.load_state_dict(_read_state(path, net.state_dict()))
@@ -114,6 +124,7 @@ def read_card(path: Path) -> ModelCard:
         ModelFileError: As in `load_model`.
     """
     try:
+        _check_header_length(path)
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
     except (OSError, SafetensorError, ValueError) as error:
@@ -125,6 +136,42 @@ def read_card(path: Path) -> ModelCard:
         return _parse_card(path, table)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise _broken(path, f"its metadata cannot be read ({type(error).__name__})") from error
+
+
+def _check_header_length(path: Path) -> None:
+    """Refuse a header that would take far more memory than any card needs.
+
+    Source: safetensors format, first 8 bytes: length of the header, unsigned, little-endian.
+    """
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
+    if length > _LONGEST_HEADER:
+        raise _broken(
+            path,
+            f"it cannot be read as safetensors (its header claims {length:,} bytes, at most "
+            f"{_LONGEST_HEADER:,} are read)",
+        )
+
+
+@contextmanager
+def _no_larger_than_file(path: Path) -> Iterator[None]:
+    """Stop building a network that needs far more than the file holds, before it fills memory."""
+    # float16 at the least; a stem may be made twice, once with three channels
+    most = path.stat().st_size + (1 << 20)
+    thread, built = threading.get_ident(), 0
+
+    def count(module: Any, name: str, parameter: Tensor | None) -> None:
+        nonlocal built
+        if parameter is not None and threading.get_ident() == thread:
+            built += parameter.numel()
+            if built > most:
+                raise _broken(path, "its recipe describes a larger network than it holds")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _parse_card(path: Path, table: dict[str, Any]) -> ModelCard:

@@ -1,0 +1,206 @@
+"""Reading what nobody should have to read: what became of it, how long it took, what it held.
+
+Shared by `fuzz.py` and `hostile.py`. A trial passes when the reader returns or raises a
+`DiapirError`, within five seconds and 512 MiB above the idle process. Trials run in child
+processes, so that a crash or a hang inside a library is counted and not suffered.
+"""
+
+import json
+import multiprocessing
+import signal
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diapir.errors import DiapirError
+
+SECONDS, MEBIBYTES = 5.0, 512.0
+"""What a trial may take."""
+
+READ, REFUSED = "read", "refused"
+FAILURES = ("other error", "too slow", "too much memory", "crash")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one input.
+
+    Args:
+        name: Of the input.
+        kind: `READ`, `REFUSED` or one of `FAILURES`.
+        detail: The error, in one line.
+        seconds: That the reader took.
+        mebibytes: Peak of the resident memory above that of the idle process.
+    """
+
+    name: str
+    kind: str
+    detail: str = ""
+    seconds: float = 0.0
+    mebibytes: float = 0.0
+
+    @property
+    def failed(self) -> bool:
+        """Whether this is a defect of a reader."""
+        return self.kind in FAILURES
+
+
+@dataclass
+class Tally:
+    """Outcomes of many trials, counted.
+
+    Args:
+        kinds: How many of each kind.
+        failures: Those that failed, 50 at most.
+        seconds: The longest.
+        mebibytes: The most.
+    """
+
+    kinds: Counter[str] = field(default_factory=Counter)
+    failures: list[Outcome] = field(default_factory=list)
+    seconds: float = 0.0
+    mebibytes: float = 0.0
+
+    def add(self, outcome: Outcome) -> None:
+        """Count an outcome."""
+        self.kinds[outcome.kind] += 1
+        self.seconds = max(self.seconds, outcome.seconds)
+        self.mebibytes = max(self.mebibytes, outcome.mebibytes)
+        if outcome.failed and len(self.failures) < 50:
+            self.failures.append(outcome)
+
+    @property
+    def tried(self) -> int:
+        """How many there were."""
+        return sum(self.kinds.values())
+
+    @property
+    def failed(self) -> int:
+        """How many failed."""
+        return sum(self.kinds[kind] for kind in FAILURES)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the counts as plain values."""
+        return {
+            "tried": self.tried,
+            "read": self.kinds[READ],
+            "refused": self.kinds[REFUSED],
+            "failed": self.failed,
+            "longest_seconds": round(self.seconds, 2),
+            "most_mebibytes": round(self.mebibytes),
+            "failures": [asdict(outcome) for outcome in self.failures],
+        }
+
+
+class TooSlow(Exception):  # noqa: N818  # not an error of what is tried
+    """The time is over."""
+
+
+def attempt(name: str, read: Callable[[], object]) -> Outcome:
+    """Return what became of one input; to be called in the main thread of a child process."""
+    idle = _peak_memory()
+    started = time.perf_counter()
+    kind, detail = READ, ""
+    try:
+        with _alarm(SECONDS):
+            read()
+    except DiapirError as error:
+        kind, detail = REFUSED, error.what
+        str(error)
+    except TooSlow:
+        kind, detail = "too slow", f"more than {SECONDS:g} s"
+    except Exception as error:  # that is what is looked for
+        kind, detail = "other error", f"{type(error).__name__}: {error} at {_place(error)}"
+    seconds, held = time.perf_counter() - started, max(0.0, _peak_memory(after=True) - idle)
+    if held > MEBIBYTES and kind in (READ, REFUSED):
+        kind, detail = "too much memory", f"{held:.0f} MiB"
+    return Outcome(name, kind, " ".join(detail.split())[:300], seconds, held)
+
+
+def run_trials(
+    count: int,
+    start: Callable[[Path, int], Iterator[Outcome]],
+    *,
+    patience: float = 6 * SECONDS,
+) -> Iterator[Outcome]:
+    """Yield the outcomes of inputs 0 to `count` - 1, one after the other, in child processes.
+
+    Args:
+        count: Of inputs.
+        start: Given a folder of its own and a number, yields the outcomes from that number on.
+        patience: Seconds without an outcome after which a child counts as stuck in a library.
+    """
+    done = born = 0
+    context = multiprocessing.get_context("fork")
+    while done < count:
+        inlet, outlet = context.Pipe(duplex=False)
+        with tempfile.TemporaryDirectory(prefix="diapir-trial-") as folder:
+            child = context.Process(target=_work, args=(outlet, start, Path(folder), done))
+            child.start()
+            born = done
+            outlet.close()
+            try:
+                while done < count and inlet.poll(patience):
+                    yield Outcome(**json.loads(inlet.recv()))
+                    done += 1
+                if done < count:
+                    yield Outcome(str(done), "too slow", f"no answer within {patience:g} s")
+                    done += 1
+            except EOFError:
+                child.join()
+                if done == born:
+                    raise RuntimeError("the trial itself cannot be set up") from None
+                yield Outcome(str(done), "crash", f"exit code {child.exitcode}")
+                done += 1
+            finally:
+                child.kill()
+                child.join()
+
+
+def _work(
+    outlet: Any, start: Callable[[Path, int], Iterator[Outcome]], folder: Path, number: int
+) -> None:
+    for outcome in start(folder, number):
+        outlet.send(json.dumps(asdict(outcome)))
+    time.sleep(60)  # the parent ends this process; an end of its own would look like a crash
+
+
+@contextmanager
+def _alarm(seconds: float) -> Iterator[None]:
+    def ring(number: int, frame: Any) -> None:
+        raise TooSlow
+
+    previous = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def _peak_memory(*, after: bool = False) -> float:
+    """Return MiB of resident memory; the peak since the last call where `after` is set."""
+    if not after:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak
+    wanted = "VmHWM:" if after else "VmRSS:"
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(wanted):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def _place(error: Exception) -> str:
+    trace = error.__traceback__
+    place = ""
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if "diapir" in file:
+            place = f"{Path(file).name}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return place
