@@ -19,9 +19,9 @@ this page says how fast Diapir is: what is compared was measured in one run, by 
 
 ABOUT = {
     "bytes": (
-        "Surveys in every sample format that Diapir writes and in both byte orders, mapped "
-        "with the identity in place of a network; where told, SEG-Y files that others wrote "
-        "as well. `probability.sgy` and `mask.sgy` are compared with the input byte for byte."
+        "Surveys in every sample format that Diapir writes and in both byte orders, with random "
+        "probabilities; with --segy FOLDER, the post-stack SEG-Y files in a folder as well. "
+        "`probability.sgy` and `mask.sgy` are compared with the input byte for byte."
     ),
     "identity": (
         "The network is replaced by one that returns its input: whatever differs afterwards "
@@ -52,8 +52,9 @@ ABOUT = {
         "/proc."
     ),
     "time": (
-        "A network of the recipe `demo` on a survey of 48 x 128 x 160, one worker in the "
-        "process itself, three times."
+        "A network of the recipe `demo` on a survey of 40 x 96 x 128 in windows of 64 pixels, "
+        "overlapping by 16, one worker in the process itself, three times. Small windows make "
+        "more work beside the network than the default of 404 does."
     ),
     "finetune": (
         "`diapir demo --survey` on a survey of 96 x 112 x 160 that it draws. The model was "
