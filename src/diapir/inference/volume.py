@@ -32,7 +32,7 @@ Direction = Literal["inline", "crossline", "line"]
 _BLOCK_BYTES = 64 << 20
 """What the arrays of a block may take, whatever the size of the survey."""
 _BYTES_A_SAMPLE = 10  # amplitudes, which become probabilities, a copy while they are read, the rest
-_MOST_LINES = 32  # so that there are blocks to share out, and little is lost when one is killed
+_MOST_LINES = 16  # so that there are blocks to share out, and little is lost when one is killed
 _NARROW = 32  # traces; the sections across are not predicted where they would be narrower
 _CHUNK_LINES = 64
 
@@ -74,7 +74,7 @@ class Plan:
             shape: As above.
             directions: 'both', 'inline' or 'crossline'; a direction whose sections are narrow is
                 left out of 'both'.
-            lines: Lines a block; None: as many as fit into a fixed amount of memory, 32 at most.
+            lines: Lines a block; None: as many as fit into a fixed amount of memory, 16 at most.
         """
         if len(shape) == 2:
             return cls(shape, ("line",), shape[0])
