@@ -154,7 +154,7 @@ def prove_time(folder: Path, given: argparse.Namespace) -> Rows:
     return [
         ("wall time of predicting and storing against the time inside the network", text,
          "at most 1.15 times", middle <= 1.15),
-        ("the same with horizons, bodies, meshes and report, on this small survey", alone,
+        ("the same with libraries to load and all products, on this small survey", alone,
          "no limit set", True),
     ]  # fmt: skip
 
