@@ -78,6 +78,26 @@ def test_a_volume_of_labels_gives_its_labelled_inlines(cube, tmp_path):
     assert np.array_equal(found[0].labels, salt[3])
 
 
+def test_segy_labels_are_read_with_the_flags_of_the_survey(make_segy, tmp_path):
+    from diapir.io.segy import SegyOptions
+    from diapir.io.segy_write import write_segy
+    from diapir.io.volume import geometry_of, open_volume
+
+    bytes_of_lines = {"inline_byte": 9, "crossline_byte": 21}
+    options = SegyOptions(**bytes_of_lines)
+    file, _ = make_segy(code=3, options=options, located=False)
+    survey = open_volume(file, **bytes_of_lines, sample_format=3)
+    salt = np.zeros((6, 7, 30), np.uint8)
+    salt[2, :, 10:] = 1
+    write_segy(tmp_path / "labels.sgy", lambda part: salt[tuple(part.T)], geometry_of(survey),
+               code=8, options=options)  # fmt: skip
+    found = read_labels(
+        tmp_path / "labels.sgy", survey, options={**bytes_of_lines, "sample_format": 3}
+    )
+    assert len(found) == 6
+    assert np.array_equal(found[2].labels, salt[2])
+
+
 @pytest.mark.parametrize(
     ("name", "shape", "value", "what"),
     [

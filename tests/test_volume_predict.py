@@ -143,6 +143,8 @@ def test_a_gap_in_the_survey_holds_no_salt(tmp_path):
     job, plan, _, _ = make_job_of(source, tmp_path / "out")
     took = predict_volume(job, plan, source, Workers(1))
     found = xr.open_zarr(took.store, chunks=None)
+    assert (values == 255).all()  # a survey in memory is not written over
+    assert float(found["probability"].max()) == 1
     assert not found["mask"][3, 4].any()
     assert found["mask"].sum() == (34 * 36 - 1) * 40
     assert not found["trace_mask"][3, 4]

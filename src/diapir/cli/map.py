@@ -56,6 +56,9 @@ def map_(
         float | None,
         typer.Option(min=1, help="Mean velocity in m/s: volumes of surveys in time."),
     ] = None,
+    display: Annotated[
+        Literal["gray", "gray_r", "seismic"], typer.Option(help="Colours of the report's sections.")
+    ] = "gray",
     workers: Annotated[
         int | None, typer.Option(min=1, help="On this machine; default: a GPU or core each.")
     ] = None,
@@ -95,6 +98,7 @@ def map_(
             min_samples=min_body,
             max_bodies=max_bodies,
             velocity_m_s=velocity,
+            display=display,
         ),
         workers=Workers(workers, not threads, scheduler),
         options=vars(segy),

@@ -29,10 +29,10 @@ STORE = "salt.zarr"
 
 Direction = Literal["inline", "crossline", "line"]
 
-_BLOCK_BYTES = 128 << 20
+_BLOCK_BYTES = 64 << 20
 """What the arrays of a block may take, whatever the size of the survey."""
-_BYTES_A_SAMPLE = 20  # amplitudes, probabilities twice, disagreement, mask, and a copy in between
-_MOST_LINES = 32  # so that there are blocks to share out, and little is lost when one is killed
+_BYTES_A_SAMPLE = 10  # amplitudes, which become probabilities, a copy while they are read, the rest
+_MOST_LINES = 16  # so that there are blocks to share out, and little is lost when one is killed
 _NARROW = 32  # traces; the sections across are not predicted where they would be narrower
 _CHUNK_LINES = 64
 
@@ -74,7 +74,7 @@ class Plan:
             shape: As above.
             directions: 'both', 'inline' or 'crossline'; a direction whose sections are narrow is
                 left out of 'both'.
-            lines: Lines a block; None: as many as fit into a fixed amount of memory, 32 at most.
+            lines: Lines a block; None: as many as fit into a fixed amount of memory, 16 at most.
         """
         if len(shape) == 2:
             return cls(shape, ("line",), shape[0])
@@ -150,13 +150,16 @@ class Job:
     def _predict(self, survey: Any, model: SectionModel, block: Block) -> NDArray[np.float32]:
         """Return the probabilities of a block, shaped as its part of the survey."""
         where = _lines(block)
-        probs = np.array(survey["amplitude"][where], np.float32)
+        probs = np.asarray(survey["amplitude"][where])
+        # the probabilities go where the amplitudes were, unless those belong to somebody else
+        if not (probs.flags.owndata and probs.flags.writeable and probs.dtype == np.float32):
+            probs = np.array(probs, np.float32)
         live = np.asarray(survey["trace_mask"][where[:2]] if "trace_mask" in survey else True)
         axis = 1 if block.direction == "crossline" else 0
         sections = probs[None] if block.direction == "line" else np.moveaxis(probs, axis, 0)
         for section in sections:
             section[...] = predict_section(section, model, self.look, self.tiling)
-        probs *= np.broadcast_to(live, probs.shape[:-1])[..., None]
+        probs[~np.broadcast_to(live, probs.shape[:-1])] = 0
         return probs
 
     def _store(self, block: Block, probs: NDArray[np.float32]) -> None:
@@ -167,14 +170,22 @@ class Job:
             zarr.open_array(folder / "along.zarr", mode="r+")[where] = probs
             return
         group: Any = zarr.open_group(folder / STORE, mode="r+")
-        if self.scratch:
-            other = np.asarray(zarr.open_array(folder / "along.zarr", mode="r")[where])
-            group["disagreement"][where] = np.abs(probs - other)
-            probs += other
-            probs *= np.float32(0.5)
-        group["probability"][where] = probs
-        # float(): the comparison is to be one of float32, whatever the type of the threshold
-        group["mask"][where] = (probs > float(self.threshold)).astype(np.uint8)
+        along: Any = zarr.open_array(folder / "along.zarr", mode="r") if self.scratch else None
+        # a row of chunks at a time: what is made on the way stays small beside the block
+        axis = 0 if block.direction == "crossline" else 1
+        rows = group["probability"].chunks[axis]
+        for start in range(0, probs.shape[axis], rows):
+            part = slice(start, start + rows)
+            own = probs[(slice(None),) * axis + (part,)]
+            at = (part, where[1]) if axis == 0 else (*where, part)
+            if along is not None:
+                other = np.asarray(along[at])
+                group["disagreement"][at] = np.abs(own - other)
+                own += other
+                own *= np.float32(0.5)
+            group["probability"][at] = own
+            # float(): the comparison is to be one of float32, whatever the type of the threshold
+            group["mask"][at] = (own > float(self.threshold)).astype(np.uint8)
 
 
 def _lines(block: Block) -> tuple[slice, ...]:

@@ -1,7 +1,7 @@
 """Interpreted sections of a survey: masks as PNG, SEG-Y, Zarr or NumPy, partly unlabelled."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,7 @@ PNG_UNLABELLED, VOLUME_UNLABELLED = 127, -1
 
 _NAME = re.compile(r"(inline|crossline)[-_ ]?(\d+)$", re.I)
 _MOST_LINES = 400
+_OF_THE_SURVEY = ("sample_format", "byte_order", "samples", "text_headers")
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +44,13 @@ class LabelledLine:
     labels: NDArray[np.uint8]
 
 
-def read_labels(path: Path, survey: Any, *, unlabelled: float | None = None) -> list[LabelledLine]:
+def read_labels(
+    path: Path,
+    survey: Any,
+    *,
+    unlabelled: float | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> list[LabelledLine]:
     """Return the labelled lines of a survey, by direction and number.
 
     Args:
@@ -53,6 +60,7 @@ def read_labels(path: Path, survey: Any, *, unlabelled: float | None = None) -> 
             taken, 400 at most.
         survey: Dataset with dimensions (inline, crossline, sample).
         unlabelled: Value of samples without an interpretation; None: 127 in PNG, -1 or NaN else.
+        options: How SEG-Y is read, see `open_volume`: those of the survey.
 
     Raises:
         DataError: There are no labels, they do not fit the survey, or hold other values.
@@ -64,7 +72,7 @@ def read_labels(path: Path, survey: Any, *, unlabelled: float | None = None) -> 
     if path.is_dir() and any(path.glob("*.png")):
         lines = list(_from_pictures(path, survey, unlabelled))
     else:
-        lines = list(_from_volume(path, survey, unlabelled))
+        lines = list(_from_volume(path, survey, unlabelled, dict(options or {})))
     if not lines:
         raise DataError(
             "there are no labels",
@@ -111,8 +119,10 @@ def _from_pictures(path: Path, survey: Any, unlabelled: float | None) -> Iterato
             yield LabelledLine(direction, int(places[0]), number, labels)
 
 
-def _from_volume(path: Path, survey: Any, unlabelled: float | None) -> Iterator[LabelledLine]:
-    values, live = _open_labels(path, survey)
+def _from_volume(
+    path: Path, survey: Any, unlabelled: float | None, options: dict[str, Any]
+) -> Iterator[LabelledLine]:
+    values, live = _open_labels(path, survey, options)
     blank = VOLUME_UNLABELLED if unlabelled is None else unlabelled
     numbers = np.asarray(survey["inline"])
     found: list[tuple[int, NDArray[np.uint8]]] = []
@@ -127,11 +137,13 @@ def _from_volume(path: Path, survey: Any, unlabelled: float | None) -> Iterator[
         yield LabelledLine("inline", index, int(numbers[index]), labels)
 
 
-def _open_labels(path: Path, survey: Any) -> tuple[Any, NDArray[np.bool_]]:
+def _open_labels(path: Path, survey: Any, options: dict[str, Any]) -> tuple[Any, NDArray[np.bool_]]:
     """Return the values (I, J, S) and where there are traces, after comparing the geometry."""
     labels = _open_store(path) if path.is_dir() else None
     if labels is None:
-        volume = open_volume(path)
+        # the labels' samples have a format of their own, and a size that may be misread with it
+        own = {name: value for name, value in options.items() if name not in _OF_THE_SURVEY}
+        volume = open_volume(path, **own)
         labels = volume["amplitude"]
     wanted = survey["amplitude"]
     if labels.shape != wanted.shape:

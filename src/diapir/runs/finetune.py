@@ -106,7 +106,8 @@ def finetune_model(
     survey = open_volume(volume, **dict(options or {}))
     net, card = load_model(model)
     _check_usable(net, model)
-    split = split_lines(read_labels(labels, survey, unlabelled=unlabelled), holdout, gap)
+    lines = read_labels(labels, survey, unlabelled=unlabelled, options=options)
+    split = split_lines(lines, holdout, gap)
     _, look = choose_look(volume, survey, settings, [card])
     net.to(_device(device))
     train = [_section_of(line, survey, look) for line in split.train]

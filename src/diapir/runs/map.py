@@ -29,12 +29,14 @@ from diapir.io.volume import open_volume
 from diapir.models.modelfile import ModelCard, read_card
 from diapir.models.pixels import TGS_PIXELS, PixelStatistics
 from diapir.progress import counting
+from diapir.report.figures_survey import Display
 from diapir.runs.folder import RunFolder, write_json
 from diapir.runs.machine import command_line, describe_machine
 from diapir.runs.map_report import look_at_domain, write_map_report
 from diapir.runs.products import Products, write_products
 
-_ALGORITHM = 1
+_OF_PRODUCTS = ("min_samples", "max_bodies", "velocity_m_s", "display", "threshold")
+_ALGORITHM = 2
 """Raised when the same settings give other bytes than before: old journals then start afresh."""
 
 
@@ -55,6 +57,7 @@ class MapSettings:
         min_samples: Smaller bodies are dropped; None: see `write_products`.
         max_bodies: Bodies kept at most.
         velocity_m_s: For volumes in cubic metres of surveys in time.
+        display: Colours of the amplitudes in the report.
     """
 
     threshold: float | None = None
@@ -68,6 +71,7 @@ class MapSettings:
     min_samples: int | None = None
     max_bodies: int = 20
     velocity_m_s: float | None = None
+    display: Display = "gray"
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +87,7 @@ class MapResult:
         prediction: What it took; None where an earlier call had finished it.
         products: Horizons, bodies, meshes.
         tiling: How sections were brought to the networks.
+        display: Colours of the amplitudes in the report.
         files: Everything that was written, in the order of making.
         news: What the user should know, in words.
     """
@@ -95,6 +100,7 @@ class MapResult:
     prediction: Prediction | None
     products: Products
     tiling: Tiling
+    display: Display
     files: tuple[Path, ...]
     news: tuple[str, ...] = ()
 
@@ -191,6 +197,7 @@ def map_survey(
             prediction=prediction,
             products=products,
             tiling=settings.tiling,
+            display=settings.display,
             files=tuple(files),
             news=news,
         )
@@ -238,11 +245,7 @@ def _stated(
     """Return all that the bytes of the result depend on, as JSON; not what products depend on."""
     import torch
 
-    own = {
-        name: value
-        for name, value in asdict(settings).items()
-        if name not in ("min_samples", "max_bodies", "velocity_m_s", "threshold")
-    }
+    own = {name: value for name, value in asdict(settings).items() if name not in _OF_PRODUCTS}
     on_card = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     return {
         "algorithm": _ALGORITHM,

@@ -149,6 +149,7 @@ def _sections_section(result: "MapResult", survey: Any) -> Section:
             name=label[0].upper() + label[1:],
             across="trace" if is_line else ("inline" if across else "crossline"),
             unit=frame.unit,
+            display=result.display,
         )
         caption = f"{label[0].upper() + label[1:]}, salt in orange."
         pictures.append(_keep(figure, result, f"{name}-{index}.png", caption))

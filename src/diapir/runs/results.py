@@ -20,7 +20,8 @@ beside it in [results/](results/); nothing in it is typed by hand. Every score i
 own (see [tgs.md](tgs.md)), on hold-out tiles that neither trained the model nor chose its epoch or
 threshold. Intervals are 95 % bootstrap intervals over tiles. For what others have scored on the
 competition's own test tiles, see [tgs.md](tgs.md#what-is-known-to-score); those tiles are not
-these, so compare with care.
+these, so compare with care. What is measured on surveys is on a page of its own:
+[volume-results.md](volume-results.md).
 """
 _FIGURES = ("training", "threshold", "tiles-random", "tiles-worst", "score-coverage")
 _SUBMISSIONS = "submissions"
