@@ -42,8 +42,10 @@ def model(tiny_recipe, tmp_path):
 
 
 def test_every_product_is_there_and_opens(survey, model, tmp_path):
-    out = tmp_path / "out"
-    result = map_survey(survey, out, [model], SETTINGS, workers=ONE, progress=False)
+    out, told = tmp_path / "out", []
+    tell = lambda done, total: told.append((done, total))  # noqa: E731
+    result = map_survey(survey, out, [model], SETTINGS, workers=ONE, progress=False, tell=tell)
+    assert told == [(done, 7) for done in range(8)]  # three blocks of inlines, four of crosslines
     store = xr.open_zarr(result.store, chunks=None)
     assert {"probability", "mask", "disagreement"} <= set(store.data_vars)
     assert store["sample"].attrs["units"] == "ms"

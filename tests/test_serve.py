@@ -10,9 +10,6 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-
-pytest.importorskip("fastapi")
-
 from fastapi.testclient import TestClient
 from PIL import Image
 
@@ -49,7 +46,7 @@ def model(tiny_recipe, tmp_path_factory):
 @contextlib.contextmanager
 def serving(model, **settings):
     """A client of a service; its clients call it by the name 'testserver'."""
-    settings = {"hosts": ("testserver",), "page": False, "linger_s": 0.0, **settings}
+    settings = {"hosts": ("testserver",), "linger_s": 0.0, **settings}
     app = create_app(ServeSettings(models=(model,), **settings))
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
@@ -239,7 +236,7 @@ def test_bodies_that_are_too_large_are_not_read(model):
 
 def test_chunked_bodies_are_not_read_to_their_end(model):
     """Straight through ASGI: the test client hands over a body at once."""
-    app = create_app(ServeSettings(models=(model,), max_bytes=1000, hosts=(), page=False))
+    app = create_app(ServeSettings(models=(model,), max_bytes=1000, hosts=()))
     asked, sent = [], []
 
     async def receive():
@@ -267,7 +264,7 @@ def test_chunked_bodies_are_not_read_to_their_end(model):
 
 
 def test_slow_bodies_end(model):
-    app = create_app(ServeSettings(models=(model,), hosts=(), page=False, body_timeout_s=0.05))
+    app = create_app(ServeSettings(models=(model,), hosts=(), body_timeout_s=0.05))
     sent = []
 
     async def receive():
@@ -504,7 +501,7 @@ def test_names_of_models(model, tiny_recipe, tmp_path):
     recipe = tiny_recipe()
     run = tmp_path / "20250101-demo" / "model.safetensors"
     save_model(run, SaltNet(recipe.model), ModelCard(recipe, 0.25))
-    settings = ServeSettings(models=(model, run, model), hosts=(), page=False)
+    settings = ServeSettings(models=(model, run, model), hosts=())
     with TestClient(create_app(settings)) as client:
         names = [info["name"] for info in client.get("/models").json()]
         assert names == ["salt", "20250101-demo", "salt-2"]
@@ -592,3 +589,52 @@ def test_the_command_hands_its_options_over(model, monkeypatch, tmp_path):
 def test_answers_are_json_numbers(client):
     """No NaN or Infinity, which JSON does not know."""
     json.loads(client.get("/models").text, parse_constant=pytest.fail)
+
+
+def test_sockets_are_guarded_too(model):
+    from starlette.websockets import WebSocket, WebSocketDisconnect
+
+    app = create_app(ServeSettings((model,), token=TOKEN, hosts=("testserver",)))
+
+    @app.websocket("/view/ws")
+    async def greet(socket: WebSocket):
+        await socket.accept()
+        await socket.send_text("hello")
+        await socket.close()
+
+    known = {"Authorization": f"Bearer {TOKEN}"}
+    with TestClient(app) as client:
+        with client.websocket_connect("/view/ws", headers=known) as socket:
+            assert socket.receive_text() == "hello"
+        same = {**known, "Origin": "http://testserver"}
+        with client.websocket_connect("/view/ws", headers=same) as socket:
+            assert socket.receive_text() == "hello"
+        for refused in (
+            {},
+            {"Authorization": "Bearer wrong"},
+            {**known, "Host": "evil.example"},
+            {**known, "Origin": "http://evil.example"},
+            {**known, "Origin": "null"},
+            {**known, "Origin": "http://testserver:81"},
+        ):
+            with (
+                pytest.raises(WebSocketDisconnect),
+                client.websocket_connect("/view/ws", headers=refused),
+            ):
+                pass
+
+
+def test_the_page_is_mounted_where_there_is_something_to_see(model, tmp_path):
+    section = tmp_path / "section.npy"
+    np.save(section, RNG.normal(size=(40, 48)).astype(np.float32))
+    known = {"Authorization": f"Bearer {TOKEN}"}
+    with serving(model, views=(section,), labels=tmp_path / "labels", token=TOKEN) as client:
+        problem(client.get("/view"), 401)
+        page = client.get("/view", headers=known)
+        assert page.status_code == 200
+        assert page.headers["content-type"].startswith("text/html")
+        assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
+        assert client.get("/models", headers=known).status_code == 200
+        assert "/view" not in client.get("/openapi.json", headers=known).json()["paths"]
+    with serving(model) as client:
+        problem(client.get("/view"), 404)

@@ -5,6 +5,7 @@ import binascii
 import hmac
 import time
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -52,7 +53,7 @@ class Guard:
             await self._app(scope, receive, send)
 
     async def _connect(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if any(self._complaints(scope)):
+        if any(self._complaints(scope)) or _is_foreign(Headers(scope=scope)):
             await receive()
             await send({"type": "websocket.close", "code": 1008, "reason": "refused"})
             return
@@ -145,6 +146,15 @@ def _too_large(limit: int, headers: dict[str, str]) -> Refused:
         mend="Cut the section, or send it compressed as PNG.",
     )
     return Refused(413, problem, headers)
+
+
+def _is_foreign(headers: Headers) -> bool:
+    """Return whether a page of another origin opens a socket, from which browsers do not keep it.
+
+    Source: RFC 6455, section 10.2.
+    """
+    origin = headers.get("origin")
+    return origin is not None and urlsplit(origin).netloc != headers.get("host", "")
 
 
 def _name(host: str) -> str:

@@ -24,7 +24,7 @@ def main() -> None:
     """Do the job that standard input describes."""
     told = _own_output()
     spec = json.load(sys.stdin)
-    os.nice(_NICENESS)
+    os.nice(max(0, _NICENESS - os.nice(0)))
     try:
         _tell(told, do_job(spec, lambda done, total: _tell(told, {"done": done, "total": total})))
     except DiapirError as error:

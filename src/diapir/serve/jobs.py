@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
@@ -273,6 +273,7 @@ class Jobs:
         }
         self._running = job
         self._change(job, "running")
+        told: dict[str, Any] = {}
         try:
             with (out / "log.txt").open("a") as log:
                 process = await asyncio.create_subprocess_exec(
@@ -286,35 +287,40 @@ class Jobs:
             self._process = process
             if job.state != "running":  # cancelled while the process was being made
                 self._stop(signal.SIGTERM)
-            await self._follow(job, process, json.dumps(spec), names)
+            told = await self._follow(job, process, json.dumps(spec))
         finally:
             await self._reap()
             self._running = None
         if job.state == "running":
-            self._fail(job, _died())
+            self._end(job, told, names)
 
     async def _follow(
-        self, job: Job, process: asyncio.subprocess.Process, spec: str, names: dict[str, str]
-    ) -> None:
-        """Take up what the process of a job tells, a line of JSON each, until it ends."""
+        self, job: Job, process: asyncio.subprocess.Process, spec: str
+    ) -> dict[str, Any]:
+        """Take up how far the process of a job is, a line of JSON each; return its last words."""
         assert process.stdin is not None  # noqa: S101  # both are pipes
         assert process.stdout is not None  # noqa: S101
         with suppress(OSError):  # it may be dead already
             process.stdin.write(spec.encode())
             process.stdin.close()
+        told: dict[str, Any] = {}
         async for line in process.stdout:
             told = json.loads(line)
-            if job.state != "running":
-                continue
             if "total" in told:
                 job.done, job.total = told["done"], told["total"]
-            elif "problem" in told:
-                texts = {key: _renamed(text, names) for key, text in told["problem"].items()}
-                self._fail(job, Problem(**texts))
-            else:
-                job.files, job.ended = told["files"], _now()
-                job.news = [_renamed(text, names) or "" for text in told["news"]]
-                self._change(job, "done")
+        return told
+
+    def _end(self, job: Job, told: dict[str, Any], names: dict[str, str]) -> None:
+        """Give a job whose process has ended its results, or its problem."""
+        if "files" in told:
+            job.files, job.ended = told["files"], _now()
+            job.news = [_renamed(text, names) or "" for text in told["news"]]
+            self._change(job, "done")
+        elif "problem" in told:
+            texts = {key: _renamed(text, names) for key, text in told["problem"].items()}
+            self._fail(job, Problem(**texts))
+        else:
+            self._fail(job, _died())
 
     async def _reap(self) -> None:
         """Wait for the process to end, and make it if it does not."""
