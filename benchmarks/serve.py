@@ -54,7 +54,7 @@ class Server:
 
     def __init__(self, model, log, *options, headers=()):
         self.headers = {**HEADERS, **dict(headers)}
-        command = [sys.executable, "-m", "diapir", "serve", model, "--port", "0", "--no-page"]
+        command = [sys.executable, "-m", "diapir", "serve", model, "--port", "0"]
         self.log = log
         with log.open("w") as stream:
             self.process = subprocess.Popen(  # noqa: S603

@@ -46,7 +46,7 @@ def model(tiny_recipe, tmp_path_factory):
 @contextlib.contextmanager
 def serving(model, **settings):
     """A client of a service; its clients call it by the name 'testserver'."""
-    settings = {"hosts": ("testserver",), "page": False, "linger_s": 0.0, **settings}
+    settings = {"hosts": ("testserver",), "linger_s": 0.0, **settings}
     app = create_app(ServeSettings(models=(model,), **settings))
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
@@ -236,7 +236,7 @@ def test_bodies_that_are_too_large_are_not_read(model):
 
 def test_chunked_bodies_are_not_read_to_their_end(model):
     """Straight through ASGI: the test client hands over a body at once."""
-    app = create_app(ServeSettings(models=(model,), max_bytes=1000, hosts=(), page=False))
+    app = create_app(ServeSettings(models=(model,), max_bytes=1000, hosts=()))
     asked, sent = [], []
 
     async def receive():
@@ -264,7 +264,7 @@ def test_chunked_bodies_are_not_read_to_their_end(model):
 
 
 def test_slow_bodies_end(model):
-    app = create_app(ServeSettings(models=(model,), hosts=(), page=False, body_timeout_s=0.05))
+    app = create_app(ServeSettings(models=(model,), hosts=(), body_timeout_s=0.05))
     sent = []
 
     async def receive():
@@ -501,7 +501,7 @@ def test_names_of_models(model, tiny_recipe, tmp_path):
     recipe = tiny_recipe()
     run = tmp_path / "20250101-demo" / "model.safetensors"
     save_model(run, SaltNet(recipe.model), ModelCard(recipe, 0.25))
-    settings = ServeSettings(models=(model, run, model), hosts=(), page=False)
+    settings = ServeSettings(models=(model, run, model), hosts=())
     with TestClient(create_app(settings)) as client:
         names = [info["name"] for info in client.get("/models").json()]
         assert names == ["salt", "20250101-demo", "salt-2"]
@@ -594,7 +594,7 @@ def test_answers_are_json_numbers(client):
 def test_sockets_are_guarded_too(model):
     from starlette.websockets import WebSocket, WebSocketDisconnect
 
-    app = create_app(ServeSettings((model,), token=TOKEN, hosts=("testserver",), page=False))
+    app = create_app(ServeSettings((model,), token=TOKEN, hosts=("testserver",)))
 
     @app.websocket("/view/ws")
     async def greet(socket: WebSocket):
@@ -622,3 +622,19 @@ def test_sockets_are_guarded_too(model):
                 client.websocket_connect("/view/ws", headers=refused),
             ):
                 pass
+
+
+def test_the_page_is_mounted_where_there_is_something_to_see(model, tmp_path):
+    section = tmp_path / "section.npy"
+    np.save(section, RNG.normal(size=(40, 48)).astype(np.float32))
+    known = {"Authorization": f"Bearer {TOKEN}"}
+    with serving(model, views=(section,), labels=tmp_path / "labels", token=TOKEN) as client:
+        problem(client.get("/view"), 401)
+        page = client.get("/view", headers=known)
+        assert page.status_code == 200
+        assert page.headers["content-type"].startswith("text/html")
+        assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
+        assert client.get("/models", headers=known).status_code == 200
+        assert "/view" not in client.get("/openapi.json", headers=known).json()["paths"]
+    with serving(model) as client:
+        problem(client.get("/view"), 404)

@@ -55,7 +55,7 @@ def lines(tmp_path):
 @contextlib.contextmanager
 def serving(model, lines, **settings):
     jobs = settings.pop("jobs", lines.parent / "jobs")
-    plan = ServeSettings((model,), (lines,), jobs, hosts=(), page=False, **settings)
+    plan = ServeSettings((model,), (lines,), jobs, hosts=(), **settings)
     with TestClient(create_app(plan), raise_server_exceptions=False) as client:
         yield client
 

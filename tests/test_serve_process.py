@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from diapir.cli.serve import _listen
 from diapir.errors import RunError
 from diapir.io.images import encode_png
 from diapir.io.sections import encode_npy
 from diapir.models.modelfile import ModelCard, save_model
 from diapir.models.unet import SaltNet
+from diapir.serve.address import listen
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "serve.py"
 TOKEN = "a-token-of-twenty-two"  # noqa: S105
@@ -153,12 +153,12 @@ def test_ctrl_c_ends_it_after_the_request_under_way(benchmark, model, tmp_path):
 
 
 def test_a_port_in_use_is_told():
-    with _listen("127.0.0.1", 0) as first:
+    with listen("127.0.0.1", 0) as first:
         port = first.getsockname()[1]
         with pytest.raises(RunError, match=f"port {port}"):
-            _listen("127.0.0.1", port)
+            listen("127.0.0.1", port)
     with pytest.raises(RunError, match="cannot listen"):
-        _listen("no.such.host.invalid", 0)
+        listen("no.such.host.invalid", 0)
 
 
 def as_file(kind):

@@ -1,6 +1,7 @@
 """What the viewer shows, without a browser: blocks, colours, layers, labels, order, links."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +98,7 @@ class TestBlocks:
     def test_only_what_is_shown_is_read(self, cube):
         array = CountedArray(cube, (4, 5, 6))
         BlockReader(array).plane(0, 5)
-        assert {box[0] for box in array.reads} == {slice(4, 8)}
+        assert {(box[0].start, box[0].stop) for box in array.reads} == {(4, 8)}
 
     def test_memory_is_bounded(self, cube):
         reader = BlockReader(CountedArray(cube, (4, 5, 6)), kept_bytes=4 * 5 * 6 * 4)
@@ -110,8 +111,9 @@ class TestBlocks:
         reader = BlockReader(array)
         reader.plane(0, 3)
         reader.prefetch(0, 3, 1)
-        reader._pool.shutdown(wait=True)
-        assert slice(8, 9) in {box[0] for box in array.reads}
+        while reader._loading:
+            time.sleep(0.01)
+        assert array.reads[-1][0] == slice(8, 9)
 
     def test_a_block_that_cannot_be_read_is_told(self):
         class Broken(CountedArray):
@@ -335,7 +337,7 @@ class TestLabels:
         assert not mask[:, 4:].any()
         assert brush_mask([(3.5, 3.5)], (0.1, 0.1), (6, 6)).sum() == 1
         flat = brush_mask([(5.5, 5.5)], (4.0, 0.6), (12, 12))
-        assert (flat.any(axis=1).sum(), flat.any(axis=0).sum()) == (7, 1)
+        assert (flat.any(axis=1).sum(), flat.any(axis=0).sum()) == (9, 1)
 
     @pytest.mark.parametrize("points", [[(-50, -50), (-40, -40)], [(1e9, 1e9)], []])
     def test_strokes_outside_label_nothing(self, points):
@@ -588,11 +590,12 @@ class TestState:
 
 
 class TestLibrary:
-    def test_kinds_of_paths(self, tmp_path, make_segy, easy_tiles):
+    def test_kinds_of_paths(self, tmp_path, make_segy):
         from diapir.data.competition import write_competition
+        from diapir.data.synthetic import generate_tiles
 
         segy, values = make_segy()
-        write_competition(tmp_path / "tiles", easy_tiles, easy_tiles)
+        write_competition(tmp_path / "tiles", generate_tiles(12, 2), generate_tiles(4, 3))
         folder = tmp_path / "map"
         group = zarr.open_group(folder / "salt.zarr", mode="w")
         group.create_array("probability", data=np.zeros(values.shape, np.float32))

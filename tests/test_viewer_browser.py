@@ -28,7 +28,8 @@ from diapir.io.labels import UNLABELLED, read_labels
 from diapir.io.volume import open_volume
 from diapir.models.modelfile import ModelCard, save_model
 from diapir.models.unet import SaltNet
-from diapir.serve.viewer import _listen, viewer_app
+from diapir.serve.address import listen
+from diapir.serve.viewer import viewer_app
 from diapir.serve.viewer_library import open_library
 
 pytestmark = pytest.mark.browser
@@ -40,7 +41,7 @@ FLAGS = [
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-WAIT_S = 40  # a busy machine is slow, which says nothing about the page
+WAIT_S = 20  # a busy machine is slow, which says nothing about the page
 
 
 class Bright:
@@ -101,7 +102,7 @@ class Served:
         self.library = library
         self.model = Bright()
         library.models._loaded["bright"] = self.model
-        listener = _listen(0)
+        listener = listen("127.0.0.1", 0)
         self.address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
         config = uvicorn.Config(viewer_app(library), log_level="error", timeout_graceful_shutdown=1)
         self._server = uvicorn.Server(config)

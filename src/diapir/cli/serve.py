@@ -1,7 +1,6 @@
 """`diapir serve`: the REST service, and the page in the browser."""
 
 import os
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +11,7 @@ from diapir.cli.console import BatchSize, Device, Flip, Models, require_librarie
 if TYPE_CHECKING:
     from diapir.serve.settings import ServeSettings
 
+_PAGE = ("panel", "bokeh_fastapi", "websockets")
 _NEEDED = ("fastapi", "uvicorn", "prometheus_client", "xarray", "zarr", "dask")
 
 
@@ -41,7 +41,13 @@ def serve(
     max_mib: Annotated[int, typer.Option(min=1, max=1024, help="Largest file, in MiB.")] = 64,
     queue: Annotated[int, typer.Option(min=1, help="Sections that are held at a time.")] = 64,
     job_workers: Annotated[int, typer.Option(min=1, help="Processes for a survey.")] = 1,
-    page: Annotated[bool, typer.Option(help="Offer the page in the browser too.")] = True,
+    view: Annotated[
+        list[Path] | None,
+        typer.Option("--view", help="What the page at /view shows, as 'diapir view'; repeatable."),
+    ] = None,
+    labels: Annotated[
+        Path, typer.Option("--labels", help="Folder for corrections that are drawn there.")
+    ] = Path("labels"),
     flip: Flip = None,
     batch_size: BatchSize = 32,
     device: Device = "auto",
@@ -51,7 +57,7 @@ def serve(
     Each model is offered by the name of its file, or of its run folder. /openapi.json describes
     every path.
     """
-    require_libraries(_NEEDED)
+    require_libraries((*_NEEDED, *(_PAGE if view else ())))
     from diapir.inference.predict import PredictOptions
     from diapir.serve.settings import LOOPBACK, ServeSettings, read_token
 
@@ -65,7 +71,8 @@ def serve(
         held_bytes=max(256, 2 * max_mib) << 20,
         queue=queue,
         job_workers=job_workers,
-        page=page,
+        views=tuple(view or ()),
+        labels=labels,
         options=PredictOptions(flip=flip, batch_size=batch_size, device=device),
     )
     if host not in LOOPBACK and settings.token is None:
@@ -77,9 +84,10 @@ def serve(
 def _run(settings: "ServeSettings", host: str, port: int) -> None:
     import uvicorn
 
+    from diapir.serve.address import listen
     from diapir.serve.app import create_app
 
-    address = _listen(host, port)
+    address = listen(host, port)  # before models are loaded in vain
     app = create_app(settings)
     config = uvicorn.Config(
         app,
@@ -92,16 +100,3 @@ def _run(settings: "ServeSettings", host: str, port: int) -> None:
         shown = f"[{host}]" if ":" in host else host
         typer.echo(f"Diapir running on http://{shown}:{address.getsockname()[1]}", err=True)
         uvicorn.Server(config).run([address])
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Return a socket that takes connections, before any model is loaded in vain."""
-    try:
-        kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=kind)
-    except OSError as error:
-        raise RunError(
-            f"cannot listen on {host}, port {port}: {error.strerror or error}",
-            where="--host, --port",
-            mend="Choose another port, or 0 for any free one.",
-        ) from error

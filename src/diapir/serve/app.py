@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import importlib.util
 from collections.abc import AsyncIterator
 
 from fastapi import APIRouter, FastAPI, Security
@@ -12,6 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
 from diapir import __version__
+from diapir.runs.map import MapSettings
 from diapir.serve.batcher import Batcher
 from diapir.serve.guard import Guard
 from diapir.serve.job_routes import job_router
@@ -22,6 +22,7 @@ from diapir.serve.predict_routes import predict_router
 from diapir.serve.problems import describe, handle_problems
 from diapir.serve.settings import ServeSettings
 from diapir.serve.surveys import SurveyFolders
+from diapir.serve.viewer_library import Library, open_library
 
 
 class Health(BaseModel):
@@ -47,6 +48,7 @@ def create_app(settings: ServeSettings) -> FastAPI:
     if settings.jobs is not None:
         surveys = SurveyFolders(settings.surveys)
         jobs = Jobs(settings.jobs, surveys, models, settings, metrics)
+    library = _library(settings) if settings.views else None
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -60,6 +62,8 @@ def create_app(settings: ServeSettings) -> FastAPI:
         await asyncio.gather(*running, return_exceptions=True)
         if jobs is not None:
             jobs.close()
+        if library is not None:
+            library.close()
 
     app = FastAPI(
         title="Diapir",
@@ -77,20 +81,21 @@ def create_app(settings: ServeSettings) -> FastAPI:
     app.include_router(predict_router(models, batcher, settings))
     if jobs is not None:
         app.include_router(job_router(jobs, surveys))
-    if settings.page and has_page():
-        _add_page(app, settings)
+    if library is not None:
+        from diapir.serve.viewer import add_viewer
+
+        add_viewer(app, library)
     return app
 
 
-def has_page() -> bool:
-    """Return whether the page in the browser and its libraries are installed."""
-    return all(
-        importlib.util.find_spec(name) for name in ("panel", "bokeh_fastapi", "holoviews")
-    ) and bool(importlib.util.find_spec("diapir.serve.viewer"))
-
-
-def _add_page(app: FastAPI, settings: ServeSettings) -> None:
-    raise NotImplementedError
+def _library(settings: ServeSettings) -> Library:
+    return open_library(
+        settings.views,
+        models=settings.models,
+        labels=settings.labels,
+        settings=MapSettings(flip=settings.options.flip),
+        device=settings.options.device,
+    )
 
 
 def _own_router(models: Models, metrics: Metrics) -> APIRouter:

@@ -32,7 +32,8 @@ class ServeSettings:
         job_queue: Jobs that may wait.
         job_keep: Jobs that are kept, finished ones included.
         job_workers: Processes that predict a survey.
-        page: Offer the page in the browser, where its libraries are installed.
+        views: What the page in the browser shows, at /view; without any there is no page.
+        labels: Folder for the corrections that are drawn there.
     """
 
     models: tuple[Path, ...]
@@ -50,7 +51,8 @@ class ServeSettings:
     job_queue: int = 16
     job_keep: int = 100
     job_workers: int = 1
-    page: bool = True
+    views: tuple[Path, ...] = ()
+    labels: Path = Path("labels")
 
     def __post_init__(self) -> None:
         if self.max_bytes > self.held_bytes:

@@ -1,11 +1,10 @@
 """The viewer as a web page: on a FastAPI application of others, or by itself."""
 
 import secrets
-import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from diapir.errors import RunError
+from diapir.serve.address import listen
 from diapir.serve.viewer_library import Library
 from diapir.serve.viewer_state import parse_query
 
@@ -87,7 +86,7 @@ def run_viewer(library: Library, *, port: int = 0, ready: Callable[[str], None])
     """
     import uvicorn
 
-    listener = _listen(port)
+    listener = listen(_LOOPBACK, port)
     config = uvicorn.Config(
         viewer_app(library),
         log_level="warning",
@@ -101,18 +100,3 @@ def run_viewer(library: Library, *, port: int = 0, ready: Callable[[str], None])
     finally:
         listener.close()
         library.close()
-
-
-def _listen(port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        listener.bind((_LOOPBACK, port))
-        listener.listen()
-    except OSError as error:
-        listener.close()
-        raise RunError(
-            f"cannot listen on port {port}: {error.strerror or error}",
-            where="--port",
-            mend="Give another port, or none: any free one is taken.",
-        ) from error
-    return listener

@@ -15,7 +15,7 @@ from diapir.errors import DataError
 KEPT_BYTES = 1 << 30
 """Of decoded blocks at most, whatever the size of the survey."""
 
-_THREADS = 2
+_POOL = ThreadPoolExecutor(2, thread_name_prefix="blocks")
 _AHEAD = 40  # lines before the end of a block at which the next one is read in the background
 
 Key = tuple[int, ...]
@@ -42,7 +42,6 @@ class BlockReader:
         self._blocks: OrderedDict[Key, NDArray[Any]] = OrderedDict()
         self._loading: dict[Key, Future[NDArray[Any]]] = {}
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="blocks")
 
     def plane(self, axis: int, index: int) -> NDArray[Any]:
         """Return one plane of a volume: all that has this index on this axis; a copy."""
@@ -92,7 +91,9 @@ class BlockReader:
 
     def close(self) -> None:
         """Stop reading ahead."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            for future in self._loading.values():
+                future.cancel()
 
     def _find(self, axis: int, index: int) -> tuple[int, int]:
         edges = self._edges[axis]
@@ -115,7 +116,7 @@ class BlockReader:
 
     def _start(self, key: Key) -> None:
         if key not in self._blocks and key not in self._loading:
-            self._loading[key] = self._pool.submit(self._load, key)
+            self._loading[key] = _POOL.submit(self._load, key)
 
     def _load(self, key: Key) -> NDArray[Any]:
         box = tuple(
