@@ -40,7 +40,7 @@ def tiny_recipe() -> Callable[..., Recipe]:
         table: dict[str, Any] = {section: dict(values) for section, values in TINY.items()}
         for key, value in changes.items():
             section, _, name = key.partition("__")
-            table[section][name] = value
+            table.setdefault(section, {})[name] = value
         return parse_recipe({"name": "tiny", **table}, where="test")
 
     return make

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -115,7 +116,7 @@ def test_recipe_is_frozen() -> None:
         ("model.encoder=hf-hub:someone/thing", ("model.encoder:", "pattern")),
         ("name=../../elsewhere", ("name:", "pattern")),
         ("loss.stages=[{bce=0.0}]", ("loss.stages.0:", "all loss weights are 0")),
-        ("loss.stages=[{from_epoch=3,bce=1}]", ("loss:", "start at epoch 0", "[3]")),
+        ("loss.stages=[{from_epoch=3,bce=1}]", ("loss:", "start at epoch 0", "[(3, 0.0)]")),
         ("model=3", ("model:", "found 3")),
     ],
 )
@@ -187,3 +188,29 @@ def test_defaults_are_valid_and_stages_must_rise() -> None:
 def test_config_needs_no_torch() -> None:
     code = "import sys, diapir.config as c; c.load_recipe('cpu'); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_stages_follow_the_epochs():
+    stages = [{"bce": 1}, {"from_epoch": 3, "lovasz": 1}, {"from_epoch": 9, "symmetric_lovasz": 1}]
+    loss = parse_recipe({"loss": {"stages": stages}}, "test").loss
+    starts = [loss.stage_at(epoch).from_epoch for epoch in range(11)]
+    assert starts == [0, 0, 0, 3, 3, 3, 3, 3, 3, 9, 9]
+
+
+def test_stages_follow_the_share_of_the_training():
+    stages = [{"bce": 1}, {"from_progress": 0.4, "lovasz": 1}]
+    loss = parse_recipe({"loss": {"stages": stages}}, "test").loss
+    starts = [loss.stage_at(7, progress).from_progress for progress in (0.0, 0.39, 0.4, 1.0)]
+    assert starts == [0.0, 0.0, 0.4, 0.4]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"train": {"select": "best"}}, "train.select = 'last'"),
+        ({"train": {"select": "last"}, "optim": {"schedule": "plateau"}}, "optim.schedule"),
+    ],
+)
+def test_snapshots_need_a_rate_that_restarts(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        parse_recipe({"snapshots": {"cycles": 2}, **changes}, "test")

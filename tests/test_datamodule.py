@@ -166,3 +166,18 @@ def test_split_is_kept_by_the_module(easy_tiles: Tiles, tiny_recipe: Callable[..
     split = Split(np.arange(9), np.arange(9, 12), np.arange(0), None, 0, "none")
     data = TileDataModule(easy_tiles, split, tiny_recipe())
     assert data.split is split
+
+
+def test_what_teachers_say_moves_with_the_image(
+    easy_tiles: Tiles, tiny_recipe: Callable[..., Recipe]
+) -> None:
+    recipe = tiny_recipe(augment__flip=1.0, augment__brightness=0.0, augment__shift=0.2)
+    data = module(easy_tiles, recipe)
+    data.taught = easy_tiles.truth * np.uint8(200)
+    batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    assert batch.taught is not None
+    assert batch.taught.shape == batch.masks.shape == batch.images.shape
+    assert set(batch.masks.unique().tolist()) == {0.0, 1.0}
+    # apart from the seam, where it is interpolated, it lies on the mask
+    assert ((batch.taught > 100 / 255) == (batch.masks > 0)).float().mean() > 0.99
+    assert float(batch.taught.max()) == pytest.approx(200 / 255)

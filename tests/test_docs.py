@@ -47,6 +47,8 @@ def allowed(annotation: Any, field: FieldInfo) -> str:
         return ", ".join(f"`{as_toml(arg)}`" for arg in args)
     if origin is tuple and is_table(args[0]):
         return "list of tables"
+    if origin is tuple and not field.metadata:
+        return "list of texts"
     if origin is tuple:
         shortest, longest = (rule for rule in field.metadata)
         return f"list of {shortest.min_length} to {longest.max_length} whole numbers"

@@ -366,3 +366,55 @@ def test_progress_is_one_bar_and_a_line_an_epoch(
     assert len(lines) == 4
     for word in ("100 %", "epoch 3/3", "loss", "best", "left"):
         assert word in lines[3]
+
+
+# --- snapshots of a rate that restarts
+
+
+def cycled(make: Make, cycles: int, **changes: Any) -> Recipe:
+    return make(
+        train__epochs=4,
+        train__select="last",
+        optim__schedule="cosine",
+        snapshots__cycles=cycles,
+        **changes,
+    )
+
+
+def test_each_cycle_of_the_rate_leaves_a_snapshot(
+    easy_tiles: Tiles, tiny_recipe: Make, tmp_path: Path
+) -> None:
+    found = train(easy_tiles, cycled(tiny_recipe, 2), tmp_path / "two")
+    rates = [row["lr"] for row in found.history]  # after the last step of each epoch
+    assert rates[0] == pytest.approx(rates[2])
+    assert rates[1] == 0.01  # begins again
+    assert rates[3] == pytest.approx(0.001)
+    (snapshot,) = found.snapshots
+    assert not snapshot.training
+    # the first cycle is a training of half the length
+    half = cycled(tiny_recipe, 1)
+    half = half.model_copy(update={"train": half.train.model_copy(update={"epochs": 2})})
+    alone = train(easy_tiles, half, tmp_path / "half")
+    assert alone.snapshots == []
+    expected = alone.net.state_dict()
+    for name, value in snapshot.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_a_resumed_training_keeps_earlier_snapshots(
+    easy_tiles: Tiles,
+    tiny_recipe: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    interrupt_at: Callable[[int], None],
+) -> None:
+    recipe = cycled(tiny_recipe, 4)
+    whole = train(easy_tiles, recipe, tmp_path / "whole")
+    assert len(whole.snapshots) == 3
+    interrupt_at(2 * 6 + 1)
+    assert train(easy_tiles, recipe, tmp_path / "cut").interrupted == signal.SIGINT
+    monkeypatch.undo()
+    resumed = train(easy_tiles, recipe, tmp_path / "cut", resume=True)
+    for a, b in zip(whole.snapshots, resumed.snapshots, strict=True):
+        pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+        assert all(torch.equal(first, second) for first, second in pairs)

@@ -18,7 +18,6 @@ from diapir.training.losses import (
     combined_loss,
     lovasz_hinge,
     soft_dice,
-    stage_at,
     symmetric_lovasz,
 )
 
@@ -434,15 +433,3 @@ def test_a_loss_of_weight_zero_is_not_computed(monkeypatch):
     monkeypatch.setattr(losses, "lovasz_hinge", fail)
     monkeypatch.setattr(losses, "symmetric_lovasz", fail)
     assert combined_loss(*make_batch("random"), LossStage(bce=1, dice=1), LossConfig()) > 0
-
-
-def test_stages_follow_the_epochs():
-    config = LossConfig(
-        stages=(
-            LossStage(bce=1),
-            LossStage(from_epoch=3, lovasz=1),
-            LossStage(from_epoch=9, symmetric_lovasz=1),
-        )
-    )
-    starts = [stage_at(config, epoch).from_epoch for epoch in range(11)]
-    assert starts == [0, 0, 0, 3, 3, 3, 3, 3, 3, 9, 9]

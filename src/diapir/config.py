@@ -105,9 +105,12 @@ class AugmentConfig(_Section):
 
 
 class LossStage(_Section):
-    """Weights of the losses from an epoch on."""
+    """Weights of the losses from an epoch, or from a share of the training on."""
 
     from_epoch: int = Field(0, ge=0)
+    from_progress: float = Field(
+        0.0, ge=0, lt=1, description="share of the training that is over, by steps or max_minutes"
+    )
     bce: float = Field(0.0, ge=0)
     dice: float = Field(0.0, ge=0)
     lovasz: float = Field(0.0, ge=0)
@@ -131,10 +134,32 @@ class LossConfig(_Section):
 
     @model_validator(mode="after")
     def _stages_follow(self) -> Self:
-        starts = [stage.from_epoch for stage in self.stages]
-        if not starts or starts[0] != 0 or sorted(set(starts)) != starts:
-            raise ValueError(f"stages must start at epoch 0 and rise, found from_epoch = {starts}")
+        starts = [(stage.from_epoch, stage.from_progress) for stage in self.stages]
+        if not starts or starts[0] != (0, 0) or sorted(set(starts)) != starts:
+            raise ValueError(
+                "stages must start at epoch 0 and progress 0 and rise, found (from_epoch, "
+                f"from_progress) = {starts}"
+            )
         return self
+
+    def stage_at(self, epoch: int, progress: float = 0.0) -> LossStage:
+        """Return the last stage that has begun.
+
+        Args:
+            epoch: Counted from 0.
+            progress: Share of the training that is over, 0..1.
+
+        >>> warm_up = LossStage(bce=1.0)
+        >>> config = LossConfig(stages=(warm_up, LossStage(from_epoch=5, lovasz=1.0)))
+        >>> config.stage_at(4) is warm_up, config.stage_at(5).lovasz
+        (True, 1.0)
+        """
+        begun = (
+            stage
+            for stage in reversed(self.stages)
+            if stage.from_epoch <= epoch and stage.from_progress <= progress
+        )
+        return next(begun)
 
 
 class OptimConfig(_Section):
@@ -158,6 +183,31 @@ class SmallFirst(_Section):
 
     until_epoch: int = Field(ge=1, description="first epoch at model.resize_to")
     resize_to: int = Field(ge=32, le=1024, description="before that, in place of model.resize_to")
+
+
+_Models = Field((), description="model files, averaged; {fold} stands for the number of the fold")
+
+
+class SnapshotsConfig(_Section):
+    """Several models from one training: the rate falls and starts again, each fall leaves one."""
+
+    cycles: int = Field(1, ge=1, le=100, description="falls of the rate, of equal length")
+
+
+class PseudoLabelsConfig(_Section):
+    """Self-training: unlabelled tiles train with the masks that earlier models predict for them."""
+
+    models: tuple[str, ...] = _Models
+    share: float = Field(0.5, gt=0, le=1, description="of the unlabelled tiles, the most certain")
+
+
+class DistillConfig(_Section):
+    """Learning from the probabilities of larger models beside the masks."""
+
+    models: tuple[str, ...] = _Models
+    weight: float = Field(
+        0.5, ge=0, description="of the cross-entropy against the teachers' probabilities"
+    )
 
 
 class TrainConfig(_Section):
@@ -195,9 +245,23 @@ class Recipe(_Section):
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig()
     loss: LossConfig = LossConfig()
+    snapshots: SnapshotsConfig = SnapshotsConfig()
+    pseudo_labels: PseudoLabelsConfig = PseudoLabelsConfig()
+    distill: DistillConfig = DistillConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     predict: PredictConfig = PredictConfig()
+
+    @model_validator(mode="after")
+    def _snapshots_fit(self) -> Self:
+        if self.snapshots.cycles > 1:
+            if self.optim.schedule not in ("cosine", "one-cycle"):
+                raise ValueError(
+                    "snapshots.cycles above 1 needs optim.schedule = 'cosine' or 'one-cycle'"
+                )
+            if self.train.select != "last":
+                raise ValueError("snapshots.cycles above 1 needs train.select = 'last'")
+        return self
 
     def sha256(self) -> str:
         """Return the SHA-256 of the resolved recipe as canonical JSON."""

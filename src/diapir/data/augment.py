@@ -12,11 +12,12 @@ from diapir.config import AugmentConfig
 def augment_batch(
     images: Tensor, masks: Tensor, config: AugmentConfig, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Return a changed copy of a batch; image and mask move together.
+    """Return a changed copy of a batch; image and masks move together.
 
     Args:
         images: (B, 1, H, W) float in 0..1.
-        masks: (B, 1, H, W) float of 0 and 1.
+        masks: (B, C, H, W) float; the first channel holds 0 and 1 and does so afterwards, further
+            ones probabilities of salt.
         config: Ranges of the changes.
         generator: Source of every random number, on the batch's device.
 
@@ -79,7 +80,9 @@ def _move(
     grid = F.affine_grid(maps.to(images), list(images.shape), align_corners=False)
     both = torch.cat([images, masks], dim=1)
     both = F.grid_sample(both, grid, padding_mode="reflection", align_corners=False)
-    return both[:, :1], (both[:, 1:] > 0.5).to(masks.dtype)
+    moved = both[:, 1:]
+    moved[:, 0] = (moved[:, 0] > 0.5).to(masks.dtype)
+    return both[:, :1], moved
 
 
 def _recolour(images: Tensor, config: AugmentConfig, draw: _Draw) -> Tensor:

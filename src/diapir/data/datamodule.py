@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import lightning
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -24,23 +25,42 @@ class Batch(NamedTuple):
         masks: (B, 1, H, W) uint8 of 0 and 1, after the transfer float32.
         z_feet: (B,) float32; 0 where depths are not known.
         places: (B,) int64 positions in the data set.
+        taught: (B, 1, H, W) uint8, 255 for certain salt, after the transfer float32 in 0..1: what
+            the teachers of the recipe say; None without any.
     """
 
     images: Tensor
     masks: Tensor
     z_feet: Tensor
     places: Tensor
+    taught: Tensor | None = None
 
 
 class TileDataset(Dataset[Batch]):
-    """Labelled tiles as uint8 tensors on one device, fetched a whole batch at a time."""
+    """Labelled tiles as uint8 tensors on one device, fetched a whole batch at a time.
 
-    def __init__(self, tiles: Tiles, index: np.ndarray, device: torch.device) -> None:
+    Args:
+        tiles: All tiles.
+        index: Positions of those to fetch from.
+        device: Where they are kept.
+        taught: (N, H, W) uint8 probabilities of all tiles times 255, from the recipe's teachers.
+    """
+
+    def __init__(
+        self,
+        tiles: Tiles,
+        index: np.ndarray,
+        device: torch.device,
+        taught: NDArray[np.uint8] | None = None,
+    ) -> None:
         z_feet = np.zeros(len(tiles), np.float32) if tiles.z_feet is None else tiles.z_feet
         self.images = torch.from_numpy(tiles.images[index]).to(device)[:, None]
         self.masks = torch.from_numpy(tiles.truth[index]).to(device)[:, None]
         self.z_feet = torch.from_numpy(z_feet[index].astype(np.float32)).to(device)
         self.places = torch.from_numpy(np.asarray(index, np.int64)).to(device)
+        self.taught = None
+        if taught is not None:
+            self.taught = torch.from_numpy(taught[index]).to(device)[:, None]
 
     def __len__(self) -> int:
         return len(self.places)
@@ -48,7 +68,13 @@ class TileDataset(Dataset[Batch]):
     def __getitems__(self, places: list[int]) -> Batch:
         """Return the tiles at these places as one batch."""
         chosen = torch.tensor(places, device=self.images.device)
-        return Batch(*(t[chosen] for t in (self.images, self.masks, self.z_feet, self.places)))
+        return Batch(
+            self.images[chosen],
+            self.masks[chosen],
+            self.z_feet[chosen],
+            self.places[chosen],
+            None if self.taught is None else self.taught[chosen],
+        )
 
 
 class EpochSampler(Sampler[int]):
@@ -92,11 +118,18 @@ class TileDataModule(lightning.LightningDataModule):
         tiles: All labelled tiles.
         split: Which of them train and which validate.
         recipe: Batch size, tiles an epoch, augmentation and seed.
+        taught: (N, H, W) uint8 probabilities of all tiles times 255, from the recipe's teachers.
     """
 
-    def __init__(self, tiles: Tiles, split: Split, recipe: Recipe) -> None:
+    def __init__(
+        self,
+        tiles: Tiles,
+        split: Split,
+        recipe: Recipe,
+        taught: NDArray[np.uint8] | None = None,
+    ) -> None:
         super().__init__()
-        self.tiles, self.split, self.recipe = tiles, split, recipe
+        self.tiles, self.split, self.recipe, self.taught = tiles, split, recipe, taught
 
     def setup(self, stage: str) -> None:
         """Check that every process gets tiles; one without would leave the others waiting.
@@ -119,7 +152,7 @@ class TileDataModule(lightning.LightningDataModule):
         """Return shuffled batches; a smaller last one is left out, batch norm needs many tiles."""
         trainer, train = self.trainer, self.recipe.train
         assert trainer is not None  # noqa: S101  # Lightning attaches it before it asks
-        dataset = self._dataset(self.split.train)
+        dataset = self._dataset(self.split.train, self.taught)
         sampler = EpochSampler(
             len(dataset),
             train.tiles_per_epoch or len(dataset),
@@ -146,17 +179,20 @@ class TileDataModule(lightning.LightningDataModule):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Turn uint8 into floats and, in training, change the batch at random."""
         images, masks = batch.images.float() / 255, batch.masks.float()
+        if batch.taught is not None:
+            masks = torch.cat([masks, batch.taught.float() / 255], dim=1)
         trainer = self.trainer
         if trainer is not None and trainer.training:
             generator = torch.Generator(device=images.device)
             place = (self.recipe.train.seed, trainer.global_step, trainer.global_rank)
             generator.manual_seed(hash(place) & 0x7FFFFFFF)
             images, masks = augment_batch(images, masks, self.recipe.augment, generator)
-        return batch._replace(images=images, masks=masks)
+        taught = None if batch.taught is None else masks[:, 1:]
+        return batch._replace(images=images, masks=masks[:, :1], taught=taught)
 
-    def _dataset(self, index: np.ndarray) -> TileDataset:
+    def _dataset(self, index: np.ndarray, taught: NDArray[np.uint8] | None = None) -> TileDataset:
         assert self.trainer is not None  # noqa: S101
-        return TileDataset(self.tiles, index, self.trainer.strategy.root_device)
+        return TileDataset(self.tiles, index, self.trainer.strategy.root_device, taught)
 
 
 def _as_is(batch: Any) -> Any:

@@ -79,6 +79,36 @@ class Tiles:
             source=self.source,
         )
 
+    def joined(self, others: "Tiles") -> "Tiles":
+        """Return these tiles followed by others of the same size; depths only if both have them.
+
+        Raises:
+            DataError: The sizes differ, an id is in both, or only one of them has masks.
+        """
+        if self.images.shape[1:] != others.images.shape[1:]:
+            sizes = " and ".join(_describe(tiles.images) for tiles in (self, others))
+            raise DataError(f"tiles of two sizes: {sizes}", where=others.source)
+        if (self.masks is None) != (others.masks is None):
+            raise DataError("only one of two sets of tiles has masks", where=others.source)
+        twice = sorted(set(self.ids) & set(others.ids))
+        if twice:
+            raise DataError(
+                f"{_count(twice, 'tile')} in both sets: {_some(twice)}", where=others.source
+            )
+        masks, z_feet = self.masks, self.z_feet
+        if masks is not None and others.masks is not None:
+            masks = np.concatenate([masks, others.masks])
+        if z_feet is not None:
+            known = others.z_feet is not None
+            z_feet = np.concatenate([z_feet, others.z_feet]) if known else None
+        return Tiles(
+            ids=self.ids + others.ids,
+            images=np.concatenate([self.images, others.images]),
+            masks=masks,
+            z_feet=z_feet,
+            source=f"{self.source} and {others.source}",
+        )
+
     def select(self, ids: Iterable[str]) -> "Tiles":
         """Return copies of the tiles with these ids, in the order given.
 

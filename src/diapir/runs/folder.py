@@ -42,6 +42,10 @@ class RunFolder:
         """The model file."""
         return self.path / "model.safetensors"
 
+    def snapshot(self, number: int) -> Path:
+        """The model file that an earlier cycle of the rate left, counted from 1."""
+        return self.path / f"snapshot-{number}.safetensors"
+
     @property
     def metrics(self) -> Path:
         """Scores on validation and hold-out."""

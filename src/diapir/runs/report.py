@@ -63,14 +63,12 @@ def write_run_report(
         probs: Their probabilities, (N, H, W).
         card: Provenance.
     """
-    reached = [stage for stage in recipe.loss.stages if stage.from_epoch < len(history)]
-    stages = {stage.from_epoch: _stage_name(stage) for stage in reached}
     pictures = [
         Picture.from_file(folder.figures / name, caption)
         for name, caption in DATA_FIGURES.items()
         if (folder.figures / name).is_file()
     ]
-    curves = training_curves(history, chosen_epoch=best_epoch, stages=stages)
+    curves = training_curves(history, chosen_epoch=best_epoch, stages=_stages(recipe, history))
     training = _keep(curves, folder.figures / "training.png", "Training, epoch by epoch.")
     sections = [Section("Training", pictures=[training]), Section("Data", pictures=pictures)]
     cards = [
@@ -221,8 +219,19 @@ def _score_card(label: str, estimate: Estimate) -> Card:
     return Card(label, f"{estimate.value:.3f}", f"{estimate.low:.3f} to {estimate.high:.3f}")
 
 
+def _stages(recipe: Recipe, history: Sequence[dict[str, float]]) -> dict[int, str]:
+    """Return the epochs in which a stage of the loss began, with its name."""
+    names: dict[int, str] = {}
+    for row in history:
+        epoch = int(row["epoch"])
+        name = _stage_name(recipe.loss.stage_at(epoch, row["progress"]))
+        if name not in names.values():
+            names[epoch] = name
+    return names
+
+
 def _stage_name(stage: LossStage) -> str:
     """Return the losses of a stage in words, such as '0.7 lovasz + 0.15 bce'."""
-    weights = stage.model_dump(exclude={"from_epoch"})
+    weights = stage.model_dump(exclude={"from_epoch", "from_progress"})
     terms = [f"{weight:g} {name}" for name, weight in weights.items() if weight]
     return " + ".join(term.replace("_", " ") for term in terms)

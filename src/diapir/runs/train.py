@@ -24,8 +24,9 @@ from diapir.metrics.thresholds import best_threshold, threshold_curve
 from diapir.models.modelfile import ModelCard, save_model
 from diapir.models.unet import SaltNet
 from diapir.runs.folder import RunFolder, is_main_process, new_run_folder, plain, write_json
-from diapir.runs.machine import command_line, describe_machine
+from diapir.runs.machine import command_line, describe_machine, keep_freed_memory
 from diapir.runs.report import save_data_figures, write_run_report
+from diapir.runs.teachers import ask_teachers
 from diapir.training.fit import LAST_CHECKPOINT, FitResult, fit
 
 
@@ -186,19 +187,23 @@ def _train_split(
     resume: bool = False,
 ) -> tuple[FitResult, list[RunResult]]:
     """Train, score and report one split in its folder; only the first process has a result."""
+    keep_freed_memory()
     with folder.locked() if is_main_process() else nullcontext():
         if is_main_process():
             remove_leftovers(folder.path)
+        shown = hardware.progress and is_main_process()
+        lessons = ask_teachers(tiles, split, recipe, data, progress=shown)
         fitted = fit(
-            tiles,
-            split,
+            lessons.tiles,
+            lessons.split,
             recipe,
             folder.path,
+            taught=lessons.taught,
             resume=resume,
             accelerator=hardware.accelerator,
             devices=hardware.devices,
             num_nodes=hardware.num_nodes,
-            progress=hardware.progress and is_main_process(),
+            progress=shown,
         )
         if not is_main_process():
             return fitted, []
@@ -207,12 +212,31 @@ def _train_split(
         return fitted, [_finish(tiles, split, recipe, folder, data, fitted)]
 
 
-def _finish(
-    tiles: Tiles, split: Split, recipe: Recipe, folder: RunFolder, data: Path, fitted: FitResult
-) -> RunResult:
-    device = next(fitted.net.parameters()).device
-    fitted.net.set_precision("auto", device.type)  # as evaluate and submit will
-    predictor = Predictor([fitted.net], flip=recipe.predict.flip)
+@dataclass(frozen=True)
+class _Scored:
+    """A network on the tiles of its split.
+
+    Args:
+        threshold: Chosen on validation, or the recipe's.
+        val: Evaluation on validation; None where the split has none.
+        holdout: Evaluation on the hold-out; None where the split has none.
+        val_probs: (N, H, W) float32 probabilities of the validation tiles.
+        holdout_probs: (N, H, W) float32 probabilities of the hold-out tiles.
+        card: For the model file.
+    """
+
+    threshold: float
+    val: Evaluation | None
+    holdout: Evaluation | None
+    val_probs: NDArray[np.float32]
+    holdout_probs: NDArray[np.float32]
+    card: ModelCard
+
+
+def _score(tiles: Tiles, split: Split, recipe: Recipe, net: SaltNet) -> _Scored:
+    """Return the threshold that validation picks, and what the network reaches with it."""
+    net.set_precision("auto", next(net.parameters()).device.type)  # as evaluate and submit will
+    predictor = Predictor([net], flip=recipe.predict.flip)
     val_tiles, holdout_tiles = tiles.subset(split.val), tiles.subset(split.holdout)
     val_probs = predictor.predict_probs(val_tiles.images, val_tiles.z_feet)
     holdout_probs = predictor.predict_probs(holdout_tiles.images, holdout_tiles.z_feet)
@@ -220,16 +244,31 @@ def _finish(
     val = evaluate(val_probs, val_tiles, threshold) if len(val_tiles) else None
     holdout = evaluate(holdout_probs, holdout_tiles, threshold) if len(holdout_tiles) else None
     card = _card(tiles, split, recipe, threshold, val, holdout)
+    return _Scored(threshold, val, holdout, val_probs, holdout_probs, card)
+
+
+def _finish(
+    tiles: Tiles, split: Split, recipe: Recipe, folder: RunFolder, data: Path, fitted: FitResult
+) -> RunResult:
+    device = next(fitted.net.parameters()).device
+    for number, net in enumerate(fitted.snapshots, start=1):
+        snapshot = _score(tiles, split, recipe, net.to(device))
+        save_model(folder.snapshot(number), net, snapshot.card)
+    scored = _score(tiles, split, recipe, fitted.net)
+    threshold, val, holdout, card = scored.threshold, scored.val, scored.holdout, scored.card
     save_model(folder.model, fitted.net, card)
     write_json(folder.metrics, _metrics_table(recipe, split, fitted, threshold, val, holdout, card))
-    result = RunResult(
-        folder, threshold, val, holdout, val_probs, fitted.seconds, fitted.interrupted
+    shown = (
+        (holdout, tiles.subset(split.holdout), scored.holdout_probs)
+        if holdout
+        else (val, tiles.subset(split.val), scored.val_probs)
     )
-    shown = (holdout, holdout_tiles, holdout_probs) if holdout else (val, val_tiles, val_probs)
     save_data_figures(tiles, folder.figures)
     write_run_report(folder, recipe, fitted.history, fitted.best_epoch, val, *shown, card)
     write_text_atomic(folder.next_steps, _next_steps(folder, data, fitted))
-    return result
+    return RunResult(
+        folder, threshold, val, holdout, scored.val_probs, fitted.seconds, fitted.interrupted
+    )
 
 
 def _choose_threshold(recipe: Recipe, probs: NDArray[np.float32], tiles: Tiles) -> float:
@@ -321,6 +360,14 @@ def _next_steps(folder: RunFolder, data: Path, fitted: FitResult) -> str:
         lines += [
             "# go on where it was interrupted",
             f"diapir train --resume {run} --data {data_text}",
+        ]
+    if fitted.snapshots:
+        count = len(fitted.snapshots)
+        paths = [folder.snapshot(number) for number in range(1, count + 1)]
+        together = " ".join(shlex.quote(str(path)) for path in [*paths, folder.model])
+        lines += [
+            f"# the {count + 1} snapshots of this training together",
+            f"diapir evaluate {together} --data {data_text}",
         ]
     lines += [
         "# all scores of the hold-out, with intervals",

@@ -20,6 +20,7 @@ from diapir.training.task import SaltTask
 
 HISTORY_FILE = "history.csv"
 BEST_FILE = "checkpoints/best.safetensors"
+SNAPSHOT_FILE = "checkpoints/snapshot-{}.safetensors"
 
 
 class Interrupted(Exception):  # noqa: N818  # it is no error
@@ -87,6 +88,7 @@ class Journal(lightning.Callback):
         row: dict[str, float] = {"epoch": trainer.current_epoch}
         row |= {"lr": max(group["lr"] for group in trainer.optimizers[0].param_groups)}
         row |= pl_module.pop_metrics("train") | pl_module.pop_metrics("val")
+        row["progress"] = round(self.clock.progress(), 4)
         row["seconds"] = round(self.clock.seconds, 2)
         self.rows.append(row)
         for logger in trainer.loggers:
@@ -101,8 +103,7 @@ class Journal(lightning.Callback):
         if better or self.config.select == "last" or self.best_epoch < 0:
             self.kept_epoch = epoch
             if trainer.is_global_zero:
-                state = {k: v.contiguous().cpu() for k, v in task.best_net.state_dict().items()}
-                write_bytes_atomic(self.run / BEST_FILE, save(state))
+                _write_weights(self.run / BEST_FILE, task)
         if trainer.is_global_zero:
             write_text_atomic(self.run / HISTORY_FILE, _as_csv(self.rows))
         self._stop_if_patience_is_over(trainer)
@@ -134,6 +135,36 @@ class Journal(lightning.Callback):
         self.kept_epoch = state_dict["kept_epoch"]
         self.best_epoch, self.best_score = state_dict["best_epoch"], state_dict["best_score"]
         self.clock.started = time.monotonic() - state_dict["seconds"]
+
+
+class Snapshots(lightning.Callback):
+    """Keeps the weights with which each cycle of the rate ends; the journal keeps the last ones.
+
+    Args:
+        run: The run folder.
+        cycles: Of the whole training.
+        clock: Says where it is.
+    """
+
+    def __init__(self, run: Path, cycles: int, clock: Clock) -> None:
+        self.run, self.cycles, self.clock = run, cycles, clock
+        self.ended = 0
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *args: Any) -> None:
+        """Write the weights after the last step of a cycle."""
+        ended = min(int(self.clock.progress() * self.cycles), self.cycles - 1)
+        if ended == self.ended:
+            return
+        self.ended = ended
+        path = self.run / SNAPSHOT_FILE.format(ended)
+        # a resumed training is past cycles whose weights are there
+        if trainer.is_global_zero and not path.exists():
+            _write_weights(path, pl_module)
+
+
+def _write_weights(path: Path, task: SaltTask) -> None:
+    state = {name: value.contiguous().cpu() for name, value in task.best_net.state_dict().items()}
+    write_bytes_atomic(path, save(state))
 
 
 class Pace(lightning.Callback):

@@ -13,9 +13,7 @@ from diapir.config import Recipe
 from diapir.errors import TrainingError
 from diapir.io.labels import UNLABELLED
 from diapir.models.unet import SaltNet
-from diapir.training.losses import combined_loss, stage_at
-
-_LAST_STAGE = 10**9  # an epoch beyond every stage of a recipe
+from diapir.training.losses import combined_loss
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +83,7 @@ def finetune_net(
     """
     drawer = WindowDrawer(sections, tuning)
     device = next(net.parameters()).device
-    weights = stage_at(recipe.loss, _LAST_STAGE)
+    weights = recipe.loss.stages[-1]
     optimizer = _optimizer(net, tuning)
     torch.manual_seed(tuning.seed)
     net.set_precision("float32", device.type)

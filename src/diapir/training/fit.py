@@ -4,15 +4,18 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from numpy.typing import NDArray
 
 from diapir.config import Recipe
 from diapir.data.datamodule import TileDataModule
@@ -22,11 +25,13 @@ from diapir.io.tiles import Tiles
 from diapir.models.unet import SaltNet
 from diapir.training.callbacks import (
     BEST_FILE,
+    SNAPSHOT_FILE,
     Clock,
     Interrupted,
     Journal,
     Pace,
     ProgressBar,
+    Snapshots,
     StopOnSignal,
 )
 from diapir.training.checkpoints import (
@@ -47,13 +52,16 @@ class FitResult:
     Args:
         net: The network with the weights of the chosen epoch, in evaluation mode, on the CPU; in
             the processes beside the first one, that of the last step.
-        history: A row an epoch: epoch, lr, train_* and val_* metrics, seconds.
+        snapshots: The networks of earlier cycles of the rate, oldest first, as `net` is.
+        history: A row an epoch: epoch, lr, train_* and val_* metrics, progress (the share
+            of the training that is over), seconds.
         best_epoch: Counted from 0.
         seconds: Wall time, resumed parts added up.
         interrupted: Number of the signal that ended it early, if one did.
     """
 
     net: SaltNet
+    snapshots: list[SaltNet]
     history: list[dict[str, float]]
     best_epoch: int
     seconds: float
@@ -66,6 +74,7 @@ def fit(
     recipe: Recipe,
     run: Path,
     *,
+    taught: NDArray[np.uint8] | None = None,
     resume: bool = False,
     accelerator: str = "auto",
     devices: int | str = "auto",
@@ -79,6 +88,7 @@ def fit(
         split: Which train and which validate.
         recipe: Everything else.
         run: Folder for checkpoints, history and logs; must exist.
+        taught: (N, H, W) uint8 probabilities of all tiles times 255, from the recipe's teachers.
         resume: Go on from the last checkpoint of this folder.
         accelerator: Lightning's: 'auto', 'cpu', 'gpu'.
         devices: Lightning's: processes on a CPU, cards on a GPU machine.
@@ -93,7 +103,7 @@ def fit(
     checkpoint = checkpoint_to_resume(run) if resume else None
     clock = Clock(recipe.train.max_minutes)
     journal, stop = Journal(run, recipe.train, clock), StopOnSignal()
-    callbacks = [Pace(clock), journal]
+    callbacks = [Pace(clock), journal, Snapshots(run, recipe.snapshots.cycles, clock)]
     callbacks += [ProgressBar(journal, clock)] if progress else []
     callbacks += [stop, _last_checkpoint(run)]
     with _quiet(), stop:
@@ -103,7 +113,7 @@ def fit(
         with suppress(Interrupted):  # `stop` knows
             trainer.fit(
                 task,
-                datamodule=TileDataModule(tiles, split, recipe),
+                datamodule=TileDataModule(tiles, split, recipe, taught),
                 ckpt_path=checkpoint,
                 weights_only=True if checkpoint else None,
             )
@@ -111,6 +121,7 @@ def fit(
         net=_best_net(task, run, stop.received)
         if trainer.is_global_zero
         else task.net.cpu().eval(),
+        snapshots=_snapshots(task, run, recipe.snapshots.cycles),
         history=journal.rows,
         best_epoch=journal.kept_epoch,
         seconds=clock.seconds,
@@ -175,8 +186,22 @@ def _best_net(task: SaltTask, run: Path, interrupted: int | None) -> SaltNet:
         if interrupted is not None:
             error.exit_code = signal_exit_code(interrupted)
         raise error
+<<<<<<< HEAD
     net = task.net.cpu()
     load_best(net, run / BEST_FILE)
+=======
+    return _with_weights(task.net, run / BEST_FILE)
+
+
+def _snapshots(task: SaltTask, run: Path, cycles: int) -> list[SaltNet]:
+    paths = [run / SNAPSHOT_FILE.format(number) for number in range(1, cycles)]
+    return [_with_weights(deepcopy(task.net), path) for path in paths if path.is_file()]
+
+
+def _with_weights(net: SaltNet, path: Path) -> SaltNet:
+    net = net.cpu()
+    net.load_state_dict(load_file(path))
+>>>>>>> main
     net.resize_to = net.config.resize_to  # a training may end before it reaches this size
     return net.eval()
 

@@ -52,17 +52,6 @@ def combined_loss(
     return torch.stack(terms).sum()
 
 
-def stage_at(config: LossConfig, epoch: int) -> LossStage:
-    """Return the stage of loss weights that holds in an epoch (counted from 0).
-
-    >>> warm_up = LossStage(bce=1.0)
-    >>> config = LossConfig(stages=(warm_up, LossStage(from_epoch=5, lovasz=1.0)))
-    >>> stage_at(config, 4) is warm_up, stage_at(config, 5).lovasz
-    (True, 1.0)
-    """
-    return [stage for stage in config.stages if stage.from_epoch <= epoch][-1]
-
-
 def bce(logits: Tensor, targets: Tensor, *, ignore: int | None = None) -> Tensor:
     """Return the binary cross-entropy, averaged over the pixels that count.
 

@@ -15,7 +15,7 @@ from diapir.data.datamodule import Batch
 from diapir.errors import TrainingError
 from diapir.metrics.torch_metrics import SaltMetrics
 from diapir.models.unet import Outputs, SaltNet
-from diapir.training.losses import bce, combined_loss, stage_at
+from diapir.training.losses import bce, combined_loss
 
 Stage = Literal["train", "val"]
 
@@ -74,8 +74,10 @@ class SaltTask(lightning.LightningModule):
         self._step(batch, outputs, "val")
 
     def _step(self, batch: Batch, outputs: Outputs, stage: Stage) -> Tensor:
-        weights = stage_at(self.recipe.loss, self.current_epoch)
+        weights = self.recipe.loss.stage_at(self.current_epoch, self.progress())
         loss = total_loss(outputs, batch.masks, weights, self.recipe.loss)
+        if batch.taught is not None:
+            loss = loss + self.recipe.distill.weight * bce(outputs.logits, batch.taught)
         self._check_finite(loss, batch)
         mean, metrics = self._meters(stage)
         mean.update(loss.detach().expand(len(batch.images)))  # 'disable' ignores weights, too
@@ -137,8 +139,9 @@ class SaltTask(lightning.LightningModule):
         optimizer = _optimizer(self.net, config)
         if config.schedule == "plateau":
             return [optimizer], [_plateau(optimizer, config)]
+        cycles = self.recipe.snapshots.cycles
         scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda _: rate_factor(config, self.progress())
+            optimizer, lambda _: rate_factor(config, self.progress(), cycles)
         )
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
@@ -171,12 +174,24 @@ def total_loss(outputs: Outputs, masks: Tensor, weights: LossStage, config: Loss
     return loss
 
 
-def rate_factor(config: OptimConfig, progress: float) -> float:
+def rate_factor(config: OptimConfig, progress: float, cycles: int = 1) -> float:
     """Return the learning rate over `config.lr` when a share of the training is over.
 
-    >>> rate_factor(OptimConfig(schedule="cosine", lr=1e-3, min_lr=1e-4), 1.0)
-    0.1
+    Args:
+        config: Schedule and its ends.
+        progress: Share that is over, 0..1.
+        cycles: How often the schedule is run through.
+
+    Source:
+        Restarts: Loshchilov and Hutter 2017, arXiv 1608.03983; snapshots of them: Huang et al.
+        2017, arXiv 1704.00109.
+
+    >>> config = OptimConfig(schedule="cosine", lr=1e-3, min_lr=1e-4)
+    >>> rate_factor(config, 1.0), rate_factor(config, 0.5, cycles=2)
+    (0.1, 1.0)
     """
+    if progress < 1:
+        progress = progress * cycles % 1
     floor = min(config.min_lr / config.lr, 1.0)
     if config.schedule == "one-cycle" and progress < config.warmup:
         start = 0.04  # a 25th of the peak, as in Smith and Topin 2017, arXiv 1708.07120

@@ -1,0 +1,114 @@
+"""Earlier models as teachers: masks for unlabelled tiles, and probabilities to learn from."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diapir.config import Recipe
+from diapir.data.splits import Split
+from diapir.errors import DataError
+from diapir.inference.predict import Predictor, load_predictor
+from diapir.io.tiles import Tiles, read_tiles
+from diapir.progress import counting
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What a split trains on once its teachers have spoken.
+
+    Args:
+        tiles: The labelled tiles, then those with pseudo-labels.
+        split: Positions in `tiles`; pseudo-labelled ones only train.
+        taught: (N, H, W) uint8 probabilities of all tiles times 255; None without distillation.
+    """
+
+    tiles: Tiles
+    split: Split
+    taught: NDArray[np.uint8] | None
+
+
+def ask_teachers(
+    tiles: Tiles, split: Split, recipe: Recipe, data: Path, *, progress: bool = False
+) -> Lessons:
+    """Return the tiles and targets of a training with the recipe's teachers, if it has any.
+
+    Args:
+        tiles: The labelled tiles.
+        split: Which of them train, validate and report.
+        recipe: `pseudo_labels` and `distill` name the teachers.
+        data: Holds the unlabelled tiles, see `read_tiles`.
+        progress: Show a bar.
+
+    Raises:
+        DataError: A teacher has seen tiles that this split validates on or holds out, or there are
+            no unlabelled tiles.
+        ModelFileError: A teacher is no usable model.
+    """
+    if recipe.pseudo_labels.models:
+        teacher = _load(recipe.pseudo_labels.models, tiles, split, "pseudo_labels.models")
+        unlabelled = read_tiles(data, "test", progress=progress)
+        probs = _predict(teacher, unlabelled, "Pseudo-labels", progress=progress)
+        chosen = most_certain(probs, teacher.threshold, recipe.pseudo_labels.share)
+        masks = (probs[chosen] > teacher.threshold).astype(np.uint8)
+        added = np.arange(len(tiles), len(tiles) + len(chosen))
+        tiles = tiles.joined(replace(unlabelled.subset(chosen), masks=masks))
+        split = replace(split, train=np.concatenate([split.train, added]))
+    taught = None
+    if recipe.distill.models:
+        teacher = _load(recipe.distill.models, tiles, split, "distill.models")
+        probs = _predict(teacher, tiles, "Teachers", progress=progress)
+        taught = np.rint(255 * probs).astype(np.uint8)
+    return Lessons(tiles, split, taught)
+
+
+def most_certain(probs: NDArray[np.float32], threshold: float, share: float) -> NDArray[np.intp]:
+    """Return the positions of a share of the tiles, those predicted with the most certainty.
+
+    The share is taken of the tiles with predicted salt and of those without, each: an empty tile is
+    nearly always the more certain one, and a share of all would be a share of the empty ones.
+
+    Args:
+        probs: (N, H, W) float32, 0..1.
+        threshold: Probability above which a pixel is salt.
+        share: Of each kind to keep, 0..1.
+
+    Returns:
+        Sorted positions.
+    """
+    certainty = np.abs(2 * probs - 1).mean(axis=(1, 2))
+    salty = (probs > threshold).any(axis=(1, 2))
+    kept = []
+    for kind in (salty, ~salty):
+        places = np.flatnonzero(kind)
+        best_first = places[np.argsort(-certainty[places], kind="stable")]
+        kept.append(best_first[: round(share * len(places))])
+    return np.sort(np.concatenate(kept))
+
+
+def _load(models: tuple[str, ...], tiles: Tiles, split: Split, where: str) -> Predictor:
+    fold = "" if split.fold is None else str(split.fold)
+    paths = [Path(model.replace("{fold}", fold)) for model in models]
+    predictor, cards = load_predictor(paths)
+    val, holdout = ({tiles.ids[i] for i in part} for part in (split.val, split.holdout))
+    for path, card in zip(paths, cards, strict=True):
+        trained = set(card.train_ids)
+        seen = (val & trained) | (holdout & (trained | set(card.val_ids)))
+        if seen:
+            raise DataError(
+                f"a teacher has seen {len(seen)} of the {len(val | holdout)} tiles that this "
+                "training validates on or holds out, so that their score would be too good",
+                where=f"{where}: {path}",
+                expected="models trained on the same split, or on other data",
+                mend="Give models of the same split.seed, shares and fold ({fold} in the path "
+                "stands for its number), or set split.holdout = 0 and split.val = 0.",
+            )
+    return predictor
+
+
+def _predict(
+    teacher: Predictor, tiles: Tiles, title: str, *, progress: bool
+) -> NDArray[np.float32]:
+    with counting(len(tiles), title, shown=progress) as advance:
+        return teacher.predict_probs(tiles.images, tiles.z_feet, advance=advance)
