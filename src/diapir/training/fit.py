@@ -186,10 +186,6 @@ def _best_net(task: SaltTask, run: Path, interrupted: int | None) -> SaltNet:
         if interrupted is not None:
             error.exit_code = signal_exit_code(interrupted)
         raise error
-<<<<<<< HEAD
-    net = task.net.cpu()
-    load_best(net, run / BEST_FILE)
-=======
     return _with_weights(task.net, run / BEST_FILE)
 
 
@@ -200,8 +196,7 @@ def _snapshots(task: SaltTask, run: Path, cycles: int) -> list[SaltNet]:
 
 def _with_weights(net: SaltNet, path: Path) -> SaltNet:
     net = net.cpu()
-    net.load_state_dict(load_file(path))
->>>>>>> main
+    load_best(net, path)
     net.resize_to = net.config.resize_to  # a training may end before it reaches this size
     return net.eval()
 
