@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from diapir.errors import RunError
 _MENDS = {
     errno.ENOSPC: "Free some space or choose another place.",
     errno.EDQUOT: "The quota is used up: free some space or choose another place.",
+    errno.EFBIG: "The file would be larger than allowed here: choose another place.",
     errno.EROFS: "The file system is read-only: choose another place.",
     errno.EACCES: "Ask for write permission or choose another place.",
     errno.EPERM: "Ask for write permission or choose another place.",
@@ -20,6 +22,9 @@ _MENDS = {
     errno.EEXIST: "A file stands where a folder is needed: choose another place.",
     errno.ENAMETOOLONG: "Choose a shorter name.",
 }
+
+
+_TEMPORARY = re.compile(r"\..{0,80}-[0-9a-f]{12}(\.\w+)?")
 
 
 @contextmanager
@@ -77,6 +82,16 @@ def write_text_atomic(path: Path, text: str, *, sync: bool = True) -> None:
         RunError: The file cannot be written.
     """
     write_bytes_atomic(path, text.encode("utf-8"), sync=sync)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes had not finished writing, in a folder and those inside it.
+
+    Only for folders that nobody else writes into at the time.
+    """
+    for path in folder.rglob(".*"):
+        if _TEMPORARY.fullmatch(path.name) and path.is_file():
+            _discard(path)
 
 
 def _sync(path: Path) -> None:

@@ -145,6 +145,8 @@ def _check_header_length(path: Path) -> None:
     """
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
+    if length > path.stat().st_size:
+        raise _broken(path, "it cannot be read as safetensors (it does not begin like one)")
     if length > _LONGEST_HEADER:
         raise _broken(
             path,

@@ -17,7 +17,7 @@ from diapir.data.splits import Split, make_splits
 from diapir.errors import DataError, RecipeError
 from diapir.inference.evaluate import Evaluation, evaluate
 from diapir.inference.predict import Predictor
-from diapir.io.atomic import atomic_write, write_text_atomic
+from diapir.io.atomic import atomic_write, remove_leftovers, write_text_atomic
 from diapir.io.csv_tables import index_rows, read_rows
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.metrics.thresholds import best_threshold, threshold_curve
@@ -107,7 +107,7 @@ def resume_run(path: Path, data: Path, hardware: Hardware = Hardware()) -> list[
         hardware: Where to train.
 
     Raises:
-        RunError: The folder is no run, has no checkpoint, or the data is another.
+        RunError: The folder is no run, its checkpoint is damaged, or the data is another.
     """
     folder = RunFolder(path)
     tiles = read_tiles(data, "train", progress=hardware.progress and is_main_process())
@@ -116,7 +116,10 @@ def resume_run(path: Path, data: Path, hardware: Hardware = Hardware()) -> list[
         splits = make_splits(tiles, recipe.split, _read_groups(recipe, tiles))
         return _train_splits(tiles, splits, recipe, folder, data, hardware)
     recipe, split = folder.read_inputs(tiles)
-    _, results = _train_split(tiles, split, recipe, folder, data, hardware, resume=True)
+    folder.make()
+    # killed before its first epoch ended, a run has nothing to lose and begins again
+    begun = (path / LAST_CHECKPOINT).is_file()
+    _, results = _train_split(tiles, split, recipe, folder, data, hardware, resume=begun)
     _leave_to_main_process()
     return results
 
@@ -194,6 +197,8 @@ def _train_split(
     """Train, score and report one split in its folder; only the first process has a result."""
     keep_freed_memory()
     with folder.locked() if is_main_process() else nullcontext():
+        if is_main_process():
+            remove_leftovers(folder.path)
         shown = hardware.progress and is_main_process()
         lessons = ask_teachers(tiles, split, recipe, data, progress=shown)
         fitted = fit(

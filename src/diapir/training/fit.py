@@ -1,7 +1,6 @@
 """One training from tiles and a recipe to the best network, kept in a run folder."""
 
 import logging
-import pickle
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +16,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 
 from diapir.config import Recipe
 from diapir.data.datamodule import TileDataModule
@@ -36,9 +34,15 @@ from diapir.training.callbacks import (
     Snapshots,
     StopOnSignal,
 )
+from diapir.training.checkpoints import (
+    LAST_CHECKPOINT,
+    WholeCheckpoints,
+    checkpoint_to_resume,
+    load_best,
+)
 from diapir.training.task import SaltTask
 
-LAST_CHECKPOINT = "checkpoints/last.ckpt"
+__all__ = ["LAST_CHECKPOINT", "FitResult", "fit"]
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def fit(
             interrupted before an epoch ended.
         TrainingError: The loss is no longer a number.
     """
-    checkpoint = _checkpoint_to_resume(run) if resume else None
+    checkpoint = checkpoint_to_resume(run) if resume else None
     clock = Clock(recipe.train.max_minutes)
     journal, stop = Journal(run, recipe.train, clock), StopOnSignal()
     callbacks = [Pace(clock), journal, Snapshots(run, recipe.snapshots.cycles, clock)]
@@ -146,6 +150,7 @@ def _trainer(
             deterministic=recipe.train.deterministic,
             use_distributed_sampler=False,
             callbacks=callbacks,
+            plugins=[WholeCheckpoints()],
             logger=[TensorBoardLogger(run, name="logs", version="")],
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -171,26 +176,6 @@ def _last_checkpoint(run: Path) -> ModelCheckpoint:
     )
 
 
-def _checkpoint_to_resume(run: Path) -> str:
-    checkpoint = run / LAST_CHECKPOINT
-    if not checkpoint.is_file():
-        raise RunError(
-            "there is no checkpoint to go on from",
-            where=run,
-            expected=LAST_CHECKPOINT,
-            mend="Give the folder of a run that ended at least one epoch, or train anew.",
-        )
-    try:
-        torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        raise RunError(
-            "the checkpoint is damaged",
-            where=checkpoint,
-            mend="Copy the run folder again from where it was trained, or train anew.",
-        ) from error
-    return str(checkpoint)
-
-
 def _best_net(task: SaltTask, run: Path, interrupted: int | None) -> SaltNet:
     if not (run / BEST_FILE).is_file():
         error = RunError(
@@ -211,7 +196,7 @@ def _snapshots(task: SaltTask, run: Path, cycles: int) -> list[SaltNet]:
 
 def _with_weights(net: SaltNet, path: Path) -> SaltNet:
     net = net.cpu()
-    net.load_state_dict(load_file(path))
+    load_best(net, path)
     net.resize_to = net.config.resize_to  # a training may end before it reaches this size
     return net.eval()
 
