@@ -31,7 +31,7 @@ def reliability_diagram(before: Reliability, after: Reliability | None = None) -
         before: Of the probabilities as the network gives them.
         after: With the temperature; None where there is none.
     """
-    figure = new_figure(5.2, 5.6)
+    figure = new_figure(4.6, 6.0)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
     top.plot([0, 1], [0, 1], color=QUIET, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     handles = [line_handle(QUIET, "perfectly calibrated", linestyle=(0, (4, 3)), linewidth=1)]
@@ -52,7 +52,6 @@ def reliability_diagram(before: Reliability, after: Reliability | None = None) -
         bottom.step(centre, np.maximum(found.pixels, 1), where="mid", color=color, linewidth=1.3,
                     linestyle=line)  # fmt: skip
         handles.append(line_handle(color, f"{text}: error {found.error:.4f}", **options))
-    top.set_aspect("equal")
     top.set_xlim(-0.02, 1.02)
     top.set_ylim(-0.02, 1.02)
     quiet_axes(top, ylabel="share of these pixels that is salt", grid="both")
