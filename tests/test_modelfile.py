@@ -227,10 +227,10 @@ def test_extra_tensor(path: Path) -> None:
 def test_format_from_the_future(path: Path) -> None:
     def change(table: dict[str, Any]) -> None:
         table.clear()
-        table["format"] = modelfile.FORMAT + 1
+        table["format"] = modelfile.LATEST_FORMAT + 1
 
     rewrite(path, card=change)
-    refused(path, "has format 2, this Diapir reads up to 1", "Update Diapir.")
+    refused(path, "has format 3, this Diapir reads up to 2", "Update Diapir.")
 
 
 @pytest.mark.parametrize("threshold", [0, 1, -0.1, 7, float("nan"), "high", None])

@@ -18,7 +18,10 @@ Data = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
-Models = Annotated[list[Path], typer.Argument(help="Model files; several are averaged.")]
+Models = Annotated[
+    list[Path] | None,
+    typer.Argument(help="Model files; several are averaged; none: the one that comes with Diapir."),
+]
 Flip = Annotated[
     bool | None,
     typer.Option("--flip/--no-flip", help="Average with mirrored tiles; default: as trained."),

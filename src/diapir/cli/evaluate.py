@@ -20,7 +20,8 @@ from diapir.cli.console import (
 
 
 def evaluate(
-    models: Models,
+    models: Models = None,
+    *,
     data: Data,
     part: Annotated[
         str,
@@ -38,23 +39,28 @@ def evaluate(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score models on labelled tiles: all metrics with intervals, by coverage and depth."""
+    """Score models on labelled tiles: all metrics with intervals, by coverage and depth.
+
+    Given the folder of a run with folds, its out-of-fold predictions are scored.
+    """
     from diapir.inference.predict import PredictOptions
     from diapir.runs.evaluate import evaluate_models
+    from diapir.runs.folder import plain
     from diapir.runs.report import group_rows, metric_rows
 
-    found, warning = evaluate_models(
-        models,
+    judged = evaluate_models(
+        models or [],
         data,
         part=part,
         out=out,
         options=PredictOptions(flip, threshold, batch_size, device),
         progress=not quiet,
     )
-    if warning:
-        typer.secho(f"warning: {warning}", err=True, fg="yellow")
+    found = judged.found
+    if judged.warning:
+        typer.secho(f"warning: {judged.warning}", err=True, fg="yellow")
     if as_json:
-        print_json({"warning": warning, **found.to_dict()})
+        print_json(plain(judged.to_dict()))
         return
     title = f"{len(found):,} tiles, threshold {found.threshold:.2f}"
     print_table(title, ("metric", "value", "from", "to"), metric_rows(found))
@@ -62,5 +68,10 @@ def evaluate(
         if groups:
             columns = (name, "tiles", "score", "from", "to", "IoU")
             print_table(f"By {name}", columns, group_rows(groups))
+    trust = judged.trust
+    typer.echo(
+        f"Calibration error {trust.after.error:.4f} at temperature {trust.temperature:.2f}, "
+        f"{trust.before.error:.4f} without"
+    )
     if out is not None:
         typer.echo(f"Look at {out / 'report.html'}")

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 @takes_segy_options
 def finetune(
-    model: Annotated[Path, typer.Argument(help="Model file to start from.")],
+    model: Annotated[
+        Path | None, typer.Argument(help="Model file to start from; default: Diapir's own.")
+    ] = None,
+    *,
     volume: Annotated[Path, typer.Option("--volume", help="Survey: SEG-Y, Zarr, MDIO or .npy.")],
     labels: Annotated[
         Path,
@@ -49,7 +52,6 @@ def finetune(
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
-    *,
     segy: "SegyOptions",
 ) -> None:
     """Fine-tune a model on a few interpreted lines; score it on lines held out.

@@ -30,8 +30,9 @@ def map_(
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for everything.")],
     model: Annotated[
-        list[Path], typer.Option("--model", "-m", help="Model file; repeatable, averaged.")
-    ],
+        list[Path] | None,
+        typer.Option("--model", "-m", help="Model file; repeatable; default: Diapir's own."),
+    ] = None,
     threshold: Threshold = None,
     flip: Flip = None,
     clip: Clip = (1.0, 99.0),
@@ -85,7 +86,7 @@ def map_(
     result = map_survey(
         source,
         out,
-        model,
+        model or [],
         MapSettings(
             threshold=threshold,
             flip=flip,

@@ -10,7 +10,7 @@ from diapir.cli.console import BatchSize, Device, Flip, Quiet, Threshold
 
 def predict(
     models: Annotated[
-        list[Path], typer.Argument(metavar="MODEL... INPUT OUTPUT", help="See below.")
+        list[Path], typer.Argument(metavar="[MODEL]... INPUT OUTPUT", help="See below.")
     ],
     masks: Annotated[bool, typer.Option(help="Write masks, 0 and 255.")] = True,
     probs: Annotated[bool, typer.Option(help="Write probabilities, 16 bits.")] = False,
@@ -20,13 +20,14 @@ def predict(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Predict salt in images of any size: MODEL... INPUT OUTPUT.
+    """Predict salt in images of any size: [MODEL]... INPUT OUTPUT.
 
-    MODEL is one or more model files, which are averaged; INPUT a PNG file, or a folder or zip of
-    them; OUTPUT a folder, which gets masks/ and, with --probs, probs/.
+    MODEL is any number of model files, which are averaged, or none for the model that comes with
+    Diapir; INPUT a PNG file, or a folder or zip of them; OUTPUT a folder, which gets masks/ and,
+    with --probs, probs/.
     """
-    if len(models) < 3:
-        raise typer.BadParameter("give MODEL... INPUT OUTPUT: at least three paths")
+    if len(models) < 2:
+        raise typer.BadParameter("give [MODEL]... INPUT OUTPUT: at least two paths")
     if not masks and not probs:
         raise typer.BadParameter("nothing to write: give --probs or leave out --no-masks")
     *files, source, out = models

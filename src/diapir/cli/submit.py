@@ -20,7 +20,8 @@ from diapir.cli.console import (
 
 
 def submit(
-    models: Models,
+    models: Models = None,
+    *,
     data: Data,
     out: Annotated[Path, typer.Option("--out", help="CSV file.")] = Path("submission.csv"),
     flip: Flip = None,
@@ -35,7 +36,7 @@ def submit(
     from diapir.runs.predict import submit as write
 
     result = write(
-        models,
+        models or [],
         data,
         out,
         options=PredictOptions(flip, threshold, batch_size, device),

@@ -12,18 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diapir.errors import DataError
+from diapir.inference.postprocess import make_masks
 from diapir.io.tiles import Tiles
 from diapir.metrics.bootstrap import bootstrap_interval
 from diapir.metrics.score import (
     Counts,
     dice,
     iou,
+    mean_score,
     pixel_accuracy,
     summarize,
     tile_counts,
     tile_scores,
 )
 from diapir.metrics.thresholds import THRESHOLDS, threshold_curve
+from diapir.models.maskrule import AS_THRESHOLDED, MaskRule
 
 
 class Estimate(NamedTuple):
@@ -122,18 +125,21 @@ def evaluate(
     tiles: Tiles,
     threshold: float,
     *,
+    rule: MaskRule = AS_THRESHOLDED,
     level: float = 0.95,
     samples: int = 2000,
     seed: int = 0,
 ) -> Evaluation:
     """Return all metrics of probabilities on labelled tiles, on the tiles' own grid.
 
-    A pixel counts as salt where its probability is greater than the threshold.
+    A pixel counts as salt where its probability is greater than the threshold, and the rule does
+    not clean it away.
 
     Args:
         probs: Probability of salt, 0..1, (N, H, W).
         tiles: N tiles with masks of the same size, in the same order; depths are optional.
         threshold: In 0..1, chosen on other tiles than these where the result shall be honest.
+        rule: Chosen on the same tiles as the threshold; its temperature is in `probs` already.
         level: Level of the bootstrap intervals.
         samples: Bootstrap samples of tiles.
         seed: Seed of the bootstrap; the same seed gives the same intervals.
@@ -145,7 +151,7 @@ def evaluate(
     # float(): a float64 scalar would compare float32 probabilities in another precision.
     threshold = float(threshold)
     truth = _check(probs, tiles, threshold)
-    counts = tile_counts(probs > threshold, truth)
+    counts = tile_counts(make_masks(probs, threshold, rule), truth)
     resample = _Resampler(level, samples, seed)
     scores = np.asarray(tile_scores(counts), dtype=np.float64)
     overlaps = np.asarray(iou(counts), dtype=np.float64)
@@ -158,12 +164,21 @@ def evaluate(
         by_coverage=tuple(_score_groups(_coverage_groups(counts), counts, resample)),
         by_depth=tuple(_score_groups(_depth_groups(tiles.z_feet), counts, resample)),
         thresholds=THRESHOLDS.copy(),
-        curve=np.asarray(threshold_curve(probs, truth), dtype=np.float64),
+        curve=_curve(probs, truth, rule),
         tile_scores=scores,
         tile_iou=overlaps,
         worst=np.lexsort((-(counts.union - counts.intersection), scores)),
         best=_salty_by_iou(counts, overlaps),
     )
+
+
+def _curve(
+    probs: NDArray[np.floating], truth: NDArray[np.bool_], rule: MaskRule
+) -> NDArray[np.float64]:
+    if not rule.cleans:
+        return np.asarray(threshold_curve(probs, truth), dtype=np.float64)
+    masks = (make_masks(probs, threshold, rule) for threshold in THRESHOLDS.tolist())
+    return np.array([mean_score(tile_counts(each, truth)) for each in masks])
 
 
 class _Resampler(NamedTuple):

@@ -11,7 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diapir.errors import DataError, ModelFileError
-from diapir.models.modelfile import ModelCard, load_model
+from diapir.inference.postprocess import make_masks
+from diapir.metrics.calibration import tile_disagreement
+from diapir.models.ensemble import load_networks
+from diapir.models.maskrule import AS_THRESHOLDED, MaskRule
+from diapir.models.modelfile import ModelCard
+from diapir.models.packaged import models_or_packaged
 from diapir.models.unet import SaltNet
 
 
@@ -25,6 +30,8 @@ class Predictor:
         flip: Average with the prediction of the mirrored tile.
         needs_depth: Whether any network has a depth channel.
         batch_size: Tiles a forward pass, before mirroring.
+        rule: Its temperature calibrates the mean probability, the rest cleans up masks.
+        weights: One a network; None: all alike.
         model_seconds: Time spent in the networks so far, without reading and writing.
     """
 
@@ -32,9 +39,13 @@ class Predictor:
     threshold: float = 0.5
     flip: bool = True
     batch_size: int = 32
+    rule: MaskRule = AS_THRESHOLDED
+    weights: Sequence[float] | None = None
     model_seconds: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
+        shares = np.ones(len(self.nets)) if self.weights is None else np.asarray(self.weights)
+        self._shares: list[float] = (shares / shares.sum()).tolist()
         self.device = next(self.nets[0].parameters()).device
         for net in self.nets:
             net.eval()
@@ -43,6 +54,10 @@ class Predictor:
     def needs_depth(self) -> bool:
         """Whether a network wants the depth of each tile."""
         return any(net.config.depth_channel for net in self.nets)
+
+    def make_masks(self, probs: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Return the masks (N, H, W) of probabilities that `predict_probs` gave."""
+        return make_masks(probs, self.threshold, self.rule)
 
     def predict_probs(
         self,
@@ -64,6 +79,38 @@ class Predictor:
         Raises:
             DataError: A model wants depths and there are none.
         """
+        probs, _ = self._predict(images, z_feet, advance)
+        return probs
+
+    def predict_with_doubt(
+        self,
+        images: NDArray[np.uint8],
+        z_feet: NDArray[np.float32] | None = None,
+        *,
+        advance: Callable[[int], None] | None = None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """Return probabilities, and how far networks and mirrored tiles disagree about each tile.
+
+        Args:
+            images: As in `predict_probs`.
+            z_feet: As in `predict_probs`.
+            advance: As in `predict_probs`.
+
+        Returns:
+            (N, H, W) float32 in 0..1 and (N,) as of `metrics.calibration.tile_disagreement`; 0
+            throughout where one network sees each tile once.
+
+        Raises:
+            DataError: A model wants depths and there are none.
+        """
+        return self._predict(images, z_feet, advance)
+
+    def _predict(
+        self,
+        images: NDArray[np.uint8],
+        z_feet: NDArray[np.float32] | None,
+        advance: Callable[[int], None] | None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         if self.needs_depth and z_feet is None:
             raise DataError(
                 "this model uses the depth of each tile, but the data has none",
@@ -71,34 +118,45 @@ class Predictor:
                 mend="Add the depths, or use a model trained without model.depth_channel.",
             )
         probs = np.empty(images.shape, np.float32)
+        apart = np.zeros(len(images))
         started = time.perf_counter()
         for start in range(0, len(images), self.batch_size):
             stop = start + self.batch_size
             depths = None if z_feet is None else torch.tensor(z_feet[start:stop])
             # a copy: the array may be read-only, which torch warns of
-            batch = self._batch_probs(torch.tensor(images[start:stop]), depths)
-            probs[start:stop] = batch.cpu().numpy()
+            views = self._batch_views(torch.tensor(images[start:stop]), depths)
+            mean = torch.einsum("v,vbhw->bhw", self._view_weights(views), views)
+            if self.rule.temperature != 1:
+                mean = torch.sigmoid(torch.logit(mean, 1e-6) / self.rule.temperature)
+            probs[start:stop] = mean.cpu().numpy()
+            if len(views) > 1:
+                apart[start:stop] = tile_disagreement(views.cpu().numpy())
             if advance is not None:
-                advance(len(batch))
+                advance(len(mean))
         self.model_seconds += time.perf_counter() - started
-        return probs
+        return probs, apart
+
+    def _view_weights(self, views: Tensor) -> Tensor:
+        times = len(views) // len(self.nets)
+        return views.new_tensor(self._shares).repeat_interleave(times) / times
 
     @torch.inference_mode()
-    def _batch_probs(self, images: Tensor, z_feet: Tensor | None) -> Tensor:
-        """Return (B, H, W) probabilities; mirrored tiles go through in the same batch."""
+    def _batch_views(self, images: Tensor, z_feet: Tensor | None) -> Tensor:
+        """Return (V, B, H, W) probabilities: of each network, straight and then mirrored."""
         x = images.to(self.device)[:, None].float() / 255
         depths = None if z_feet is None else z_feet.to(self.device)
-        if self.flip:
+        if self.flip:  # mirrored tiles go through in the same batch
             x = torch.cat([x, x.flip(3)])
             depths = None if depths is None else torch.cat([depths, depths])
-        total = torch.zeros_like(x)
+        views = []
         for net in self.nets:
-            total += torch.sigmoid(net(x, depths))
-        mean = total / len(self.nets)
-        if self.flip:
-            straight, mirrored = mean.chunk(2)
-            mean = (straight + mirrored.flip(3)) / 2
-        return mean[:, 0]
+            probs = torch.sigmoid(net(x, depths))[:, 0]
+            if self.flip:
+                straight, mirrored = probs.chunk(2)
+                views += [straight, mirrored.flip(2)]
+            else:
+                views.append(probs)
+        return torch.stack(views)
 
 
 @dataclass(frozen=True)
@@ -130,15 +188,17 @@ def load_predictor(
     """Return a predictor over one or several model files, and their cards.
 
     Args:
-        paths: Model files; their probabilities are averaged.
+        paths: Model files or ensembles; their probabilities are averaged. None at all: the model
+            that comes with the package.
         options: How they are applied.
 
     Raises:
-        ModelFileError: A file is no usable model, or the device is not there.
+        ModelFileError: A file is no usable model, there is none, or the device is not there.
     """
     device = _choose_device(options.device)
-    loaded = [load_model(path) for path in paths]
-    nets, cards = [net.to(device) for net, _ in loaded], [card for _, card in loaded]
+    loaded = [load_networks(path) for path in models_or_packaged(paths)]
+    cards = [found.card for found in loaded]
+    nets = [net.to(device) for found in loaded for net in found.nets]
     for net in nets:
         net.set_precision(options.precision, device)
     own_flip, own_threshold = cards[0].recipe.predict.flip, np.mean([c.threshold for c in cards])
@@ -147,8 +207,16 @@ def load_predictor(
         threshold=float(own_threshold) if options.threshold is None else options.threshold,
         flip=own_flip if options.flip is None else options.flip,
         batch_size=options.batch_size,
+        rule=mean_rule([card.rule for card in cards]),
+        weights=[weight for found in loaded for weight in found.weights],
     )
     return predictor, cards
+
+
+def mean_rule(rules: Sequence[MaskRule]) -> MaskRule:
+    """Return the rule of one model, or for several the mean, as with their thresholds."""
+    values = np.mean([(r.temperature, r.min_body, r.empty_below) for r in rules], axis=0)
+    return MaskRule(float(values[0]), int(values[1]), float(values[2]))
 
 
 def _choose_device(device: str) -> str:

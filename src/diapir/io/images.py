@@ -92,15 +92,16 @@ def read_mask(data: bytes, where: str) -> NDArray[np.uint8]:
 
 
 def encode_png(array: NDArray[Any]) -> bytes:
-    """Return the bytes of a grey PNG with the array's depth.
+    """Return the bytes of a PNG with the array's depth, grey or in colour.
 
     Args:
-        array: (H, W) uint8 or uint16.
+        array: (H, W) uint8 or uint16, or (H, W, 3) uint8 in colour.
 
     Raises:
         ValueError: Another shape or dtype.
     """
-    if array.ndim != 2 or array.dtype not in (np.uint8, np.uint16):
+    grey = array.ndim == 2 and array.dtype in (np.uint8, np.uint16)
+    if not grey and not (array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8):
         raise ValueError(f"need (H, W) uint8 or uint16, found {array.shape} {array.dtype}")
     stream = BytesIO()
     Image.fromarray(np.ascontiguousarray(array)).save(stream, "PNG")

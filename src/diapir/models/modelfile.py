@@ -26,10 +26,13 @@ from diapir.config import Recipe, parse_recipe
 from diapir.errors import DiapirError, ModelFileError
 from diapir.io.atomic import write_bytes_atomic
 from diapir.models.pixels import PixelStatistics
+from diapir.models.maskrule import AS_THRESHOLDED, MaskRule
 from diapir.models.unet import SaltNet
 
 FORMAT = 1
-"""Version of the metadata; a reader refuses files of a later one."""
+"""Version of the metadata of one network."""
+LATEST_FORMAT = 2
+"""A reader refuses files of a later one. Files of several networks, ensembles, have format 2."""
 
 _KEY = "diapir"
 _LONGEST_HEADER = 1 << 24
@@ -53,6 +56,7 @@ class ModelCard:
         created: Time in UTC, ISO 8601.
         notes: Anything for the reader.
         pixels: What the training pixels look like; None: the file does not say it.
+        rule: Calibration and clean-up of masks, beside the threshold.
     """
 
     recipe: Recipe
@@ -66,6 +70,7 @@ class ModelCard:
     created: str = ""
     notes: str = ""
     pixels: PixelStatistics | None = None
+    rule: MaskRule = AS_THRESHOLDED
 
     def stamped(self) -> "ModelCard":
         """Return the card with versions, commit and time of now."""
@@ -92,8 +97,15 @@ def save_model(path: Path, net: SaltNet, card: ModelCard, *, half: bool = False)
 
 def serialise(net: SaltNet, card: ModelCard, *, half: bool = False) -> bytes:
     """Return the bytes of a model file; the same network and card give the same bytes."""
-    state = {name: _stored(tensor, half) for name, tensor in net.state_dict().items()}
-    table = {**asdict(card), "recipe": card.recipe.model_dump(mode="json"), "format": FORMAT}
+    return serialise_state(net.state_dict(), card, {"format": FORMAT}, half=half)
+
+
+def serialise_state(
+    tensors: dict[str, Tensor], card: ModelCard, extra: dict[str, Any], *, half: bool
+) -> bytes:
+    """Return the bytes of a file of these tensors, with more entries beside those of the card."""
+    state = {name: _stored(tensor, half) for name, tensor in tensors.items()}
+    table = {**asdict(card), "recipe": card.recipe.model_dump(mode="json"), **extra}
     return save(state, metadata={_KEY: json.dumps(table, sort_keys=True)})
 
 
@@ -104,17 +116,39 @@ def load_model(path: Path) -> tuple[SaltNet, ModelCard]:
         ModelFileError: The file is missing, damaged, no Diapir model, from a newer version, or its
             weights do not fit its recipe or are not finite.
     """
-    card = read_card(path)
-    plain = card.recipe.model.model_copy(update={"weights": "none", "freeze": "none"})
+    card, table = read_card(path), read_table(path)
+    if "members" in table:
+        raise ModelFileError(
+            f"this file is an ensemble of {len(table['members'])} networks",
+            where=path,
+            expected="the model file of one network",
+            mend="Give the model.safetensors of one of the runs in it.",
+        )
+    return build_network(path, card.recipe), card
+
+
+def build_network(path: Path, recipe: Recipe, *, prefix: str = "", members: int = 1) -> SaltNet:
+    """Return a network of a file, in evaluation mode on the CPU.
+
+    Args:
+        path: The file.
+        recipe: That trained the network.
+        prefix: Before the names of its tensors.
+        members: Networks in the file.
+
+    Raises:
+        ModelFileError: The recipe cannot be built, or the tensors do not fit it or are not finite.
+    """
+    plain = recipe.model.model_copy(update={"weights": "none", "freeze": "none"})
     try:
         with _no_larger_than_file(path):
             net = SaltNet(plain)
     except ModelFileError:
         raise
     except DiapirError as error:
-        raise _broken(path, f"its recipe cannot be built: {error.what}") from error
-    net.load_state_dict(_read_state(path, net.state_dict()))
-    return net.eval(), card
+        raise broken(path, f"its recipe cannot be built: {error.what}") from error
+    net.load_state_dict(_read_state(path, net.state_dict(), prefix, members))
+    return net.eval()
 
 
 def read_card(path: Path) -> ModelCard:
@@ -123,6 +157,19 @@ def read_card(path: Path) -> ModelCard:
     Raises:
         ModelFileError: As in `load_model`.
     """
+    table = read_table(path)
+    try:
+        return _parse_card(path, table)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise broken(path, f"its metadata cannot be read ({type(error).__name__})") from error
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """Return the metadata of a file as it stands there, unchecked.
+
+    Raises:
+        ModelFileError: The file is missing, damaged or no Diapir model.
+    """
     try:
         _check_header_length(path)
         with safe_open(path, "pt") as file:
@@ -130,12 +177,14 @@ def read_card(path: Path) -> ModelCard:
     except (OSError, SafetensorError, ValueError) as error:
         raise _unreadable(path, error) from error
     if _KEY not in metadata:
-        raise _broken(path, "it is a safetensors file, but not a Diapir model")
+        raise broken(path, "it is a safetensors file, but not a Diapir model")
     try:
         table = json.loads(metadata[_KEY])
-        return _parse_card(path, table)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise _broken(path, f"its metadata cannot be read ({type(error).__name__})") from error
+    except (ValueError, RecursionError) as error:
+        raise broken(path, f"its metadata cannot be read ({type(error).__name__})") from error
+    if not isinstance(table, dict):
+        raise broken(path, "its metadata cannot be read (no table)")
+    return table
 
 
 def _check_header_length(path: Path) -> None:
@@ -146,9 +195,9 @@ def _check_header_length(path: Path) -> None:
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
     if length > path.stat().st_size:
-        raise _broken(path, "it cannot be read as safetensors (it does not begin like one)")
+        raise broken(path, "it cannot be read as safetensors (it does not begin like one)")
     if length > _LONGEST_HEADER:
-        raise _broken(
+        raise broken(
             path,
             f"it cannot be read as safetensors (its header claims {length:,} bytes, at most "
             f"{_LONGEST_HEADER:,} are read)",
@@ -167,7 +216,7 @@ def _no_larger_than_file(path: Path) -> Iterator[None]:
         if parameter is not None and threading.get_ident() == thread:
             built += parameter.numel()
             if built > most:
-                raise _broken(path, "its recipe describes a larger network than it holds")
+                raise broken(path, "its recipe describes a larger network than it holds")
 
     hook = register_module_parameter_registration_hook(count)
     try:
@@ -177,19 +226,19 @@ def _no_larger_than_file(path: Path) -> Iterator[None]:
 
 
 def _parse_card(path: Path, table: dict[str, Any]) -> ModelCard:
-    if table["format"] > FORMAT:
+    if table["format"] > LATEST_FORMAT:
         raise ModelFileError(
-            f"the file has format {table['format']}, this Diapir reads up to {FORMAT}",
+            f"the file has format {table['format']}, this Diapir reads up to {LATEST_FORMAT}",
             where=path,
             mend="Update Diapir.",
         )
     try:
         recipe = parse_recipe(table["recipe"], where=str(path))
     except DiapirError as error:
-        raise _broken(path, f"its recipe is not valid: {error.what}") from error
+        raise broken(path, f"its recipe is not valid: {error.what}") from error
     threshold = float(table["threshold"])
     if not 0 < threshold < 1:
-        raise _broken(path, f"its threshold is {threshold}, not between 0 and 1")
+        raise broken(path, f"its threshold is {threshold}, not between 0 and 1")
     return ModelCard(
         recipe=recipe,
         threshold=threshold,
@@ -202,28 +251,39 @@ def _parse_card(path: Path, table: dict[str, Any]) -> ModelCard:
         created=str(table["created"]),
         notes=str(table["notes"]),
         pixels=None if table.get("pixels") is None else PixelStatistics.from_json(table["pixels"]),
+        rule=MaskRule.from_json(table["rule"]) if "rule" in table else AS_THRESHOLDED,
     )
 
 
-def _read_state(path: Path, own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of a file after checking names and shapes, before any is read."""
+def _read_state(
+    path: Path, own: dict[str, Tensor], prefix: str = "", members: int = 1
+) -> dict[str, Tensor]:
+    """Return the tensors of a network after checking names and shapes, before any is read."""
     try:
         with safe_open(path, "pt") as file:
-            names = set(file.keys())
-            if names != set(own):
-                odd = sorted(names ^ set(own))
-                raise _broken(path, f"{len(odd)} tensors are missing or unknown, first {odd[0]!r}")
+            found = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+            names = {name.removeprefix(prefix) for name in found}
+            strays = {n for n in file.keys() if not _belongs(n, members)}  # noqa: SIM118
+            if names != set(own) or strays:
+                odd = sorted((names ^ set(own)) | strays)
+                raise broken(path, f"{len(odd)} tensors are missing or unknown, first {odd[0]!r}")
             for name, tensor in own.items():
-                shape = tuple(file.get_slice(name).get_shape())
+                shape = tuple(file.get_slice(prefix + name).get_shape())
                 if shape != tuple(tensor.shape):
-                    raise _broken(path, f"{name} has shape {shape}, expected {tuple(tensor.shape)}")
-            state = {name: file.get_tensor(name).to(own[name].dtype) for name in own}
+                    raise broken(path, f"{name} has shape {shape}, expected {tuple(tensor.shape)}")
+            state = {name: file.get_tensor(prefix + name).to(own[name].dtype) for name in own}
     except (OSError, SafetensorError, ValueError) as error:
         raise _unreadable(path, error) from error
     bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if bad:
-        raise _broken(path, f"{bad[0]} holds NaN or infinity")
+        raise broken(path, f"{bad[0]} holds NaN or infinity")
     return state
+
+
+def _belongs(name: str, members: int) -> bool:
+    """Return whether a tensor's name is one of a member; in a file of one network all are."""
+    number = name.partition(".")[0]
+    return members == 1 or (number.isdigit() and int(number) < members)
 
 
 def _stored(tensor: Tensor, half: bool) -> Tensor:
@@ -242,10 +302,11 @@ def _unreadable(path: Path, error: Exception) -> ModelFileError:
             where=path,
             mend="Give the model.safetensors of a run folder, or train one with 'diapir train'.",
         )
-    return _broken(path, f"it cannot be read as safetensors ({error})")
+    return broken(path, f"it cannot be read as safetensors ({error})")
 
 
-def _broken(path: Path, what: str) -> ModelFileError:
+def broken(path: Path, what: str) -> ModelFileError:
+    """Return the error of a file that is no usable model."""
     return ModelFileError(
         f"not a usable model file: {what}",
         where=path,

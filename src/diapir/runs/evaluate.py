@@ -1,20 +1,69 @@
-"""Scores model files on labelled tiles, keeping apart what their training has seen."""
+"""Scores models on labelled tiles that their training has not seen, or a run by its folds."""
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diapir.errors import DataError
 from diapir.inference.evaluate import Evaluation, evaluate
+from diapir.inference.postprocess import Choice, choose
 from diapir.inference.predict import AS_TRAINED, PredictOptions, Predictor, load_predictor
+from diapir.inference.trust import Trust, judge_trust
 from diapir.io.tiles import Tiles, read_tiles
-from diapir.models.modelfile import ModelCard
+from diapir.metrics.calibration import scale_probs
+from diapir.models.maskrule import MaskRule
+from diapir.models.modelfile import ModelCard, read_card
+from diapir.models.packaged import models_or_packaged
 from diapir.progress import counting
-from diapir.report.html import Card, ReportContent, write_report
+from diapir.report.figures import save_figure
+from diapir.report.figures_trust import kept_curves, reliability_diagram
+from diapir.report.html import Card, Picture, ReportContent, Section, Table, write_report
 from diapir.runs.folder import plain, write_json
+from diapir.runs.out_of_fold import has_out_of_fold, read_out_of_fold, run_models
 from diapir.runs.report import evaluation_sections, provenance
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """What `evaluate_models` finds out.
+
+    Args:
+        found: Every metric.
+        trust: Calibration, and what doubt about tiles is worth.
+        rule: Calibration and clean-up that were used.
+        tiles: That were scored.
+        probs: (N, H, W) calibrated probabilities of the tiles.
+        subtitle: What the tiles are, in words.
+        cards: Of the models, by file name.
+        warning: Why the scores flatter, where they do.
+        choice: How threshold and rule were chosen, where that happened here.
+    """
+
+    found: Evaluation
+    trust: Trust
+    rule: MaskRule
+    tiles: Tiles
+    probs: NDArray[np.float32]
+    subtitle: str
+    cards: dict[str, ModelCard]
+    warning: str | None = None
+    choice: Choice | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but pixels as plain values that `json.dumps` takes."""
+        chosen = {} if self.choice is None else {"choice": asdict(self.choice)}
+        return {
+            "warning": self.warning,
+            "tiles_are": self.subtitle,
+            **self.found.to_dict(),
+            "rule": asdict(self.rule),
+            **chosen,
+            "trust": self.trust.to_dict(),
+        }
 
 
 def evaluate_models(
@@ -25,11 +74,13 @@ def evaluate_models(
     out: Path | None = None,
     options: PredictOptions = AS_TRAINED,
     progress: bool = True,
-) -> tuple[Evaluation, str | None]:
-    """Return the evaluation of models on labelled tiles, and a warning where it flatters them.
+) -> Judgement:
+    """Return all scores of models, or of the folds of a run, on labelled tiles.
 
     Args:
-        models: Model files; their probabilities are averaged.
+        models: Model files or folders of runs; their probabilities are averaged. None: the packaged
+            model. One folder of a run with folds alone is scored by its out-of-fold predictions,
+            each tile by the network that never saw it.
         data: Labelled tiles.
         part: 'auto' leaves out every tile that trained a model or picked its threshold, 'all' takes
             every tile.
@@ -38,35 +89,130 @@ def evaluate_models(
         progress: Show progress bars.
 
     Raises:
-        DiapirError: A model or the data cannot be used, or no tile is left to score.
+        DiapirError: A model, a run or the data cannot be used, or no tile is left to score.
     """
-    predictor, cards = load_predictor(models, options)
-    tiles, warning = _unseen(read_tiles(data, "train", progress=progress), cards, part)
-    probs = predict_with_bar(predictor, tiles, progress)
-    found = evaluate(probs, tiles, predictor.threshold)
+    if len(models) == 1 and has_out_of_fold(models[0]):
+        judged = _judge_folds(models[0], data, progress)
+    else:
+        judged = _judge_models(models, data, part, options, progress)
     if out is not None:
-        write_json(out / "evaluation.json", plain({"warning": warning, **found.to_dict()}))
-        sections = evaluation_sections(found, tiles, probs, out / "figures", part="these tiles")
-        score = found.metrics["score"]
-        content = ReportContent(
-            title="Evaluation",
-            subtitle=warning or f"{len(tiles):,} tiles of {data.name} that no model has seen",
-            cards=[Card("score", f"{score.value:.3f}", f"{score.low:.3f} to {score.high:.3f}")],
-            sections=sections,
-            provenance=[
-                (f"{path.name}: {name}", value)
-                for path, card in zip(models, cards, strict=True)
-                for name, value in provenance(card)
-            ],
-        )
-        write_report(out / "report.html", content)
-    return found, warning
+        _write(judged, out)
+    return judged
 
 
 def predict_with_bar(predictor: Predictor, tiles: Tiles, progress: bool) -> NDArray[np.float32]:
     """Return the probabilities of tiles, with a progress bar."""
     with counting(len(tiles), "predicting", shown=progress) as advance:
         return predictor.predict_probs(tiles.images, tiles.z_feet, advance=advance)
+
+
+def _judge_models(
+    models: Sequence[Path], data: Path, part: str, options: PredictOptions, progress: bool
+) -> Judgement:
+    files = [
+        file
+        for path in models_or_packaged(models)
+        for file in (run_models(path) if path.is_dir() else [path])
+    ]
+    predictor, cards = load_predictor(files, options)
+    tiles, warning = _unseen(read_tiles(data, "train", progress=progress), cards, part)
+    with counting(len(tiles), "predicting", shown=progress) as advance:
+        probs, apart = predictor.predict_with_doubt(tiles.images, tiles.z_feet, advance=advance)
+    found = evaluate(probs, tiles, predictor.threshold, rule=predictor.rule)
+    temperature = predictor.rule.temperature
+    return Judgement(
+        found=found,
+        trust=judge_trust(probs, tiles.truth, found.tile_scores, temperature, apart),
+        rule=predictor.rule,
+        tiles=tiles,
+        probs=probs,
+        subtitle=warning or f"{len(tiles):,} tiles of {data.name} that no model has seen",
+        cards={f"{k} {file.name}": c for k, (file, c) in enumerate(zip(files, cards, strict=True))}
+        if len(files) > 1
+        else {files[0].name: cards[0]},
+        warning=warning,
+    )
+
+
+def _judge_folds(run: Path, data: Path, progress: bool) -> Judgement:
+    stored = read_out_of_fold(run)
+    tiles = read_tiles(data, "train", progress=progress)
+    if stored.fingerprint != tiles.fingerprint():
+        raise DataError(
+            "the data differs from that of the run",
+            where=tiles.source,
+            expected=f"the data that {run} was trained on",
+            mend="Give the same data, or one of the models of the run.",
+        )
+    tiles = tiles.select(stored.ids)
+    chosen = choose(stored.probs, tiles.truth)
+    probs = scale_probs(stored.probs, chosen.rule.temperature)
+    found = evaluate(probs, tiles, chosen.threshold, rule=chosen.rule)
+    return Judgement(
+        found=found,
+        trust=judge_trust(probs, tiles.truth, found.tile_scores, chosen.rule.temperature),
+        rule=chosen.rule,
+        tiles=tiles,
+        probs=probs,
+        subtitle=f"{len(tiles):,} tiles, each predicted by the fold that never saw it; threshold, "
+        "temperature and clean-up were chosen on the same tiles, which flatters slightly",
+        cards={str(path.relative_to(run)): read_card(path) for path in run_models(run)},
+        choice=chosen,
+    )
+
+
+def _write(judged: Judgement, out: Path) -> None:
+    found, figures = judged.found, out / "figures"
+    write_json(out / "evaluation.json", plain(judged.to_dict()))
+    sections = evaluation_sections(
+        found, judged.tiles, judged.probs, figures, part="these tiles", rule=judged.rule
+    )
+    score, trust = found.metrics["score"], judged.trust
+    content = ReportContent(
+        title="Evaluation",
+        subtitle=judged.subtitle,
+        cards=[
+            Card("score", f"{score.value:.3f}", f"{score.low:.3f} to {score.high:.3f}"),
+            Card(
+                "calibration error", f"{trust.after.error:.4f}", f"{trust.before.error:.4f} before"
+            ),
+        ],
+        sections=[*sections, _trust_section(trust, judged, figures)],
+        provenance=[
+            (f"{file}: {name}", value)
+            for file, card in judged.cards.items()
+            for name, value in provenance(card)
+        ],
+    )
+    write_report(out / "report.html", content)
+
+
+def _trust_section(trust: Trust, judged: Judgement, figures: Path) -> Section:
+    pictures = []
+    after = None if trust.temperature == 1 else trust.after
+    for name, figure, caption in (
+        ("reliability", reliability_diagram(trust.before, after),
+         "How often pixels of a predicted probability are salt."),
+        ("kept", kept_curves(trust.kept, trust.ideal),
+         "Score of the tiles that are kept when the most doubtful are left to people."),
+    ):  # fmt: skip
+        save_figure(figure, figures / f"{name}.png")
+        pictures.append(Picture.from_file(figures / f"{name}.png", caption))
+    rows: list[tuple[str, float]] = [
+        ("temperature", trust.temperature),
+        ("expected calibration error without it", trust.before.error),
+        ("expected calibration error with it", trust.after.error),
+    ]
+    doubtful = {
+        name: ", ".join(judged.tiles.ids[k] for k in np.argsort(-values, kind="stable")[:10])
+        for name, values in trust.doubt.items()
+    }
+    return Section(
+        "How far it can be trusted",
+        text=[f"Most doubtful by {name}: {ids}." for name, ids in doubtful.items()],
+        tables=[Table("Calibration", ("", "value"), rows)],
+        pictures=pictures,
+    )
 
 
 def _unseen(tiles: Tiles, cards: Sequence[ModelCard], part: str) -> tuple[Tiles, str | None]:

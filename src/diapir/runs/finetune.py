@@ -16,6 +16,7 @@ from diapir.io.labels import UNLABELLED, LabelledLine, read_labels
 from diapir.io.volume import open_volume
 from diapir.metrics.score import Counts, dice, iou, pixel_accuracy
 from diapir.models.modelfile import ModelCard, load_model, save_model
+from diapir.models.packaged import packaged_model
 from diapir.models.unet import SaltNet
 from diapir.progress import counting
 from diapir.report.figures import save_figure
@@ -70,7 +71,7 @@ class FinetuneResult:
 
 
 def finetune_model(
-    model: Path,
+    model: Path | None,
     volume: Path,
     labels: Path,
     out: Path,
@@ -87,7 +88,7 @@ def finetune_model(
     """Train a model further on labelled lines of a survey and score it on lines held out.
 
     Args:
-        model: Model file to start from.
+        model: Model file to start from; None: the packaged model.
         volume: The survey.
         labels: See `read_labels`.
         out: Folder; takes `model.safetensors`, `finetune.json` and `report.html`.
@@ -104,6 +105,7 @@ def finetune_model(
         DiapirError: A model, the survey or the labels cannot be used.
     """
     survey = open_volume(volume, **dict(options or {}))
+    model = packaged_model() if model is None else model
     net, card = load_model(model)
     _check_usable(net, model)
     lines = read_labels(labels, survey, unlabelled=unlabelled, options=options)
@@ -232,7 +234,8 @@ def _predict(
     """Return (T, S) probabilities of each line, as `diapir map` would predict it."""
     net.set_precision("auto", next(net.parameters()).device.type)
     flip = card.recipe.predict.flip if settings.flip is None else settings.flip
-    predictor = Predictor([net], flip=flip, batch_size=settings.tiling.batch)
+    rule = card.rule  # its temperature; the clean-up of tiles is not for sections
+    predictor = Predictor([net], flip=flip, batch_size=settings.tiling.batch, rule=rule)
     return [predict_section(line, predictor, look, settings.tiling) for line in amplitudes]
 
 

@@ -28,6 +28,7 @@ from diapir.inference.volume import (
 from diapir.io.volume import open_volume
 from diapir.models.modelfile import ModelCard, read_card
 from diapir.models.pixels import TGS_PIXELS, PixelStatistics
+from diapir.models.packaged import models_or_packaged
 from diapir.progress import counting
 from diapir.report.figures_survey import Display
 from diapir.runs.folder import RunFolder, write_json
@@ -144,6 +145,7 @@ def map_survey(
     """
     options = dict(options or {})
     survey = open_volume(source, **options)
+    models = models if models or load_model else models_or_packaged(models)
     cards = [read_card(path) for path in models]
     threshold = _threshold(settings, cards, source)
     amplitudes, look = choose_look(source, survey, settings, cards)

@@ -19,6 +19,7 @@ from diapir.io.images import encode_png, read_grey, write_mask_png
 from diapir.io.layout import find_layout
 from diapir.io.sources import Source
 from diapir.io.tiles import read_tiles
+from diapir.models.packaged import models_or_packaged
 from diapir.progress import counting
 from diapir.runs.evaluate import predict_with_bar
 from diapir.runs.folder import write_json
@@ -55,7 +56,7 @@ def submit(
     """Predict all test tiles and write them as a submission, with what made it beside it.
 
     Args:
-        models: Model files; their probabilities are averaged.
+        models: Model files; their probabilities are averaged. None: the packaged model.
         data: Holds the test tiles; rows follow its `sample_submission.csv` where there is one.
         out: The CSV file; a `.json` of the same name says what made it.
         options: How the models are applied.
@@ -67,7 +68,7 @@ def submit(
     started = time.perf_counter()
     predictor, _ = load_predictor(models, options)
     tiles = read_tiles(data, "test", progress=progress)
-    masks = predict_with_bar(predictor, tiles, progress) > predictor.threshold
+    masks = predictor.make_masks(predict_with_bar(predictor, tiles, progress))
     write_submission(out, tiles.ids, masks, order=_sample_order(data, tiles.ids))
     result = SubmitResult(
         tiles=len(tiles),
@@ -83,11 +84,12 @@ def submit(
             "command": command_line(),
             "machine": describe_machine(),
             "threshold": predictor.threshold,
+            "rule": asdict(predictor.rule),
             "flip": predictor.flip,
             "data_fingerprint": tiles.fingerprint(),
             "models": [
                 {"file": path.name, "sha256": sha256(path.read_bytes()).hexdigest()}
-                for path in models
+                for path in models_or_packaged(models)
             ],
         },
     )
@@ -107,7 +109,7 @@ def predict_images(
     """Predict images of any sizes and write a PNG for each; return how many there were.
 
     Args:
-        models: Model files; their probabilities are averaged.
+        models: Model files; their probabilities are averaged. None: the packaged model.
         source: A PNG file, a folder or a zip of them.
         out: Folder for `masks/ID.png` (0 and 255) and `probs/ID.png` (16 bits, 65535 is 1).
         masks: Write masks.
@@ -130,10 +132,10 @@ def predict_images(
     with layout.source, counting(len(layout.images), "predicting", shown=progress) as advance:
         for names, images in _same_sized(layout.source, layout.images, options.batch_size):
             found = blend_sections(images, predictor.predict_probs)
-            for name, values in zip(names, found, strict=True):
+            salt = predictor.make_masks(found)
+            for name, values, mask in zip(names, found, salt, strict=True):
                 if masks:
-                    salt = values > predictor.threshold
-                    write_mask_png(out / "masks" / f"{name}.png", salt)
+                    write_mask_png(out / "masks" / f"{name}.png", mask)
                 if probs:
                     levels = np.round(values * 65535).astype(np.uint16)
                     write_bytes_atomic(out / "probs" / f"{name}.png", encode_png(levels))

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from diapir.config import LossStage, Recipe
 from diapir.inference.evaluate import Estimate, Evaluation, GroupScore
+from diapir.inference.postprocess import make_masks
 from diapir.io.tiles import Tiles
+from diapir.models.maskrule import AS_THRESHOLDED, MaskRule
 from diapir.report.figures import save_figure
 from diapir.report.figures_data import coverage_against_depth, coverage_histogram
 from diapir.report.figures_tiles import predictions, sample_grid
@@ -79,7 +81,9 @@ def write_run_report(
         part = "hold-out" if shown is not val else "validation"
         cards = [_score_card(f"score on {part}", shown.metrics["score"]), *cards]
         sections = [
-            *evaluation_sections(shown, tiles, probs, folder.figures, val=val, part=part),
+            *evaluation_sections(
+                shown, tiles, probs, folder.figures, val=val, part=part, rule=card.rule
+            ),
             *sections,
         ]
     content = ReportContent(
@@ -100,6 +104,7 @@ def evaluation_sections(
     *,
     val: Evaluation | None = None,
     part: str = "data",
+    rule: MaskRule = AS_THRESHOLDED,
 ) -> list[Section]:
     """Return the sections that tell how well a model does, and save their figures.
 
@@ -110,11 +115,12 @@ def evaluation_sections(
         figures: Folder for the PNG files.
         val: Evaluation of the tiles that picked the threshold, for a second curve.
         part: What the tiles are, in words.
+        rule: That cleans up the masks.
     """
     return [
         _scores_section(found, val, figures, part),
         _groups_section(found, figures),
-        _tiles_section(found, tiles, probs, figures),
+        _tiles_section(found, tiles, probs, figures, rule),
     ]
 
 
@@ -143,6 +149,9 @@ def provenance(card: "ModelCard") -> list[tuple[str, str]]:
         ("training tiles", f"{len(card.train_ids):,}"),
         ("seed", str(card.recipe.train.seed)),
         ("threshold", f"{card.threshold:.2f}"),
+        ("temperature", f"{card.rule.temperature:.3f}"),
+        ("smallest body", f"{card.rule.min_body} pixels"),
+        ("empty below", f"{card.rule.empty_below:g} pixels of summed probability"),
         ("source commit", card.git or "not from a source tree"),
         ("created", card.created),
     ]
@@ -190,7 +199,7 @@ def _groups_section(found: Evaluation, figures: Path) -> Section:
 
 
 def _tiles_section(
-    found: Evaluation, tiles: Tiles, probs: NDArray[np.float32], figures: Path
+    found: Evaluation, tiles: Tiles, probs: NDArray[np.float32], figures: Path, rule: MaskRule
 ) -> Section:
     rng = np.random.default_rng(0)
     anyone = rng.permutation(len(tiles))[:6]
@@ -203,9 +212,10 @@ def _tiles_section(
         if len(index):
             chosen = tiles.subset(index)
             assert chosen.masks is not None  # noqa: S101  # an evaluation has masks
-            figure = predictions(
-                chosen.images, chosen.masks, probs[index], chosen.ids, found.threshold
-            )
+            # what the clean-up takes away is shown as no salt
+            masks = make_masks(probs[index], found.threshold, rule)
+            shown = np.where(masks, probs[index], np.minimum(probs[index], found.threshold))
+            figure = predictions(chosen.images, chosen.masks, shown, chosen.ids, found.threshold)
             pictures.append(_keep(figure, figures / f"tiles-{name}.png", caption))
     return Section("Input, truth, prediction", pictures=pictures)
 

@@ -4,7 +4,7 @@ import os
 import shlex
 import tempfile
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,19 @@ from diapir.config import Recipe
 from diapir.data.splits import Split, make_splits
 from diapir.errors import DataError, RecipeError
 from diapir.inference.evaluate import Evaluation, evaluate
+from diapir.inference.postprocess import choose
 from diapir.inference.predict import Predictor
-from diapir.io.atomic import atomic_write, remove_leftovers, write_text_atomic
+from diapir.io.atomic import remove_leftovers, write_text_atomic
 from diapir.io.csv_tables import index_rows, read_rows
 from diapir.io.tiles import Tiles, read_tiles
-from diapir.metrics.thresholds import best_threshold, threshold_curve
+from diapir.metrics.calibration import scale_probs
+from diapir.models.maskrule import AS_THRESHOLDED, MaskRule
 from diapir.models.modelfile import ModelCard, save_model
 from diapir.models.pixels import pixel_statistics
 from diapir.models.unet import SaltNet
 from diapir.runs.folder import RunFolder, is_main_process, new_run_folder, plain, write_json
 from diapir.runs.machine import command_line, describe_machine, keep_freed_memory
+from diapir.runs.out_of_fold import write_out_of_fold_probs
 from diapir.runs.report import save_data_figures, write_run_report
 from diapir.runs.teachers import ask_teachers
 from diapir.training.fit import LAST_CHECKPOINT, FitResult, fit
@@ -57,7 +60,7 @@ class RunResult:
         threshold: Chosen on validation, or the recipe's.
         val: Evaluation on validation; None where the split has none.
         holdout: Evaluation on the hold-out; None where the split has none.
-        val_probs: (N, H, W) float32 probabilities of the validation tiles.
+        val_probs: (N, H, W) float32 probabilities of the validation tiles, not calibrated.
         seconds: Training time.
         interrupted: Signal that ended the training early, if one did.
     """
@@ -228,8 +231,8 @@ class _Scored:
         threshold: Chosen on validation, or the recipe's.
         val: Evaluation on validation; None where the split has none.
         holdout: Evaluation on the hold-out; None where the split has none.
-        val_probs: (N, H, W) float32 probabilities of the validation tiles.
-        holdout_probs: (N, H, W) float32 probabilities of the hold-out tiles.
+        val_probs: (N, H, W) float32 probabilities of the validation tiles, not calibrated.
+        shown_probs: (N, H, W) calibrated, of the hold-out, or of validation without one.
         card: For the model file.
     """
 
@@ -237,7 +240,7 @@ class _Scored:
     val: Evaluation | None
     holdout: Evaluation | None
     val_probs: NDArray[np.float32]
-    holdout_probs: NDArray[np.float32]
+    shown_probs: NDArray[np.float32]
     card: ModelCard
 
 
@@ -248,11 +251,16 @@ def _score(tiles: Tiles, split: Split, recipe: Recipe, net: SaltNet) -> _Scored:
     val_tiles, holdout_tiles = tiles.subset(split.val), tiles.subset(split.holdout)
     val_probs = predictor.predict_probs(val_tiles.images, val_tiles.z_feet)
     holdout_probs = predictor.predict_probs(holdout_tiles.images, holdout_tiles.z_feet)
-    threshold = _choose_threshold(recipe, val_probs, val_tiles)
-    val = evaluate(val_probs, val_tiles, threshold) if len(val_tiles) else None
-    holdout = evaluate(holdout_probs, holdout_tiles, threshold) if len(holdout_tiles) else None
-    card = _card(tiles, split, recipe, threshold, val, holdout)
-    return _Scored(threshold, val, holdout, val_probs, holdout_probs, card)
+    threshold, rule = choose_masks(recipe, val_probs, val_tiles)
+    calibrated = [scale_probs(probs, rule.temperature) for probs in (val_probs, holdout_probs)]
+    val, holdout = (
+        evaluate(probs, part, threshold, rule=rule) if len(part) else None
+        for probs, part in zip(calibrated, (val_tiles, holdout_tiles), strict=True)
+    )
+    card = _card(tiles, split, recipe, threshold, rule, val, holdout)
+    return _Scored(
+        threshold, val, holdout, val_probs, calibrated[0 if holdout is None else 1], card
+    )
 
 
 def _finish(
@@ -267,9 +275,9 @@ def _finish(
     save_model(folder.model, fitted.net, card)
     write_json(folder.metrics, _metrics_table(recipe, split, fitted, threshold, val, holdout, card))
     shown = (
-        (holdout, tiles.subset(split.holdout), scored.holdout_probs)
+        (holdout, tiles.subset(split.holdout), scored.shown_probs)
         if holdout
-        else (val, tiles.subset(split.val), scored.val_probs)
+        else (val, tiles.subset(split.val), scored.shown_probs)
     )
     save_data_figures(tiles, folder.figures)
     write_run_report(folder, recipe, fitted.history, fitted.best_epoch, val, *shown, card)
@@ -279,13 +287,21 @@ def _finish(
     )
 
 
-def _choose_threshold(recipe: Recipe, probs: NDArray[np.float32], tiles: Tiles) -> float:
-    """Return the recipe's threshold, or the best on validation tiles, or 0.5 without any."""
-    if recipe.predict.threshold is not None:
-        return recipe.predict.threshold
+def choose_masks(
+    recipe: Recipe, probs: NDArray[np.float32], tiles: Tiles
+) -> tuple[float, MaskRule]:
+    """Return threshold and rule that are best on tiles that did not train; 0.5 without any.
+
+    Args:
+        recipe: Its threshold is kept where it has one.
+        probs: (N, H, W) probabilities of the tiles, not calibrated.
+        tiles: Validation or out-of-fold tiles.
+    """
+    own = recipe.predict.threshold
     if not len(tiles):
-        return 0.5
-    return best_threshold(threshold_curve(probs, tiles.truth))
+        return own or 0.5, AS_THRESHOLDED
+    found = choose(probs, tiles.truth, clean_up=own is None)
+    return own or found.threshold, found.rule
 
 
 def _card(
@@ -293,6 +309,7 @@ def _card(
     split: Split,
     recipe: Recipe,
     threshold: float,
+    rule: MaskRule,
     val: Evaluation | None,
     holdout: Evaluation | None,
 ) -> ModelCard:
@@ -311,6 +328,7 @@ def _card(
         train_ids=tuple(tiles.ids[i] for i in split.train),
         val_ids=tuple(tiles.ids[i] for i in split.val),
         pixels=pixel_statistics(tiles.images[split.train]),
+        rule=rule,
     ).stamped()
 
 
@@ -327,6 +345,7 @@ def _metrics_table(
         "recipe": recipe.name,
         "recipe_sha256": recipe.sha256(),
         "threshold": threshold,
+        "rule": asdict(card.rule),
         "epochs": len(fitted.history),
         "best_epoch": fitted.best_epoch,
         "training_seconds": round(fitted.seconds, 1),
@@ -347,17 +366,20 @@ def write_out_of_fold(
 ) -> Evaluation:
     """Join the folds' validation predictions: every tile by the network that never saw it.
 
-    Writes `out_of_fold.npz` (ids, probs as float16) and `out_of_fold.json` (all metrics, at the one
-    threshold that is best over all folds, which makes that score slightly optimistic).
+    Writes `out_of_fold.npz` (ids, probs as float16, not calibrated) and `out_of_fold.json` (all
+    metrics, with the one threshold and rule that are best over all folds, which makes that score
+    slightly optimistic).
     """
     index = np.concatenate([split.val for split in splits])
     probs = np.concatenate([result.val_probs for result in results])
     chosen = tiles.subset(index)
-    threshold = best_threshold(threshold_curve(probs, chosen.truth))
-    evaluation = evaluate(probs, chosen, threshold)
-    with atomic_write(folder.path / "out_of_fold.npz") as temporary, temporary.open("wb") as file:
-        np.savez(file, ids=np.array(chosen.ids), probs=probs.astype(np.float16))
-    write_json(folder.path / "out_of_fold.json", plain(evaluation.to_dict()))
+    found = choose(probs, chosen.truth)
+    evaluation = evaluate(
+        scale_probs(probs, found.rule.temperature), chosen, found.threshold, rule=found.rule
+    )
+    write_out_of_fold_probs(folder.path, chosen.ids, probs)
+    table = {**evaluation.to_dict(), "choice": asdict(found)}
+    write_json(folder.path / "out_of_fold.json", plain(table))
     return evaluation
 
 

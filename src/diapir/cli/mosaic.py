@@ -1,0 +1,32 @@
+"""`diapir mosaic`: which tiles are neighbours, and the sections that they make up."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diapir.cli.console import Json, Quiet, print_json, print_table
+
+
+def mosaic(
+    data: Annotated[Path, typer.Argument(help="A data set; test tiles are taken along.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for everything.")] = Path("mosaic"),
+    false_share: Annotated[
+        float, typer.Option("--false-share", help="Share of pairs that may be false.")
+    ] = 0.02,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find neighbouring tiles by their borders; write sections, and groups for leak-free splits."""
+    from diapir.runs.folder import plain
+    from diapir.runs.mosaic import evidence_rows, write_mosaics
+
+    result = write_mosaics(data, out, false_share=false_share, progress=not quiet)
+    if as_json:
+        print_json(plain(result.evidence))
+        return
+    rows, columns, pairs = evidence_rows(result.evidence)
+    print_table("Mosaics", ("what", "count"), rows)
+    print_table("Pairs", columns, pairs)
+    typer.echo(f"Look at {out / 'mosaics.png'}; split by them with")
+    typer.echo(f"  diapir train RECIPE --data {data} --set split.groups={out / 'groups.csv'}")

@@ -1,0 +1,141 @@
+"""From probabilities to masks: threshold, smallest body, empty tiles; and how they are chosen.
+
+Everything here is chosen on tiles that did not train the network, out-of-fold or validation tiles,
+and stored in the model file. Nothing is chosen on a hold-out.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diapir.inference.bodies import drop_small_bodies, find_bodies
+from diapir.metrics.bootstrap import bootstrap_interval
+from diapir.metrics.calibration import fit_temperature, scale_probs
+from diapir.metrics.score import Counts, tile_counts, tile_scores
+from diapir.metrics.thresholds import best_threshold, threshold_curve
+from diapir.models.maskrule import AS_THRESHOLDED, MaskRule
+
+MIN_BODIES = (0, 5, 10, 20, 40, 80)
+"""Smallest bodies that are tried, in pixels."""
+EMPTY_BELOW = (0.0, 10.0, 25.0, 50.0, 100.0, 200.0, 400.0)
+"""Sums of probability that are tried, in pixels."""
+_THRESHOLDS = np.arange(10, 91, 2) / 100
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How probabilities of one model are to be used.
+
+    Args:
+        threshold: On calibrated probabilities.
+        rule: Calibration and clean-up.
+        score: On the tiles that it was chosen on, which flatters slightly.
+        gain: In score over the threshold alone, of the best clean-up that was tried.
+        gain_low: Lower end of the 95 % interval of `gain`; the clean-up is only kept above 0.
+    """
+
+    threshold: float
+    rule: MaskRule
+    score: float
+    gain: float = 0.0
+    gain_low: float = 0.0
+
+
+def make_masks(
+    probs: NDArray[np.floating], threshold: float, rule: MaskRule = AS_THRESHOLDED
+) -> NDArray[np.bool_]:
+    """Return the masks of calibrated probabilities.
+
+    Args:
+        probs: (N, H, W) in 0..1, already divided by the rule's temperature.
+        threshold: Pixels above it are salt.
+        rule: Smallest body, then empty tiles.
+    """
+    # float(): a float64 scalar would compare float32 probabilities in another precision
+    masks: NDArray[np.bool_] = probs > float(threshold)
+    if rule.min_body > 1:
+        masks = drop_small_bodies(masks, rule.min_body)
+    if rule.empty_below > 0:
+        masks &= (_sums(probs) >= rule.empty_below)[:, None, None]
+    return masks
+
+
+def choose(
+    probs: NDArray[np.floating], truth: NDArray[np.integer], *, clean_up: bool = True
+) -> Choice:
+    """Return temperature, threshold and clean-up that suit raw probabilities best.
+
+    The clean-up is kept only where the interval of its gain, paired by tile, lies above 0.
+
+    Args:
+        probs: (N, H, W) raw probabilities of tiles that did not train the network.
+        truth: (N, H, W) masks of 0 and 1.
+        clean_up: Also try smallest bodies and empty tiles.
+
+    Raises:
+        ValueError: There are no tiles, or the shapes differ.
+    """
+    temperature = fit_temperature(probs, truth)
+    probs = scale_probs(probs, temperature)
+    curve = threshold_curve(probs, truth)
+    plain = Choice(best_threshold(curve), MaskRule(temperature), float(curve.max()))
+    if not clean_up:
+        return plain
+    threshold, min_body, empty_below = _best_clean_up(probs, truth)
+    rule = MaskRule(temperature, min_body, empty_below)
+    if not rule.cleans:
+        return plain
+    old, new = (
+        tile_scores(tile_counts(make_masks(probs, t, r), truth))
+        for t, r in ((plain.threshold, plain.rule), (threshold, rule))
+    )
+    gain, (low, _) = float((new - old).mean()), bootstrap_interval(new - old)
+    if low > 0:
+        return Choice(threshold, rule, float(new.mean()), gain, low)
+    return Choice(plain.threshold, plain.rule, plain.score, gain, low)
+
+
+def _best_clean_up(
+    probs: NDArray[np.floating], truth: NDArray[np.integer]
+) -> tuple[float, int, float]:
+    """Return threshold, smallest body and empty-tile limit of the best score of all that is tried.
+
+    One labelling a threshold serves all smallest bodies; the limit needs only the tiles' sums.
+    """
+    sums = _sums(probs)
+    emptied = np.array([sums < limit for limit in EMPTY_BELOW])  # (E, N)
+    no_salt = ~truth.any(axis=(1, 2))
+    scores = np.empty((len(MIN_BODIES), len(EMPTY_BELOW), len(_THRESHOLDS)))
+    for k, threshold in enumerate(_THRESHOLDS.tolist()):
+        for size, counts in enumerate(_counts_by_size(probs > threshold, truth)):
+            found = tile_scores(counts)
+            scores[size, :, k] = np.where(emptied, no_salt, found).mean(axis=1)
+    # of equal scores the least clean-up, which stands first
+    i, j = np.unravel_index(int(scores.max(axis=2).argmax()), scores.shape[:2])
+    return best_threshold(scores[i, j], _THRESHOLDS), MIN_BODIES[i], EMPTY_BELOW[j]
+
+
+def _counts_by_size(masks: NDArray[np.bool_], truth: NDArray[np.integer]) -> list[Counts]:
+    """Return the tiles' counts without bodies smaller than each of `MIN_BODIES`."""
+    found = find_bodies(masks)
+    tiles, height, width = found.shape
+    inside = np.zeros((tiles * height, width + 1), np.int64)
+    np.cumsum(truth.reshape(tiles * height, width), axis=1, out=inside[:, 1:])
+    hits = inside[found.row, found.stop] - inside[found.row, found.start]
+    shared = np.bincount(found.body, weights=hits, minlength=len(found.size))
+    actual = np.count_nonzero(truth, axis=(1, 2))
+    pixels = np.full(tiles, height * width, np.int64)
+
+    def per_tile(values: NDArray[np.number]) -> NDArray[np.int64]:
+        return np.bincount(found.tile, weights=values, minlength=tiles).astype(np.int64)
+
+    return [
+        Counts(per_tile(shared * keep), per_tile(found.size * keep), actual, pixels)
+        for keep in (found.size >= smallest for smallest in MIN_BODIES)
+    ]
+
+
+def _sums(probs: NDArray[np.floating]) -> NDArray[np.float64]:
+    sums: NDArray[np.float64] = probs.sum(axis=(1, 2), dtype=np.float64)
+    return sums

@@ -1,0 +1,142 @@
+"""Ensembles: several networks in one file, averaged, with one threshold and one calibration.
+
+One file and not a list of files: whoever moves or mails it cannot lose a member or mix up two
+versions of one, and every verb takes it where it takes a model. It is a safetensors file like any
+model file; the tensors of member K are called `K.NAME`, and the card has the recipe and weight of
+each member beside what is common to all.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from diapir.config import Recipe, parse_recipe
+from diapir.errors import DiapirError
+from diapir.io.atomic import write_bytes_atomic
+from diapir.models import modelfile
+from diapir.models.modelfile import ModelCard
+from diapir.models.unet import SaltNet
+
+ENSEMBLE_FORMAT = 2
+"""Format of the metadata of an ensemble: a Diapir that knows none asks to be updated."""
+
+
+@dataclass(frozen=True, eq=False)
+class Networks:
+    """What a model file or an ensemble holds.
+
+    Args:
+        nets: In evaluation mode, on the CPU.
+        weights: One a network, above 0.
+        card: Common to all: threshold, rule, ids; its recipe is that of the first network.
+    """
+
+    nets: tuple[SaltNet, ...]
+    weights: tuple[float, ...]
+    card: ModelCard
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """A network of an ensemble.
+
+    Args:
+        net: The network.
+        recipe: That trained it.
+        weight: Relative to those of the others, above 0.
+        name: Where it comes from, for the reader.
+    """
+
+    net: SaltNet
+    recipe: Recipe
+    weight: float = 1.0
+    name: str = ""
+
+
+def save_ensemble(
+    path: Path, members: Sequence[Member], card: ModelCard, *, half: bool = False
+) -> None:
+    """Write networks and what is common to them as one file, whole or not at all.
+
+    Args:
+        path: Should end in `.safetensors`.
+        members: At least one.
+        card: Its recipe should be that of the first member.
+        half: As in `save_model`.
+
+    Raises:
+        RunError: The file cannot be written.
+    """
+    state: dict[str, Tensor] = {}
+    for number, member in enumerate(members):
+        own = member.net.state_dict()
+        state |= {f"{number}.{name}": tensor for name, tensor in own.items()}
+    listed = [
+        {"recipe": m.recipe.model_dump(mode="json"), "weight": m.weight, "name": m.name}
+        for m in members
+    ]
+    extra = {"format": ENSEMBLE_FORMAT, "members": listed}
+    write_bytes_atomic(path, modelfile.serialise_state(state, card, extra, half=half))
+
+
+def load_networks(path: Path) -> Networks:
+    """Return the networks of a model file or an ensemble, ready to predict on the CPU.
+
+    Raises:
+        ModelFileError: As in `load_model`.
+    """
+    members = read_members(path)
+    if not members:
+        net, card = modelfile.load_model(path)
+        return Networks((net,), (1.0,), card)
+    card = modelfile.read_card(path)
+    nets = tuple(
+        modelfile.build_network(path, member.recipe, prefix=f"{number}.", members=len(members))
+        for number, member in enumerate(members)
+    )
+    return Networks(nets, tuple(member.weight for member in members), card)
+
+
+@dataclass(frozen=True)
+class ListedMember:
+    """What the header of an ensemble says of a member.
+
+    Args:
+        recipe: That trained it.
+        weight: Relative to those of the others.
+        name: Where it comes from.
+    """
+
+    recipe: Recipe
+    weight: float
+    name: str
+
+
+def read_members(path: Path) -> list[ListedMember]:
+    """Return the members of an ensemble from its header; none for the file of one network.
+
+    Raises:
+        ModelFileError: As in `load_model`.
+    """
+    table = modelfile.read_table(path)
+    try:
+        members = [_parse_member(entry, path) for entry in table.get("members", [])]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise modelfile.broken(
+            path, f"its list of members cannot be read ({type(error).__name__})"
+        ) from error
+    return members
+
+
+def _parse_member(entry: dict[str, Any], path: Path) -> ListedMember:
+    weight = float(entry["weight"])
+    if not 0 < weight < float("inf"):
+        raise ValueError(f"weight {weight}")
+    try:
+        recipe = parse_recipe(entry["recipe"], where=str(path))
+    except DiapirError as error:
+        raise modelfile.broken(path, f"a member's recipe is not valid: {error.what}") from error
+    return ListedMember(recipe, weight, str(entry["name"]))

@@ -1,0 +1,102 @@
+"""Threshold, smallest body and empty tiles: applied as told, chosen only where they help."""
+
+import numpy as np
+import pytest
+
+from diapir.inference.postprocess import _best_clean_up, choose, make_masks
+from diapir.metrics.calibration import scale_probs
+from diapir.metrics.score import competition_score
+from diapir.metrics.thresholds import best_threshold, threshold_curve
+from diapir.models.maskrule import MaskRule
+
+
+def draw(tiles: int = 60, specks: int = 0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return probabilities and truth: blocks of salt in two of three tiles, and false specks."""
+    rng = np.random.default_rng(seed)
+    truth = np.zeros((tiles, 32, 32), np.uint8)
+    for k in range(tiles):
+        if k % 3:
+            top, left = rng.integers(0, 16, 2)
+            truth[k, top : top + 14, left : left + 14] = 1
+    logits = 6.0 * truth - 3 + rng.normal(0, 0.7, truth.shape)
+    for k in range(tiles):
+        for _ in range(specks):
+            row, column = rng.integers(0, 31, 2)
+            logits[k, row : row + 2, column : column + 2] = 4
+    return (1 / (1 + np.exp(-logits))).astype(np.float32), truth
+
+
+def test_masks_follow_the_rule() -> None:
+    probs = np.zeros((3, 10, 10), np.float32)
+    probs[0, 0, :3] = 0.9  # a body of 3 pixels
+    probs[0, 4:8, 4:8] = 0.9  # and one of 16
+    probs[1, 0, 0] = 0.9
+    probs[2] = 0.2
+    plain = make_masks(probs, 0.5)
+    assert plain.sum(axis=(1, 2)).tolist() == [19, 1, 0]
+    assert make_masks(probs, 0.5, MaskRule(min_body=4)).sum(axis=(1, 2)).tolist() == [16, 0, 0]
+    assert make_masks(probs, 0.5, MaskRule(empty_below=2)).sum(axis=(1, 2)).tolist() == [19, 0, 0]
+    assert make_masks(probs, 0.1, MaskRule(empty_below=2))[2].all()
+    assert (make_masks(probs, 0.5, MaskRule(temperature=3)) == plain).all()  # is in probs already
+
+
+def test_threshold_is_exceeded_in_the_precision_of_the_probabilities() -> None:
+    probs = np.full((1, 2, 2), 0.3, np.float32)
+    assert not make_masks(probs, float(np.float64(0.3))).any()
+
+
+def test_specks_are_cleaned_up_and_the_gain_is_told() -> None:
+    probs, truth = draw(specks=2)
+    found = choose(probs, truth)
+    assert found.rule.min_body > 4 or found.rule.empty_below > 0
+    assert found.gain > 0.1
+    assert 0 < found.gain_low <= found.gain
+    calibrated = scale_probs(probs, found.rule.temperature)
+    masks = make_masks(calibrated, found.threshold, found.rule)
+    assert competition_score(masks, truth) == pytest.approx(found.score)
+    # and on other tiles of the kind
+    fresh, other = draw(specks=2, seed=9)
+    plain = choose(probs, truth, clean_up=False)
+    fresh = scale_probs(fresh, found.rule.temperature)
+    assert competition_score(make_masks(fresh, found.threshold, found.rule), other) > (
+        competition_score(make_masks(fresh, plain.threshold, plain.rule), other)
+    )
+
+
+def test_without_a_certain_gain_the_threshold_stands_alone() -> None:
+    probs, truth = draw()
+    found = choose(probs, truth)
+    assert not found.rule.cleans
+    curve = threshold_curve(scale_probs(probs, found.rule.temperature), truth)
+    assert found.threshold == best_threshold(curve)
+    assert found.score == curve.max()
+    # one speck in one tile gains, but not beyond doubt
+    probs[3, 0, 0] = 0.999
+    assert not choose(probs, truth).rule.cleans
+
+
+def test_search_finds_what_trying_each_finds() -> None:
+    probs, truth = draw(tiles=12, specks=1, seed=3)
+    threshold, min_body, empty_below = _best_clean_up(probs, truth)
+    best = competition_score(
+        make_masks(probs, threshold, MaskRule(1, min_body, empty_below)), truth
+    )
+    for other in (0.2, 0.4, 0.5, 0.6, 0.8):
+        for body in (0, 5, 20, 80):
+            for limit in (0, 25, 100, 400):
+                masks = make_masks(probs, other, MaskRule(1, body, limit))
+                assert competition_score(masks, truth) <= best + 1e-12
+
+
+def test_order_of_tiles_does_not_matter() -> None:
+    probs, truth = draw(specks=1)
+    order = np.random.default_rng(0).permutation(len(probs))
+    assert choose(probs, truth) == choose(probs[order], truth[order])
+
+
+@pytest.mark.parametrize(
+    "bad", [{"temperature": 0}, {"temperature": float("nan")}, {"min_body": -1}]
+)
+def test_rule_that_cannot_be(bad: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="cannot be"):
+        MaskRule(**bad)
