@@ -66,8 +66,7 @@ class ModelCard:
 
     def stamped(self) -> "ModelCard":
         """Return the card with versions, commit and time of now."""
-        versions = {name: version(name) for name in _LIBRARIES}
-        versions["python"] = platform.python_version()
+        versions = library_versions()
         now = datetime.now(UTC).isoformat(timespec="seconds")
         return replace(self, versions=versions, git=source_commit(), created=now)
 
@@ -248,6 +247,12 @@ def _broken(path: Path, what: str) -> ModelFileError:
         expected="a .safetensors file written by Diapir",
         mend="Copy the file again from where it was trained.",
     )
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of Diapir, of the libraries that compute, and of Python."""
+    versions = {name: version(name) for name in _LIBRARIES}
+    return versions | {"python": platform.python_version()}
 
 
 def source_commit() -> str | None:

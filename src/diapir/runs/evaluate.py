@@ -10,7 +10,7 @@ from diapir.errors import DataError
 from diapir.inference.evaluate import Evaluation, evaluate
 from diapir.inference.predict import AS_TRAINED, PredictOptions, Predictor, load_predictor
 from diapir.io.tiles import Tiles, read_tiles
-from diapir.models.modelfile import ModelCard
+from diapir.models.modelfile import ModelCard, library_versions, source_commit
 from diapir.progress import counting
 from diapir.report.html import Card, ReportContent, write_report
 from diapir.runs.folder import plain, write_json
@@ -45,7 +45,17 @@ def evaluate_models(
     probs = predict_with_bar(predictor, tiles, progress)
     found = evaluate(probs, tiles, predictor.threshold)
     if out is not None:
-        write_json(out / "evaluation.json", plain({"warning": warning, **found.to_dict()}))
+        made = {
+            "data_fingerprint": tiles.fingerprint(),
+            "versions": library_versions(),
+            "git": source_commit(),
+            "models": [
+                {"file": path.name, **dict(provenance(card))}
+                for path, card in zip(models, cards, strict=True)
+            ],
+        }
+        table = {"warning": warning, **found.to_dict(), "provenance": made}
+        write_json(out / "evaluation.json", plain(table))
         sections = evaluation_sections(found, tiles, probs, out / "figures", part="these tiles")
         score = found.metrics["score"]
         content = ReportContent(
