@@ -15,7 +15,7 @@ COVERAGE = 85
 CORE = io data metrics inference
 CORE_COVERAGE = 95
 
-.PHONY: help demo test lint format freeze venv clean
+.PHONY: help demo test lint format fuzz freeze venv clean
 .DELETE_ON_ERROR:
 
 help:  ## Say what can be made
@@ -41,6 +41,9 @@ lint: $(INSTALLED)  ## Check format, lint and types
 format: $(INSTALLED)  ## Format, and mend what can be mended by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+fuzz: $(INSTALLED)  ## Feed 100,000 damaged and hostile inputs to every reader
+	$(BIN)/python benchmarks/fuzz.py --count 100000 --out docs/reliability/fuzz.json
 
 venv: $(INSTALLED)  ## Install into .venv, with the versions of constraints.txt
 

@@ -17,7 +17,6 @@ import shutil
 import sys
 import time
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial

@@ -238,7 +238,9 @@ HOSTILE: dict[str, Maker] = {
     "offsets-outside.safetensors": header(lambda t: _first(t).update(data_offsets=[0, 1 << 40])),
     "offsets-backwards.safetensors": header(lambda t: _first(t).update(data_offsets=[64, 0])),
     "offsets-overlap.safetensors": header(_overlap),
-    "other-shape.safetensors": tensors(lambda s: s.update({"head.weight": torch.zeros(1, 7, 1, 1)})),
+    "other-shape.safetensors": tensors(
+        lambda s: s.update({"head.weight": torch.zeros(1, 7, 1, 1)})
+    ),
     "transposed.safetensors": tensors(
         lambda s: s.update({"head.weight": torch.zeros(tuple(s["head.weight"].shape)[::-1])})
     ),

@@ -18,8 +18,9 @@ _NUMBERS = (
     "9223372036854775808", "1" * 400, "٣", "",
 )  # fmt: skip
 _TEXTS = (
-    "\x00", "\ufeff", "\r", "\n\n", '"', "'", ",", ";", "\t", "../../x", "/etc/passwd", "\\", "\u202e",
-    "[" * 2000, "{" * 300, "a" * 20_000, "\x1b[31m", "%s%n", "[/bold]", "=1+1", "\ud7ff", "𝕏",
+    "\x00", "\ufeff", "\r", "\n\n", '"', "'", ",", ";", "\t", "../../x", "/etc/passwd", "\\",
+    "[" * 2000, "{" * 300, "a" * 20_000, "\x1b[31m", "%s%n", "[/bold]", "=1+1", "\ud7ff",
+    "\U0001d54f", "\u202e",
 )  # fmt: skip
 _VALUES: tuple[Any, ...] = (
     None, True, -1, 0, 1, 2**31, 2**63, 2**64, 1e308, float("nan"), float("inf"), "", "x", [], {},
@@ -190,22 +191,23 @@ def mutate_png(data: bytes, rng: random.Random) -> bytes:
         chunks.insert(at, chunks[rng.randrange(len(chunks))])
     elif choice == 2:
         bomb = zlib.compress(bytes(1 << 22), 9)
-        chunks.insert(1, rng.choice(((b"zTXt", b"a\0\0" + bomb), (b"iCCP", b"a\0\0" + bomb),
-                                     (b"IDAT", bomb), (b"eXIf", body), (b"acTL", bytes(8)))))  # fmt: skip
+        packed = b"a\0\0" + bomb
+        odd = ((b"zTXt", packed), (b"iCCP", packed), (b"IDAT", bomb), (b"acTL", bytes(8)))
+        chunks.insert(1, rng.choice(odd))
     elif choice == 3 and kind == b"IHDR":
         size = [rng.choice((0, 1, 101, 4096, 65535, 1 << 20, (1 << 31) - 1)) for _ in range(2)]
         chunks[at] = (kind, struct.pack(">II", *size) + body[8:])
     else:
         chunks[at] = (kind, mutate_bytes(body, rng))
-    packed = [
+    written = [
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         for kind, body in chunks
     ]
-    return b"".join([data[:8], *packed])
+    return b"".join([data[:8], *written])
 
 
 _ENTRY_NAMES = (
-    "../../evil.png", "/tmp/evil.png", "images/../../evil.png", "images/a\x00.png", "images/..png",
+    "../../evil.png", "/etc/evil.png", "images/../../evil.png", "images/a\x00.png", "images/..png",
     "images//b.png", "images\\c.png", "masks/a.png", "images/" + "n" * 300 + ".png", "",
 )  # fmt: skip
 
@@ -220,20 +222,11 @@ def mutate_zip(data: bytes, rng: random.Random) -> bytes:
         change = rng.randrange(6)
         for name in names:
             content = old.read(name)
-            if name != victim:
-                new.writestr(name, content)
-            elif change == 0:
-                new.writestr(zipfile.ZipInfo(rng.choice(_ENTRY_NAMES) or "x"), content)
-            elif change == 1:
-                new.writestr(name, mutate(content, name, rng))
-            elif change == 2:
-                new.writestr(name, bytes(1 << 23))
-            elif change == 3:
-                link = zipfile.ZipInfo(name)
-                link.external_attr = 0o120777 << 16
-                new.writestr(link, "/etc/passwd")
-            elif change == 4:
-                new.writestr(name, content)
+            entry = zipfile.ZipInfo(name)
+            if name == victim:
+                entry, content = _other_entry(name, content, change, rng)
+            new.writestr(entry, content, method)
+            if name == victim and change == 4:
                 new.writestr(zipfile.ZipInfo(name + "/x.png"), content)
     packed = bytearray(stream.getvalue())
     if change == 5:  # sizes that lie, in the entry and in the directory
@@ -243,6 +236,21 @@ def mutate_zip(data: bytes, rng: random.Random) -> bytes:
                 struct.pack_into("<I", packed, rng.choice(found) + offset + rng.choice((0, 4)),
                                  rng.choice((0, 1, 100, 1 << 24, (1 << 32) - 1)))  # fmt: skip
     return bytes(packed)
+
+
+def _other_entry(
+    name: str, content: bytes, change: int, rng: random.Random
+) -> tuple[zipfile.ZipInfo, bytes]:
+    entry = zipfile.ZipInfo(name)
+    if change == 0:
+        entry = zipfile.ZipInfo(rng.choice(_ENTRY_NAMES) or "x")
+    elif change == 1:
+        content = mutate(content, name, rng)
+    elif change == 2:
+        content = bytes(1 << 23)
+    elif change == 3:
+        entry.external_attr, content = 0o120777 << 16, b"/etc/passwd"
+    return entry, content
 
 
 def mutate_safetensors(data: bytes, rng: random.Random) -> bytes:

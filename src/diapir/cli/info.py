@@ -1,4 +1,4 @@
-"""`diapir info`: what a model file says of itself."""
+"""`diapir info`: what a model file or a result says of itself."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,9 +9,20 @@ from diapir.cli.console import Json, print_json, print_table
 
 
 def info(
-    model: Annotated[Path, typer.Argument(help="A model file.")], as_json: Json = False
+    model: Annotated[Path, typer.Argument(help="A model file, a submission, or a .json of a run.")],
+    as_json: Json = False,
 ) -> None:
-    """Show the provenance, the recipe and the scores that a model file carries."""
+    """Show what a model file carries, or what made a submission, an evaluation or a run."""
+    if model.suffix.lower() in (".csv", ".json"):
+        from diapir.runs.origin import read_origin
+
+        rows = read_origin(model)
+        if as_json:
+            print_json(dict(rows))
+        else:
+            print_table(str(model), ("what", "value"), rows)
+        return
+
     from diapir.models.modelfile import read_card
     from diapir.runs.report import provenance
 

@@ -25,8 +25,8 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from diapir.config import Recipe, parse_recipe
 from diapir.errors import DiapirError, ModelFileError
 from diapir.io.atomic import write_bytes_atomic
-from diapir.models.pixels import PixelStatistics
 from diapir.models.maskrule import AS_THRESHOLDED, MaskRule
+from diapir.models.pixels import PixelStatistics
 from diapir.models.unet import SaltNet
 
 FORMAT = 1
@@ -74,8 +74,7 @@ class ModelCard:
 
     def stamped(self) -> "ModelCard":
         """Return the card with versions, commit and time of now."""
-        versions = {name: version(name) for name in _LIBRARIES}
-        versions["python"] = platform.python_version()
+        versions = library_versions()
         now = datetime.now(UTC).isoformat(timespec="seconds")
         return replace(self, versions=versions, git=source_commit(), created=now)
 
@@ -313,6 +312,12 @@ def broken(path: Path, what: str) -> ModelFileError:
         expected="a .safetensors file written by Diapir",
         mend="Copy the file again from where it was trained.",
     )
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of Diapir, of the libraries that compute, and of Python."""
+    versions = {name: version(name) for name in _LIBRARIES}
+    return versions | {"python": platform.python_version()}
 
 
 def source_commit() -> str | None:

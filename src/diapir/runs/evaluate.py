@@ -16,7 +16,7 @@ from diapir.inference.trust import Trust, judge_trust
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.metrics.calibration import scale_probs
 from diapir.models.maskrule import MaskRule
-from diapir.models.modelfile import ModelCard, read_card
+from diapir.models.modelfile import ModelCard, library_versions, read_card, source_commit
 from diapir.models.packaged import models_or_packaged
 from diapir.progress import counting
 from diapir.report.figures import save_figure
@@ -163,7 +163,13 @@ def _judge_folds(run: Path, data: Path, progress: bool) -> Judgement:
 
 def _write(judged: Judgement, out: Path) -> None:
     found, figures = judged.found, out / "figures"
-    write_json(out / "evaluation.json", plain(judged.to_dict()))
+    made = {
+        "data_fingerprint": judged.tiles.fingerprint(),
+        "versions": library_versions(),
+        "git": source_commit(),
+        "models": [{"file": file, **dict(provenance(card))} for file, card in judged.cards.items()],
+    }
+    write_json(out / "evaluation.json", plain({**judged.to_dict(), "provenance": made}))
     sections = evaluation_sections(
         found, judged.tiles, judged.probs, figures, part="these tiles", rule=judged.rule
     )

@@ -27,8 +27,8 @@ from diapir.inference.volume import (
 )
 from diapir.io.volume import open_volume
 from diapir.models.modelfile import ModelCard, read_card
-from diapir.models.pixels import TGS_PIXELS, PixelStatistics
 from diapir.models.packaged import models_or_packaged
+from diapir.models.pixels import TGS_PIXELS, PixelStatistics
 from diapir.progress import counting
 from diapir.report.figures_survey import Display
 from diapir.runs.folder import RunFolder, write_json

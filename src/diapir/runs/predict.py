@@ -17,13 +17,16 @@ from diapir.io.atomic import write_bytes_atomic
 from diapir.io.csv_tables import read_rle_csv
 from diapir.io.images import encode_png, read_grey, write_mask_png
 from diapir.io.layout import find_layout
+from diapir.io.lock import sole_writer
 from diapir.io.sources import Source
 from diapir.io.tiles import read_tiles
+from diapir.models.modelfile import library_versions, source_commit
 from diapir.models.packaged import models_or_packaged
 from diapir.progress import counting
 from diapir.runs.evaluate import predict_with_bar
 from diapir.runs.folder import write_json
 from diapir.runs.machine import command_line, describe_machine
+from diapir.runs.report import provenance
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,15 @@ def submit(
     Raises:
         DiapirError: A model or the data cannot be used, or the file cannot be written.
     """
+    with sole_writer(out):
+        return _submit(models, data, out, options, progress)
+
+
+def _submit(
+    models: Sequence[Path], data: Path, out: Path, options: PredictOptions, progress: bool
+) -> SubmitResult:
     started = time.perf_counter()
-    predictor, _ = load_predictor(models, options)
+    predictor, cards = load_predictor(models, options)
     tiles = read_tiles(data, "test", progress=progress)
     masks = predictor.make_masks(predict_with_bar(predictor, tiles, progress))
     write_submission(out, tiles.ids, masks, order=_sample_order(data, tiles.ids))
@@ -87,9 +97,17 @@ def submit(
             "rule": asdict(predictor.rule),
             "flip": predictor.flip,
             "data_fingerprint": tiles.fingerprint(),
+            "sha256": sha256(out.read_bytes()).hexdigest(),
+            "versions": library_versions(),
+            "git": source_commit(),
             "models": [
-                {"file": path.name, "sha256": sha256(path.read_bytes()).hexdigest()}
-                for path in models_or_packaged(models)
+                {
+                    "file": path.name,
+                    "sha256": sha256(path.read_bytes()).hexdigest(),
+                    **dict(provenance(card)),
+                    "metrics": card.metrics,
+                }
+                for path, card in zip(models_or_packaged(models), cards, strict=True)
             ],
         },
     )
@@ -127,6 +145,19 @@ def predict_images(
             where=source,
             mend="Use 'diapir submit' on a data set with depths.csv, or another model.",
         )
+    with sole_writer(out):
+        return _predict_files(predictor, source, out, masks, probs, options, progress)
+
+
+def _predict_files(
+    predictor: Predictor,
+    source: Path,
+    out: Path,
+    masks: bool,
+    probs: bool,
+    options: PredictOptions,
+    progress: bool,
+) -> int:
     layout = find_layout(source, "test")
     count = 0
     with layout.source, counting(len(layout.images), "predicting", shown=progress) as advance:

@@ -220,7 +220,12 @@ def _train_split(
             return fitted, []
         on_card = hardware.accelerator != "cpu" and torch.cuda.is_available()
         fitted.net.to("cuda" if on_card else "cpu")
-        return fitted, [_finish(tiles, split, recipe, folder, data, fitted)]
+        result = _finish(tiles, split, recipe, folder, data, fitted)
+        if fitted.failure is not None:
+            kept = f"The model of epoch {fitted.best_epoch + 1} is kept in {folder.model}."
+            fitted.failure.mend = f"{fitted.failure.mend} {kept}"
+            raise fitted.failure
+        return fitted, [result]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from safetensors.torch import save
 
 from diapir.config import TrainConfig
+from diapir.errors import TrainingError
 from diapir.io.atomic import write_bytes_atomic, write_text_atomic
 from diapir.training.task import SaltTask
 
@@ -101,9 +102,9 @@ class Journal(lightning.Callback):
         if score is not None and better:
             self.best_epoch, self.best_score = epoch, score
         if better or self.config.select == "last" or self.best_epoch < 0:
-            self.kept_epoch = epoch
             if trainer.is_global_zero:
                 _write_weights(self.run / BEST_FILE, task)
+            self.kept_epoch = epoch
         if trainer.is_global_zero:
             write_text_atomic(self.run / HISTORY_FILE, _as_csv(self.rows))
         self._stop_if_patience_is_over(trainer)
@@ -164,6 +165,13 @@ class Snapshots(lightning.Callback):
 
 def _write_weights(path: Path, task: SaltTask) -> None:
     state = {name: value.contiguous().cpu() for name, value in task.best_net.state_dict().items()}
+    for name, value in state.items():  # a loss of before the last step does not show it
+        if not torch.isfinite(value).all():
+            raise TrainingError(
+                f"the weights are no longer numbers, first {name}",
+                where=f"epoch {task.current_epoch + 1}, after step {task.global_step}",
+                mend="Lower optim.lr, set optim.clip_norm, or train.precision = 'float32'.",
+            )
     write_bytes_atomic(path, save(state))
 
 

@@ -1,6 +1,7 @@
 """One training from tiles and a recipe to the best network, kept in a run folder."""
 
 import logging
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from diapir.config import Recipe
 from diapir.data.datamodule import TileDataModule
 from diapir.data.splits import Split
-from diapir.errors import RunError, signal_exit_code
+from diapir.errors import RunError, TrainingError, signal_exit_code
 from diapir.io.tiles import Tiles
 from diapir.models.unet import SaltNet
 from diapir.training.callbacks import (
@@ -41,6 +42,7 @@ from diapir.training.checkpoints import (
     load_best,
 )
 from diapir.training.task import SaltTask
+from diapir.training.watch import Divergence, out_of_memory
 
 __all__ = ["LAST_CHECKPOINT", "FitResult", "fit"]
 
@@ -58,6 +60,7 @@ class FitResult:
         best_epoch: Counted from 0.
         seconds: Wall time, resumed parts added up.
         interrupted: Number of the signal that ended it early, if one did.
+        failure: What ended it, where the weights of an earlier epoch are good.
     """
 
     net: SaltNet
@@ -66,6 +69,7 @@ class FitResult:
     best_epoch: int
     seconds: float
     interrupted: int | None
+    failure: TrainingError | None = None
 
 
 def fit(
@@ -98,25 +102,37 @@ def fit(
     Raises:
         RunError: There is nothing to resume, the hardware is not there, or the training was
             interrupted before an epoch ended.
-        TrainingError: The loss is no longer a number.
+        TrainingError: The loss is no longer a number in the first epoch, or the device's memory
+            is not enough.
     """
     checkpoint = checkpoint_to_resume(run) if resume else None
     clock = Clock(recipe.train.max_minutes)
     journal, stop = Journal(run, recipe.train, clock), StopOnSignal()
     callbacks = [Pace(clock), journal, Snapshots(run, recipe.snapshots.cycles, clock)]
     callbacks += [ProgressBar(journal, clock)] if progress else []
+    callbacks += [Divergence(lambda: journal.rows)]
     callbacks += [stop, _last_checkpoint(run)]
     with _quiet(), stop:
         lightning.seed_everything(recipe.train.seed, verbose=False)
         task = SaltTask(SaltNet(recipe.model), recipe, clock.progress)
         trainer = _trainer(recipe, run, callbacks, accelerator, devices, num_nodes)
-        with suppress(Interrupted):  # `stop` knows
-            trainer.fit(
-                task,
-                datamodule=TileDataModule(tiles, split, recipe, taught),
-                ckpt_path=checkpoint,
-                weights_only=True if checkpoint else None,
-            )
+        failure: TrainingError | None = None
+        try:
+            with suppress(Interrupted):  # `stop` knows
+                trainer.fit(
+                    task,
+                    datamodule=TileDataModule(tiles, split, recipe, taught),
+                    ckpt_path=checkpoint,
+                    weights_only=True if checkpoint else None,
+                )
+        except torch.OutOfMemoryError as error:
+            device, size = trainer.strategy.root_device, tiles.images.shape[1:]
+            traceback.clear_frames(error.__traceback__)  # they hold what fills the device
+            raise out_of_memory(task, (size[0], size[1]), device) from error
+        except TrainingError as error:
+            if not (run / BEST_FILE).is_file():
+                raise
+            failure = error
     return FitResult(
         net=_best_net(task, run, stop.received)
         if trainer.is_global_zero
@@ -126,6 +142,7 @@ def fit(
         best_epoch=journal.kept_epoch,
         seconds=clock.seconds,
         interrupted=stop.received,
+        failure=failure,
     )
 
 

@@ -1,0 +1,89 @@
+"""Writes the figures of docs/reliability.md from what the other programs have counted.
+
+    python benchmarks/reliability.py
+
+Reads the JSON files in docs/reliability/ and replaces what stands between the marks in the page.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from diapir.io.atomic import write_text_atomic
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = DOCS / "reliability.md"
+
+
+def kills(found: dict[str, Any]) -> str:
+    """Return what became of killed trainings, in a table."""
+    stops = [
+        f"| {stop['signal']} to a training | exit {stop['exit_code']} after {stop['seconds']:g} s, "
+        f"model {'saved' if stop['has_model'] else 'missing'} |"
+        for stop in found["stops"]
+    ]
+    rows = [
+        ("trainings killed with SIGKILL", found["kills"]),
+        ("of these in the middle of writing a checkpoint", found["while_writing_a_checkpoint"]),
+        (
+            "of these before the run had begun, so that nothing was there",
+            found["before_it_had_begun"],
+        ),
+        ("of these not before the training had ended by itself", found["after_it_had_ended"]),
+        ("ended with the metrics, history and weights of the reference", found["survived"]),
+        ("most finished epochs that had to be trained again", found["most_epochs_lost"]),
+    ]
+    return table([*(f"| {name} | {value} |" for name, value in rows), *stops])
+
+
+def fuzz(found: dict[str, Any]) -> str:
+    """Return the counts of mutated inputs, a row a reader."""
+    head = ["| reader | inputs | read | refused | failed | longest | most memory |"]
+    head += ["|---|---|---|---|---|---|---|"]
+    rows = [
+        f"| {name} | {n['tried']:,} | {n['read']:,} | {n['refused']:,} | {n['failed']} | "
+        f"{n['longest_seconds']:g} s | {n['most_mebibytes']} MiB |"
+        for name, n in found["readers"].items()
+    ]
+    total = (
+        f"{found['tried']:,} inputs of {found['asked']:,} that were asked for, in "
+        f"{found['minutes']:g} minutes; {found['failed']} failed."
+    )
+    return "\n".join([*head, *rows, "", total])
+
+
+def hostile(found: dict[str, Any]) -> str:
+    """Return the counts of hostile model files."""
+    rows = [
+        f"| hostile files made | {found['tried']} |",
+        f"| refused with the error that says what and where | {found['refused']} |",
+        f"| got through, ran code, or broke a limit | {found['failed'] + found['read']} |",
+        f"| longest | {found['longest_seconds']:g} s |",
+        f"| most memory | {found['most_mebibytes']} MiB |",
+    ]
+    return table(rows)
+
+
+def table(rows: list[str]) -> str:
+    """Return rows of two cells under a head."""
+    return "\n".join(["| what | count |", "|---|---|", *rows])
+
+
+SECTIONS = {"kills": kills, "fuzz": fuzz, "hostile": hostile}
+
+
+def render(page: str) -> str:
+    """Return the page with the figures of the counts that there are."""
+    for name, write in SECTIONS.items():
+        counts = DOCS / "reliability" / f"{name}.json"
+        text = "Not counted yet."
+        if counts.is_file():
+            text = write(json.loads(counts.read_text(encoding="utf-8")))
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        before, _, rest = page.partition(begin)
+        page = f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}"
+    return page
+
+
+if __name__ == "__main__":
+    write_text_atomic(PAGE, render(PAGE.read_text(encoding="utf-8")))

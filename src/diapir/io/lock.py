@@ -1,0 +1,66 @@
+"""One writer at a time: a lock beside an output, held until it is written."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from diapir.errors import RunError
+
+
+@contextmanager
+def sole_writer(out: Path) -> Iterator[None]:
+    """Keep other processes of Diapir from writing the same file or folder meanwhile.
+
+    The lock is a hidden file beside `out`. It goes with the process, however that ends; what is
+    left of a killed one hinders nobody.
+
+    Args:
+        out: The file or folder that is going to be written.
+
+    Raises:
+        RunError: Another process is writing it, or its folder cannot be written.
+    """
+    target = Path(os.path.realpath(out))
+    path = target.with_name(f".{target.name[:80]}.lock")
+    descriptor = _take(path, out)
+    try:
+        yield
+    finally:
+        path.unlink(
+            missing_ok=True
+        )  # before it is let go, so that nobody takes a file without name
+        os.close(descriptor)
+
+
+def _take(path: Path, out: Path) -> int:
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise RunError(
+                f"cannot write there: {error.strerror or error}",
+                where=out,
+                mend="Ask for write permission or choose another place.",
+            ) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            raise RunError(
+                "another process is writing there",
+                where=out,
+                mend="Wait for it to end, or choose another place.",
+            ) from error
+        if _is_named(descriptor, path):
+            return descriptor
+        os.close(descriptor)  # the one before has just removed the file: take a new one
+
+
+def _is_named(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
