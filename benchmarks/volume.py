@@ -1,177 +1,230 @@
-"""Proofs of `diapir map` that take minutes: same bytes, kills, memory, time; prints a table.
+"""Proofs of `diapir map` on surveys: measures them one by one, and writes docs/volume-results.md.
 
-    python benchmarks/volume.py [MODEL.safetensors]
+    python benchmarks/volume.py                         # all of them, some minutes
+    python benchmarks/volume.py --only kills memory     # some; the page keeps the others
+    python benchmarks/volume.py --only finetune --demo demo/DATE-TIME-survey
+    python benchmarks/volume.py --page-only
 
-Without a model a small untrained network serves: bytes, memory and resuming do not hang on what it
-has learnt.
+Each proof leaves a JSON file in benchmarks/results; the page is written from these alone.
 """
 
+import argparse
 import json
-import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import volume_kills
+from volume_page import RESULTS, write_page
 
-SETTINGS = "MapSettings(threshold=0.5, lines={lines}, tiling=Tiling(128, 32))"
-SCRIPT = """
-import json, resource, sys, time
-from pathlib import Path
-from diapir.inference.schedule import Workers
-from diapir.inference.sections import Tiling
-from diapir.runs.map import MapSettings, map_survey
-
-if __name__ == "__main__":
-    source, out, model, count, kind, lines = sys.argv[1:7]
-    settings = {settings}
-    workers = Workers(int(count), kind == "processes")
-    result = map_survey(Path(source), Path(out), [Path(model)], settings, workers=workers,
-                        progress=False, segy=False)
-    took = result.prediction
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    below = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    print(json.dumps(dict(seconds=took.seconds, model=took.model_seconds, block=took.block_seconds,
-                          resumed=took.resumed, own_mib=own / 1024, worker_mib=below / 1024)))
-"""
+HERE = Path(__file__).parent
+CHILD = HERE / "volume_child.py"
+Rows = list[tuple[str, str, str, bool]]
+"""What was measured, the value, what is wanted, and whether it holds."""
 
 
-def command(source, out, model, count, kind, lines=8):
-    """Return the command line of one map in a process of its own."""
-    settings = SETTINGS.format(lines="int(lines)")
-    script = Path(tempfile.gettempdir()) / f"diapir-bench-{os.getpid()}.py"
-    script.write_text(SCRIPT.replace("{settings}", settings))
-    return [sys.executable, script, source, out, model, str(count), kind, str(lines)]
+def run_child(**wanted: Any) -> dict[str, Any]:
+    """Map in a process of its own; return what it took."""
+    text = json.dumps({name: str(v) if isinstance(v, Path) else v for name, v in wanted.items()})
+    done = subprocess.run([sys.executable, str(CHILD), text], capture_output=True, text=True)  # noqa: S603
+    assert done.returncode == 0, done.stderr[-2000:]
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def run(*arguments, **more):
-    """Map in a process of its own; return what it measured."""
-    done = subprocess.run(  # noqa: S603
-        list(map(str, command(*arguments, **more))), check=True, capture_output=True, text=True
-    )
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def stored(out):
-    """Return the bytes of every file of the finished store."""
-    files = sorted(p for p in (out / "salt.zarr").rglob("*") if p.is_file())
-    return {str(p.relative_to(out)): p.read_bytes() for p in files}
-
-
-def write_cube(path, shape):
-    """Write smooth random amplitudes as a .npy survey."""
+def write_ball(path: Path, shape: tuple[int, ...]) -> Path:
+    """Write a ball of salt in noise as a survey of grey values."""
     rng = np.random.default_rng(0)
-    coarse = rng.normal(0, 1, tuple(-(-n // 4) for n in shape)).astype(np.float32)
-    np.save(path, np.kron(coarse, np.ones((4, 4, 4), np.float32))[tuple(map(slice, shape))])
+    axes = np.ogrid[tuple(slice(-1, 1, n * 1j) for n in shape)]
+    grey = np.empty(shape, np.uint8)
+    for i, plane in enumerate(grey):
+        x, y, z = axes[0][i], axes[1][0], axes[2][0]
+        distance = np.sqrt(x**2 + y**2 + z**2)
+        plane[...] = np.clip(128 + 900 * (0.55 - distance), 10, 240)
+        plane += rng.integers(0, 10, plane.shape).astype(np.uint8)
+    np.save(path, grey)
     return path
 
 
-def small_model(folder):
-    """Write a small untrained network as a model file."""
-    from diapir.config import parse_recipe
+def small_model(folder: Path) -> Path:
+    """Write an untrained network of the size of the recipe `demo` as a model file."""
+    import torch
+
+    from diapir.config import load_recipe
     from diapir.models.modelfile import ModelCard, save_model
     from diapir.models.unet import SaltNet
 
-    table = {"encoder": "scratch", "scratch_channels": [16, 32, 64], "decoder_channels": [32, 16]}
-    recipe = parse_recipe({"name": "small", "model": table}, where="benchmark")
-    save_model(folder / "small.safetensors", SaltNet(recipe.model), ModelCard(recipe, 0.5))
-    return folder / "small.safetensors"
+    recipe = load_recipe("demo")
+    torch.manual_seed(0)
+    save_model(folder / "demo.safetensors", SaltNet(recipe.model), ModelCard(recipe, 0.5))
+    return folder / "demo.safetensors"
 
 
-def same_bytes(folder, model):
-    """Map with one and with several workers, processes and threads: equal bytes."""
-    cube = write_cube(folder / "cube.npy", (48, 56, 64))
-    outs = {}
-    for count, kind in ((1, "processes"), (4, "processes"), (4, "threads"), (2, "processes")):
-        out = folder / f"same-{count}-{kind}"
-        run(cube, out, model, count, kind)
-        outs[count, kind] = stored(out)
-    first = outs[1, "processes"]
-    assert all(found == first for found in outs.values())
-    return f"equal for {', '.join(f'{n} {kind}' for n, kind in outs)}: {len(first)} files"
-
-
-def kills(folder, model, number=20, workers=2, lines=4):
-    """Kill a map at random moments with SIGKILL until it ends: equal bytes."""
-    cube = write_cube(folder / "kills.npy", (64, 64, 96))
-    whole, out = folder / "whole", folder / "killed"
-    began = time.perf_counter()
-    run(cube, whole, model, workers, "processes", lines=lines)
-    wall = time.perf_counter() - began
-    rng, hits = random.Random(0), 0  # noqa: S311
-    expected = 64 // lines * 2
-    while hits < number:
-        if (out / "salt.zarr").exists():
-            shutil.rmtree(out)
-        before = done(out)
-        child = subprocess.Popen(  # noqa: S603
-            list(map(str, command(cube, out, model, workers, "processes", lines))),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+def prove_workers(folder: Path, _: argparse.Namespace) -> Rows:
+    """Map with one and with several workers, processes and threads, through a real network."""
+    model, cube = small_model(folder), write_ball(folder / "cube.npy", (36, 40, 48))
+    found = {}
+    for count, processes in ((1, True), (4, True), (4, False)):
+        out = folder / f"same-{count}-{processes}"
+        run_child(
+            source=cube,
+            out=out,
+            model=model,
+            workers=count,
+            processes=processes,
+            lines=5,
+            window=64,
         )
-        time.sleep(rng.uniform(0.3 * wall, wall))
-        if child.poll() is None:
-            os.kill(child.pid, signal.SIGKILL)
-            hits += 1
-        child.wait()
-        time.sleep(0.5)
-        print(f"  kill {hits}: {before} -> {done(out)} of {expected} blocks", file=sys.stderr)
-    last = run(cube, out, model, workers, "processes", lines=lines)
-    assert stored(out) == stored(whole)
-    return f"{hits} kills; equal at the end; {last['resumed']} of {expected} blocks resumed last"
+        found[f"{count} {'processes' if processes else 'threads'}"] = volume_kills.stored(out)
+    first = found["1 processes"]
+    equal = all(files == first for files in found.values())
+    text = f"{len(first)} files with {', '.join(found)}: {'equal' if equal else 'DIFFERENT'}"
+    return [("same bytes with one worker and with four", text, "equal", equal)]
 
 
-def done(out):
-    """Return how many blocks the journal holds."""
-    return sum(1 for p in out.glob(".unfinished-*/journal/*.json") if p.name[0] != ".")
+def prove_kills(folder: Path, given: argparse.Namespace) -> Rows:
+    """Kill maps with SIGKILL at random moments."""
+    import distributed  # noqa: F401  # once, for all the processes to be forked
+
+    import diapir.runs.map
+
+    del diapir
+    found = volume_kills.kill_maps(folder, given.kills)
+    kinds = ", ".join(f"{n} of the {kind}" for kind, n in found["by_kind"].items())
+    redone = found["blocks_redone_a_kill"]
+    return [
+        ("SIGKILL at random moments", f"{found['kills']} kills ({kinds}) of {found['maps']} maps; "
+         "every finished store has the bytes of an uninterrupted one", "20 kills, equal",
+         found["kills"] >= 20),
+        ("blocks that a kill lost, of two workers", f"{redone:.2f} on average",
+         f"at most {found['blocks_allowed_a_kill']}", redone <= found["blocks_allowed_a_kill"]),
+    ]  # fmt: skip
 
 
-def memory(folder, model):
-    """Return the peak memory of a survey and of one eight times as large."""
-    peaks = []
-    for name, shape in (("one", (96, 96, 128)), ("eight", (192, 192, 256))):
-        cube = write_cube(folder / f"{name}.npy", shape)
-        took = run(cube, folder / name, model, 2, "processes", lines=plan_lines(shape))
-        peaks.append((took["own_mib"], took["worker_mib"]))
+def prove_memory(folder: Path, _: argparse.Namespace) -> Rows:
+    """Map a survey and one eight times as large, products included; a stand-in for the network."""
+    peaks = {}
+    for name, shape in (("one", (160, 176, 192)), ("eight", (320, 352, 384))):
+        cube = write_ball(folder / f"{name}.npy", shape)
+        peaks[name] = run_child(source=cube, out=folder / name, workers=2, window=404, overlap=101)
         shutil.rmtree(folder / name)
-    (own, worker), (own8, worker8) = peaks
-    return (
-        f"worker {worker:.0f} -> {worker8:.0f} MiB ({worker8 / worker:.2f}x), "
-        f"client {own:.0f} -> {own8:.0f} MiB ({own8 / own:.2f}x) for eight times the volume"
-    )
+        cube.unlink()
+    rows: Rows = []
+    for key, what in (("worker_mib", "a worker"), ("own_mib", "the process that makes products")):
+        one, eight = peaks["one"][key], peaks["eight"][key]
+        text = f"{one:.0f} MiB, then {eight:.0f} MiB: {eight / one:.2f} times"
+        rows.append((f"peak memory of {what}, eight times the volume", text, "at most 1.2 times",
+                     eight <= 1.2 * one))  # fmt: skip
+    return rows
 
 
-def plan_lines(shape):
-    """Return the lines a block that a survey gets by itself."""
-    from diapir.inference.volume import Plan
+def prove_time(folder: Path, given: argparse.Namespace) -> Rows:
+    """Map through a network in one process; wall time against the time inside the network."""
+    model = given.model or small_model(folder)
+    cube = write_ball(folder / "time.npy", (48, 128, 160))
+    ratios, whole = [], []
+    for number in range(3):
+        took = run_child(source=cube, out=folder / f"time-{number}", model=model, lines=16)
+        ratios.append(took["seconds"] / took["model_seconds"])
+        whole.append(took["whole_seconds"] / took["model_seconds"])
+    middle = sorted(ratios)[1]
+    text = f"{middle:.3f} times, the median of {', '.join(f'{r:.3f}' for r in ratios)}"
+    alone = f"{sorted(whole)[1]:.2f} times, the median of {', '.join(f'{r:.2f}' for r in whole)}"
+    return [
+        ("wall time of predicting and storing against the time inside the network", text,
+         "at most 1.15 times", middle <= 1.15),
+        ("the same with horizons, bodies, meshes and report, on this small survey", alone,
+         "no limit set", True),
+    ]  # fmt: skip
 
-    return Plan.of(shape).lines
+
+def prove_finetune(_: Path, given: argparse.Namespace) -> Rows:
+    """Take up what `diapir demo --survey` measured."""
+    assert given.demo is not None, "give --demo FOLDER, which 'diapir demo --survey' has made"
+    scores = json.loads((given.demo / "scores.json").read_text())
+    before, after = scores["before"], scores["after"]
+    lines = len(list((given.demo / "labels").glob("*.png")))
+    return [
+        (f"IoU of the volume before and after {lines} interpreted inlines, on all other inlines",
+         f"{before['iou']:.3f}, then {after['iou']:.3f}", "clearly more",
+         after["iou"] > before["iou"] + 0.05),
+        ("median distance of top salt from the truth", f"{before['top_error']:.1f} samples, then "
+         f"{after['top_error']:.1f}", "no limit set", True),
+        ("traces with salt in which a top is found", f"{100 * before['top_found']:.0f} %, then "
+         f"{100 * after['top_found']:.0f} %", "no limit set", True),
+    ]  # fmt: skip
 
 
-def wall_time(folder, model):
-    """Return wall time against the time inside the network."""
-    cube = write_cube(folder / "time.npy", (96, 96, 128))
-    took = run(cube, folder / "time", model, 1, "processes", lines=16)
-    return f"{took['seconds']:.1f} s wall, {took['model']:.1f} s in the network: " + (
-        f"{took['seconds'] / took['model']:.2f}x"
-    )
+def proofs() -> dict[str, Callable[[Path, argparse.Namespace], Rows]]:
+    """Return every proof by its name."""
+    from volume_products import PROOFS
+
+    return {
+        **PROOFS,
+        "workers": prove_workers,
+        "kills": prove_kills,
+        "memory": prove_memory,
+        "time": prove_time,
+        "finetune": prove_finetune,
+    }
 
 
-def main():
-    """Run every proof and print a row of a table for each."""
-    folder = Path(tempfile.mkdtemp(prefix="diapir-bench-"))
+def main() -> int:
+    """Measure what is asked for, note it, and write the page; 1 where something does not hold."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--only", nargs="+", metavar="PROOF", help="some proofs instead of all")
+    parser.add_argument("--model", type=Path, help="for 'time'; default: an untrained network")
+    parser.add_argument("--demo", type=Path, help="for 'finetune': folder of demo --survey")
+    parser.add_argument("--segy", type=Path, help="for 'bytes': a folder of SEG-Y files as well")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--work", type=Path, help="folder to go on in after an interruption")
+    parser.add_argument("--page-only", action="store_true")
+    given = parser.parse_args()
+    known = proofs()
+    wanted = [] if given.page_only else given.only or [n for n in known if n != "finetune"]
+    work = given.work or Path(tempfile.mkdtemp(prefix="diapir-bench-"))
+    all_hold = True
     try:
-        model = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else small_model(folder)
-        for proof in (same_bytes, memory, wall_time, kills):
-            print(f"| {proof.__name__.replace('_', ' ')} | {proof(folder, model)} |", flush=True)
+        for name in wanted:
+            folder = work / name
+            folder.mkdir(parents=True, exist_ok=True)
+            began = time.perf_counter()
+            rows = known[name](folder, given)
+            note(name, rows, time.perf_counter() - began)
+            all_hold &= all(row[3] for row in rows)
+            for row in rows:
+                print(f"{'holds' if row[3] else 'FAILS'}: {row[0]}: {row[1]}", flush=True)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if given.work is None:
+            shutil.rmtree(work, ignore_errors=True)
+    write_page()
+    return 0 if all_hold else 1
+
+
+def note(name: str, rows: Rows, seconds: float) -> None:
+    """Write down what was measured, with what belongs to it."""
+    from diapir.models.modelfile import source_commit
+    from diapir.runs.machine import describe_machine
+
+    table = {
+        "proof": name,
+        "rows": rows,
+        "command": f"python benchmarks/volume.py --only {name}"
+        + (" --demo FOLDER" if name == "finetune" else ""),
+        "seconds": round(seconds, 1),
+        "machine": describe_machine(),
+        "source": source_commit(),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"volume-{name}.json").write_text(json.dumps(table, indent=2) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

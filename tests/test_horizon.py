@@ -1,4 +1,6 @@
 import csv
+import warnings
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -27,6 +29,27 @@ def read_zmap(path):
     grid = np.array(values).T
     assert grid.shape == (rows, columns)
     return np.where(grid >= float(null), np.nan, grid), extent
+
+
+class Grid(NamedTuple):
+    """Nodes as GDAL sees them: easting rising, northing falling, values by rows."""
+
+    x: np.ndarray
+    y: np.ndarray
+    z: np.ndarray
+
+
+def read_with_gdal(path):
+    import rasterio
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says that the grid is in no map projection
+        with rasterio.open(path, driver="ZMap") as grid:
+            z = grid.read(1)
+            z[z == np.float64(grid.nodata)] = np.nan
+            x, _ = grid.xy(0, np.arange(grid.width))
+            _, y = grid.xy(np.arange(grid.height), 0)
+    return Grid(np.asarray(x), np.asarray(y), z)
 
 
 def read_opendtect(path):
@@ -122,6 +145,22 @@ def test_zmap_of_an_upright_survey_has_its_traces_as_nodes(horizon, written):
     assert np.allclose(extent, [500_000, 500_075, 6_000_000, 6_000_100])
     # the first row is the northernmost, which is the last line
     assert np.allclose(grid, horizon.z[::-1], atol=1e-4, equal_nan=True)
+
+
+@pytest.mark.parametrize("angle", [0, 33])
+def test_gdal_reads_the_zmap_grid(angle, make_frame, tmp_path):
+    frame = make_frame((9, 12, 5), angle=angle, gaps=[(2, 3)])
+    i, j = np.meshgrid(np.arange(9.0), np.arange(12.0), indexing="ij")
+    z = 210 + 1.25 * i + 0.37 * j
+    z[2, 3] = z[0, :2] = np.nan
+    horizon = Horizon("top_salt", z, frame)
+    (path,) = write_horizons(tmp_path, horizon, ["zmap"])
+    found = read_with_gdal(path)
+    east, north, grid = zmap_nodes(horizon)
+    assert np.allclose(found.x, east, atol=1e-3)
+    assert np.allclose(found.y, north, atol=1e-3)
+    assert np.allclose(found.z, grid, atol=1e-4, equal_nan=True)
+    assert np.isnan(grid).any()
 
 
 @pytest.mark.parametrize("angle", [30, 117])

@@ -19,6 +19,7 @@ from diapir.metrics.score import Counts, dice, iou
 from diapir.progress import counting
 from diapir.runs.finetune import finetune_model
 from diapir.runs.folder import RunFolder, new_run_folder, plain, write_json
+from diapir.runs.machine import command_line, describe_machine
 from diapir.runs.map import MapResult, MapSettings, map_survey
 from diapir.runs.train import Hardware, train_recipe
 from diapir.training.finetune import Tuning
@@ -80,8 +81,8 @@ def run_survey_demo(
     first = map_survey(
         file, folder.path / "map", [model], settings, workers=workers, progress=progress
     )
-    before = score_map(first, truth)
     labels, interpreted = _interpret(made, folder.path / "labels")
+    before = score_map(first, truth, without=interpreted)
     tuned = finetune_model(
         model, file, labels, folder.path / "finetuned", tuning, settings, progress=progress
     )
@@ -90,15 +91,22 @@ def run_survey_demo(
         workers=workers, progress=progress,
     )  # fmt: skip
     after = score_map(second, truth, without=interpreted)
-    scores = {"before": vars(before), "after": vars(after), "held_out_lines": list(tuned.held)}
+    scores = {
+        "before": vars(before),
+        "after": vars(after),
+        "inlines_that_do_not_count": interpreted,
+        "command": command_line(),
+        "machine": describe_machine(),
+    }
     write_json(folder.path / "scores.json", plain(scores))
     return [
         ("survey", str(file)),
         ("its truth", str(truth)),
         ("model", str(model)),
+        ("scores", "on the inlines that nobody interpreted"),
         ("mask, IoU", f"{before.iou:.3f}"),
+        ("mask after fine-tuning, IoU", f"{after.iou:.3f}"),
         ("top salt, median error", _samples(before)),
-        ("mask after fine-tuning, IoU", f"{after.iou:.3f} on lines that nobody interpreted"),
         ("top salt after fine-tuning", _samples(after)),
         ("map", str(first.out)),
         ("map after fine-tuning", str(second.out)),
