@@ -54,7 +54,7 @@ ABOUT = {
     "time": (
         "A network of the recipe `demo` on a survey of 64 x 160 x 192 in windows of 128 pixels "
         "that overlap by 32, one worker in the process itself, three times. Creating the "
-        "stores counts; importing libraries and loading the model do not."
+        "stores counts; importing libraries and loading the model do not, but in the second row."
     ),
     "finetune": (
         "`diapir demo --survey` on a survey of 96 x 112 x 160 that it draws. The model was "
