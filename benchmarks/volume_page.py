@@ -12,7 +12,7 @@ HEAD = """# Results on surveys
 
 This page is written by `benchmarks/volume.py` from what it measured; nothing in it is typed by
 hand. Only ratios and equalities count here. The machine was busy with other work, so no time on
-this page says how fast Diapir is: what is compared was measured in one run, by turns.
+this page says how fast Diapir is; the times of a ratio were taken within the same process.
 
 `make test` holds most of this on smaller surveys with every change.
 """
