@@ -41,17 +41,18 @@ def kill_maps(folder: Path, number: int) -> dict:
             notes.write_text(json.dumps(kills))
             print(f"  kill {len(kills)}: {kills[-1]}", flush=True)
         if (out / "map.json").exists():
-            end_cycle(out, plain, log)
+            end_cycle(out, plain, log, len(kills))
     while not (folder / "out" / "map.json").exists():
         if not any((folder / "out").glob(".unfinished-*")) and size(log) == 0:
             break  # the last kill hit a map that came to its end all the same
         attempt(cube, folder / "out", log, None, random.Random(0))  # noqa: S311
     if (folder / "out" / "map.json").exists():
-        end_cycle(folder / "out", plain, log)
+        end_cycle(folder / "out", plain, log, len(kills))
     cycles = json.loads((folder / "cycles.json").read_text())
-    lost = sum(cycle - SECTIONS for cycle in cycles)
-    most = len(kills) * WORKERS * LINES
-    assert 0 <= lost <= most
+    lost = sum(sections - SECTIONS for sections, _ in cycles)
+    struck = np.diff([0, *(total for _, total in cycles)])
+    worst = max((n - SECTIONS) / LINES / max(k, 1)
+                for (n, _), k in zip(cycles, struck, strict=True))  # fmt: skip
     return {
         "kills": len(kills),
         "by_kind": {kind: sum(k["kind"] == kind for k in kills) for kind in KINDS},
@@ -59,16 +60,17 @@ def kill_maps(folder: Path, number: int) -> dict:
         "maps": len(cycles),
         "sections_redone": lost,
         "blocks_redone_a_kill": lost / LINES / len(kills),
+        "blocks_redone_a_kill_at_worst": worst,
         "blocks_allowed_a_kill": WORKERS,
     }
 
 
-def end_cycle(out: Path, plain: Path, log: Path) -> None:
+def end_cycle(out: Path, plain: Path, log: Path, kills: int) -> None:
     """Compare a finished map with the uninterrupted one, note its sections, and clear it away."""
     assert stored(out) == stored(plain)
     path = out.parent / "cycles.json"
     cycles = json.loads(path.read_text()) if path.exists() else []
-    path.write_text(json.dumps([*cycles, size(log)]))
+    path.write_text(json.dumps([*cycles, (size(log), kills)]))
     log.unlink()
     shutil.rmtree(out)
 

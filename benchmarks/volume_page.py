@@ -12,7 +12,7 @@ HEAD = """# Results on surveys
 
 This page is written by `benchmarks/volume.py` from what it measured; nothing in it is typed by
 hand. Only ratios and equalities count here. The machine was busy with other work, so no time on
-this page says how fast Diapir is: what is compared was measured in one run, by turns.
+this page says how fast Diapir is; the times of a ratio were taken within the same process.
 
 `make test` holds most of this on smaller surveys with every change.
 """
@@ -54,7 +54,7 @@ ABOUT = {
     "time": (
         "A network of the recipe `demo` on a survey of 64 x 160 x 192 in windows of 128 pixels "
         "that overlap by 32, one worker in the process itself, three times. Creating the "
-        "stores counts; importing libraries and loading the model do not."
+        "stores counts; importing libraries and loading the model do not, but in the second row."
     ),
     "finetune": (
         "`diapir demo --survey` on a survey of 96 x 112 x 160 that it draws. The model was "

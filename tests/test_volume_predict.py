@@ -102,6 +102,34 @@ def test_same_bytes_with_one_worker_and_with_four(cube, tmp_path, workers):
     assert stored_bytes(alone.store) == stored_bytes(shared.store)
 
 
+ORPHANED = """
+import multiprocessing, os, time
+from diapir.inference.volume import _stop_if_orphaned
+
+def work(log):
+    while True:
+        _stop_if_orphaned()
+        with open(log, "a") as file:
+            file.write(".")
+        time.sleep(0.02)
+
+if __name__ == "__main__":
+    multiprocessing.get_context("fork").Process(target=work, args=({log!r},)).start()
+    while not os.path.exists({log!r}):
+        time.sleep(0.01)
+    os._exit(9)
+"""
+
+
+def test_a_worker_whose_owner_was_killed_ends(tmp_path):
+    log = tmp_path / "log"
+    subprocess.run([sys.executable, "-c", ORPHANED.format(log=str(log))], check=False)
+    time.sleep(0.5)
+    size = log.stat().st_size
+    time.sleep(0.3)
+    assert log.stat().st_size == size
+
+
 def test_no_more_workers_are_started_than_there_are_blocks():
     assert Workers(4).at_most(1) == Workers(1)
     assert Workers(4, processes=False).at_most(9) == Workers(4, processes=False)

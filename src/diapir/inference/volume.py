@@ -7,6 +7,8 @@ a worker holds the lines of one block at a time.
 
 import copy
 import json
+import multiprocessing
+import os
 import sys
 import threading
 import time
@@ -158,6 +160,7 @@ class Job:
         axis = 1 if block.direction == "crossline" else 0
         sections = probs[None] if block.direction == "line" else np.moveaxis(probs, axis, 0)
         for section in sections:
+            _stop_if_orphaned()
             section[...] = predict_section(section, model, self.look, self.tiling)
         probs[~np.broadcast_to(live, probs.shape[:-1])] = 0
         return probs
@@ -214,6 +217,13 @@ def _with_own_clock(model: Any) -> Any:
     own = copy.copy(model)
     own.model_seconds = 0.0
     return own
+
+
+def _stop_if_orphaned() -> None:
+    """End a worker process whose owner was killed: the one that goes on does its blocks again."""
+    owner = multiprocessing.parent_process()
+    if owner is not None and not owner.is_alive():
+        os._exit(1)
 
 
 def _one_thread() -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from diapir.errors import DataError
 from diapir.export.submission import check_submission, write_submission
 from diapir.inference.blend import blend_sections
-from diapir.inference.predict import AS_TRAINED, PredictOptions, load_predictor
+from diapir.inference.predict import AS_TRAINED, PredictOptions, Predictor, load_predictor
 from diapir.io.atomic import write_bytes_atomic
 from diapir.io.csv_tables import read_rle_csv
 from diapir.io.images import encode_png, read_grey, write_mask_png
