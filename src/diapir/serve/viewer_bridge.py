@@ -58,10 +58,12 @@ export function render({ model }) {
     const name = (event.shiftKey ? 'shift+' : '') + (event.altKey ? 'alt+' : '') + event.key;
     if (model.keys.includes(name)) {
       event.preventDefault();
+      if (name === 'Escape') model.cursor = false;  // at once: the next arrow key is a step
       model.send_msg({ key: name });
     }
   };
   document.addEventListener('keydown', pressed);
+  document.body.dataset.keys = 'ready';  // for whoever drives the page
   model.on('served', () => { busy = false; send(); });
   model.on('remove', () => document.removeEventListener('keydown', pressed));
   return document.createElement('span');

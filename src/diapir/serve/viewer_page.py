@@ -194,6 +194,8 @@ class Page:
         refused = state.take({k: v for k, v in wanted.items() if k in LINKED})
         if state.data not in self.library.sources:
             state.data = next(iter(self.library.sources))
+        if isinstance(self.view.source, TileSource) and "tile" != state.direction:
+            state.view = wanted.get("view", "gallery") if "view" not in refused else "gallery"
         self._fit_place(fresh="number" not in wanted)
         self.salt.follow()
         state.param.watch(self._place_changed, ["data", "direction", "number"])
@@ -208,10 +210,9 @@ class Page:
 
     def _fit_place(self, *, fresh: bool) -> None:
         state, source = self.state, self.view.source
-        if isinstance(source, TileSource) and state.direction not in source.directions:
-            state.view = "gallery"
         if state.direction not in source.directions:
-            state.direction, fresh = source.directions[0], True
+            fresh = fresh or bool(state.direction)  # the number counts something else
+            state.direction = source.directions[0]
         numbers = source.numbers(self.view.direction)
         if fresh:
             state.number = float(numbers[len(numbers) // 2])
@@ -223,6 +224,8 @@ class Page:
         if changed & {"data", "direction"}:
             self._settling = True
             try:
+                if "data" in changed and isinstance(self.view.source, TileSource):
+                    self.state.view = "gallery"
                 self._fit_place(fresh="number" not in changed)
                 self.salt.follow()
             finally:
@@ -255,7 +258,7 @@ class Page:
                 display_controls(self.view), margin=0,
             )),
             ("Correct", self.correct.column),
-            ("Save", self.download.column),
+            ("Export", self.download.column),
             ("Keys", pn.pane.HTML(f'<dl class="keys">{keys}</dl>', stylesheets=[_KEYS_STYLE])),
             margin=0, stylesheets=[_TABS_STYLE],
         )  # fmt: skip

@@ -133,7 +133,10 @@ class SectionView:
         with pn.io.hold():
             if "outline" in state.layers:
                 self.figure.show_outline(self._outline(probs))
-            self.figure.color_salt(state.threshold, state.opacity, set(state.layers))
+            shown = set(state.layers)
+            if "truth" in shown and "truth" in self.source.known:
+                shown.discard("fill")  # the comparison says the same in colours of its own
+            self.figure.color_salt(state.threshold, state.opacity, shown)
             self.facts.object = self._facts(probs)
 
     def found(self) -> Found:
