@@ -160,3 +160,37 @@ def test_packaged_model_is_the_default(
     assert packaged_model() == tmp_path / "weights" / "salt.safetensors"
     assert load_predictor([], CPU)[0].threshold == 0.31
     assert models_or_packaged([Path("x")]) == [Path("x")]
+
+
+def test_verbs_take_the_packaged_model_where_none_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, members: list[Member], images: np.ndarray
+) -> None:
+    from typer.testing import CliRunner
+
+    from diapir.cli.app import app
+    from diapir.data.competition import write_competition
+    from diapir.io.tiles import Tiles
+
+    ids, depths = ("a", "b", "c"), np.ones(3, np.float32)
+    labelled = Tiles(ids, images, (images > 128).astype(np.uint8), depths, "here")
+    write_competition(
+        tmp_path / "data", labelled, Tiles(("d", "e", "f"), images, None, depths, "here")
+    )
+    monkeypatch.setattr("diapir.models.packaged.resources.files", lambda _: tmp_path)
+    data, out = str(tmp_path / "data"), tmp_path / "out"
+    commands = [
+        ["predict", f"{data}/test/images", str(out), "-q"],
+        ["evaluate", "--data", data, "--json", "-q"],
+        ["submit", "--data", data, "--out", str(tmp_path / "s.csv"), "-q"],
+    ]
+    for command in commands:
+        error = CliRunner().invoke(app, command).exception
+        assert isinstance(error, ModelFileError)
+        assert "carries none" in str(error)
+    (tmp_path / "weights").mkdir()
+    card = ModelCard(members[0].recipe, 0.31)
+    save_model(tmp_path / "weights" / "salt.safetensors", members[0].net, card, half=True)
+    for command in commands:
+        said = CliRunner().invoke(app, command)
+        assert said.exit_code == 0, said.output
+    assert len(list((out / "masks").glob("*.png"))) == 3

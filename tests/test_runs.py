@@ -20,10 +20,10 @@ from diapir.config import Recipe, load_recipe
 from diapir.data.competition import write_competition
 from diapir.data.datamodule import TileDataModule
 from diapir.errors import DataError, RecipeError, RunError, WeightsError
+from diapir.inference.postprocess import choose
 from diapir.inference.predict import Predictor
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.metrics.score import competition_score
-from diapir.metrics.thresholds import best_threshold, threshold_curve
 from diapir.models.modelfile import load_model
 from diapir.runs.folder import RunFolder, is_main_process, new_run_folder
 from diapir.runs.train import Hardware, RunResult, resume_run, train_recipe
@@ -140,8 +140,9 @@ def test_model_file_gives_the_reported_score(
     holdout = read_tiles(data, "train").select(split["holdout"])
     assert card.data_fingerprint == split["data"]["fingerprint"]
     net.set_precision("float32", "cpu")
-    probs = Predictor([net], flip=True).predict_probs(holdout.images)
-    score = competition_score(probs > card.threshold, holdout.truth)
+    predictor = Predictor([net], card.threshold, flip=True, rule=card.rule)
+    masks = predictor.make_masks(predictor.predict_probs(holdout.images))
+    score = competition_score(masks, holdout.truth)
     assert card.metrics["holdout_score"] == pytest.approx(score)
 
 
@@ -150,7 +151,10 @@ def test_threshold_is_chosen_on_validation_alone(
 ) -> None:
     result = finished[1]
     val = read_tiles(data, "train").select(table(result.folder.split)["val"])
-    assert result.threshold == best_threshold(threshold_curve(result.val_probs, val.truth))
+    chosen = choose(result.val_probs, val.truth)
+    assert (result.threshold, result.val.threshold) == (chosen.threshold, chosen.threshold)
+    assert load_model(result.folder.model)[1].rule == chosen.rule
+    assert result.val.metrics["score"].value == pytest.approx(chosen.score)
 
 
 def test_next_steps_are_commands_for_a_shell(
@@ -210,7 +214,9 @@ def test_threshold_of_the_recipe_is_kept(data: Path, tiny_recipe: Make, tmp_path
     )
     (result,) = train_recipe(recipe, data, tmp_path, QUIET)
     assert result.threshold == 0.42
-    assert load_model(result.folder.model)[1].threshold == 0.42
+    card = load_model(result.folder.model)[1]
+    assert card.threshold == 0.42
+    assert not card.rule.cleans
 
 
 # --- every classic recipe, end to end

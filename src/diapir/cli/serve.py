@@ -59,10 +59,11 @@ def serve(
     """
     require_libraries((*_NEEDED, *(_PAGE if view else ())))
     from diapir.inference.predict import PredictOptions
+    from diapir.models.packaged import models_or_packaged
     from diapir.serve.settings import LOOPBACK, ServeSettings, read_token
 
     settings = ServeSettings(
-        models=tuple(models),
+        models=tuple(models_or_packaged(models or [])),
         surveys=tuple(surveys or ()),
         jobs=jobs if surveys else None,
         token=read_token(token_file) if token_file else os.environ.get("DIAPIR_TOKEN"),

@@ -154,11 +154,11 @@ def _open_labels(path: Path, survey: Any, options: dict[str, Any]) -> tuple[Any,
             mend="Give labels with the geometry of the survey itself.",
         )
     for name in ("inline", "crossline", "sample"):
-        own = np.asarray(labels[name]) if name in labels.coords else None
+        axis = np.asarray(labels[name]) if name in labels.coords else None
         # an array without headers counts from 0 and fits by its shape
-        if own is None or path.suffix == ".npy":
+        if axis is None or path.suffix == ".npy":
             continue
-        if not np.allclose(own, np.asarray(survey[name])):
+        if not np.allclose(axis, np.asarray(survey[name])):
             raise DataError(
                 f"the {name} axis of the labels is another than the survey's",
                 where=path,

@@ -198,8 +198,8 @@ def _samples(
     size = found[name].size if name in found.variables else found.sizes[name]
     axis: NDArray[np.float64] = _axis(found, name, size).astype(np.float64)
     if start is not None:
-        return axis - axis[0] + start
-    return axis if axis[0] else axis + _delay_of_headers(path, mask)
+        return np.asarray(axis - axis[0] + start)
+    return axis if axis[0] else np.asarray(axis + _delay_of_headers(path, mask))
 
 
 def _delay_of_headers(path: Path, mask: NDArray[np.bool_]) -> float:
