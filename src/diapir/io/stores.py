@@ -125,7 +125,7 @@ def _samples(
     size = found[name].size if name in found.variables else found.sizes[name]
     axis: NDArray[np.float64] = _axis(found, name, size).astype(np.float64)
     if start is not None:
-        return axis - axis[0] + start
+        return np.asarray(axis - axis[0] + start, np.float64)
     return axis if axis[0] else axis + _delay_of_headers(path, mask)
 
 
