@@ -142,8 +142,8 @@ def _open_labels(path: Path, survey: Any, options: dict[str, Any]) -> tuple[Any,
     labels = _open_store(path) if path.is_dir() else None
     if labels is None:
         # the labels' samples have a format of their own, and a size that may be misread with it
-        own = {name: value for name, value in options.items() if name not in _OF_THE_SURVEY}
-        volume = open_volume(path, **own)
+        shared = {name: value for name, value in options.items() if name not in _OF_THE_SURVEY}
+        volume = open_volume(path, **shared)
         labels = volume["amplitude"]
     wanted = survey["amplitude"]
     if labels.shape != wanted.shape:
