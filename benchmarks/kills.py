@@ -266,6 +266,12 @@ def kill_many(folder: Path, count: int, seed: int) -> Iterator[tuple[float, Kill
         yield seconds, kill
 
 
+def processor_seconds(process: int) -> float:
+    """Return the processor time of a process so far (proc(5), fields 14 and 15 of stat)."""
+    fields = Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def stop_by(folder: Path, number: signal.Signals) -> dict[str, Any]:
     """Send a signal to a long training; return its exit code and the seconds that took."""
     place = folder / number.name
@@ -275,14 +281,17 @@ def stop_by(folder: Path, number: signal.Signals) -> dict[str, Any]:
     deadline = time.monotonic() + 120
     while not list(place.glob(f"runs/*/{LAST_CHECKPOINT}")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    began = time.monotonic()
+    began, used = time.monotonic(), processor_seconds(child)
     os.kill(child, number)
-    code = wait(child)
+    _, status, usage = os.wait4(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    code = 128 - code if code < 0 else code
     (run,) = (place / "runs").iterdir()
     return {
         "signal": number.name,
         "exit_code": code,
         "seconds": round(time.monotonic() - began, 1),
+        "processor_seconds": round(usage.ru_utime + usage.ru_stime - used, 1),
         "has_model": (run / "model.safetensors").is_file(),
         "broken": broken_files(run),
     }

@@ -18,7 +18,8 @@ PAGE = DOCS / "reliability.md"
 def kills(found: dict[str, Any]) -> str:
     """Return what became of killed trainings, in a table."""
     stops = [
-        f"| {stop['signal']} to a training | exit {stop['exit_code']} after {stop['seconds']:g} s, "
+        f"| {stop['signal']} to a training | exit {stop['exit_code']} after {stop['seconds']:g} s"
+        f"{_processor(stop)}, "
         f"model {'saved' if stop['has_model'] else 'missing'} |"
         for stop in found["stops"]
     ]
@@ -34,6 +35,12 @@ def kills(found: dict[str, Any]) -> str:
         ("most finished epochs that had to be trained again", found["most_epochs_lost"]),
     ]
     return table([*(f"| {name} | {value} |" for name, value in rows), *stops])
+
+
+def _processor(stop: dict[str, Any]) -> str:
+    # the machine may have been busy with other things
+    used = stop.get("processor_seconds")
+    return "" if used is None else f" ({used:g} s of the processor)"
 
 
 def fuzz(found: dict[str, Any]) -> str:

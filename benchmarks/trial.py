@@ -145,7 +145,8 @@ def run_trials(
             born = done
             outlet.close()
             try:
-                while done < count and inlet.poll(patience):
+                # the first answer comes after the sound files are made, on a busy machine late
+                while done < count and inlet.poll(patience if done > born else 10 * patience):
                     yield Outcome(**json.loads(inlet.recv()))
                     done += 1
                 if done < count:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from diapir.errors import RunError
+from diapir.io.atomic import write_bytes_atomic
 from diapir.io.lock import sole_writer
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +32,7 @@ def test_killed_trainings_end_as_if_nothing_had_been(tmp_path: Path) -> None:
         "SIGINT": 130,
     }
     assert all(stop["has_model"] and not stop["broken"] for stop in stops.values())
-    assert all(stop["seconds"] < 30 for stop in stops.values())
+    assert all(stop["processor_seconds"] < 30 for stop in stops.values())
 
 
 LIMITED = """
@@ -39,6 +40,7 @@ import sys
 from pathlib import Path
 from diapir.io.atomic import write_bytes_atomic
 from diapir.errors import RunError
+from diapir.io.atomic import write_bytes_atomic
 try:
     write_bytes_atomic(Path(sys.argv[1]), bytes(int(sys.argv[2])))
 except RunError as error:
@@ -100,11 +102,18 @@ def test_a_folder_without_permission_is_told(tmp_path: Path) -> None:
         folder.chmod(0o755)  # so that the other user gets here
     place = tmp_path / "closed"
     place.mkdir(mode=0o755)
-    done = write(place / "a.bin", 10, user=65534)
-    if "ModuleNotFoundError" in done.stderr or "Permission denied" in done.stderr:
-        pytest.skip("the other user may not read the package")
-    assert done.returncode == 2, done.stderr
-    assert "Ask for write permission" in done.stdout
+    child = os.fork()
+    if not child:  # as nobody, for whom permissions count; root is asked for none
+        code = 1
+        try:
+            os.setuid(65534)
+            write_bytes_atomic(place / "a.bin", b"x")
+        except RunError as error:
+            code = 2 if "Ask for write permission" in str(error) else 3
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 2
     assert not list(place.iterdir())
 
 

@@ -514,3 +514,32 @@ def test_two_processes_train_folds_into_one_folder(
         hits = 400 * float(rows[-1]["val_score"])
         assert hits == pytest.approx(round(hits), abs=1e-3)
     assert table(folder / "out_of_fold.json")["tiles"] == 80
+
+
+def test_a_training_asked_to_end_does_not_score_for_long(
+    easy_tiles: Tiles, tiny_recipe: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diapir.data.splits import make_splits
+    from diapir.inference.predict import Predictor
+    from diapir.models.unet import SaltNet
+    from diapir.runs import train as train_module
+
+    recipe = tiny_recipe()
+    split = make_splits(easy_tiles, recipe.split)[0]
+    net = SaltNet(recipe.model).eval()
+    quick = train_module._score(easy_tiles, split, recipe, net, 1e9)
+    assert quick.val is not None
+    assert quick.holdout is not None
+    original = Predictor.predict_probs
+
+    def slow(self: Predictor, *args: object, **options: object) -> object:
+        found = original(self, *args, **options)  # type: ignore[arg-type]
+        self.model_seconds += 1000
+        return found
+
+    monkeypatch.setattr(Predictor, "predict_probs", slow)
+    scored = train_module._score(easy_tiles, split, recipe, net, 15.0)
+    assert scored.val is None
+    assert scored.holdout is None
+    assert scored.threshold == 0.5
+    assert len(scored.card.val_ids) == len(split.val)

@@ -1,5 +1,6 @@
 """Trains by a recipe: read, split, fit, score, write, report."""
 
+import math
 import os
 import shlex
 import tempfile
@@ -249,33 +250,56 @@ class _Scored:
     card: ModelCard
 
 
-def _score(tiles: Tiles, split: Split, recipe: Recipe, net: SaltNet) -> _Scored:
+def _score(
+    tiles: Tiles, split: Split, recipe: Recipe, net: SaltNet, most_seconds: float
+) -> _Scored:
     """Return the threshold that validation picks, and what the network reaches with it."""
     net.set_precision("auto", next(net.parameters()).device.type)  # as evaluate and submit will
     predictor = Predictor([net], flip=recipe.predict.flip)
-    val_tiles, holdout_tiles = tiles.subset(split.val), tiles.subset(split.holdout)
+    val, holdout = _scorable(tiles, split, predictor, most_seconds)
+    val_tiles, holdout_tiles = tiles.subset(val), tiles.subset(holdout)
     val_probs = predictor.predict_probs(val_tiles.images, val_tiles.z_feet)
     holdout_probs = predictor.predict_probs(holdout_tiles.images, holdout_tiles.z_feet)
     threshold, rule = choose_masks(recipe, val_probs, val_tiles)
     calibrated = [scale_probs(probs, rule.temperature) for probs in (val_probs, holdout_probs)]
-    val, holdout = (
+    on_val, on_holdout = (
         evaluate(probs, part, threshold, rule=rule) if len(part) else None
         for probs, part in zip(calibrated, (val_tiles, holdout_tiles), strict=True)
     )
-    card = _card(tiles, split, recipe, threshold, rule, val, holdout)
-    return _Scored(
-        threshold, val, holdout, val_probs, calibrated[0 if holdout is None else 1], card
-    )
+    card = _card(tiles, split, recipe, threshold, rule, on_val, on_holdout)
+    shown_probs = calibrated[0 if on_holdout is None else 1]
+    return _Scored(threshold, on_val, on_holdout, val_probs, shown_probs, card)
+
+
+_SECONDS_WHEN_ASKED_TO_END = 15.0
+
+
+def _scorable(
+    tiles: Tiles, split: Split, predictor: Predictor, most_seconds: float
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return validation and hold-out, or none of both where scoring them would take too long.
+
+    Who asks a training to end waits for a model, not for scores: a resumed run gives them.
+    """
+    both = np.concatenate([split.val, split.holdout])
+    if most_seconds < math.inf and len(both):
+        some = tiles.subset(both[:8])
+        predictor.predict_probs(some.images, some.z_feet)
+        if predictor.model_seconds * len(both) / len(some) > most_seconds:
+            return split.val[:0], split.holdout[:0]
+    return split.val, split.holdout
 
 
 def _finish(
     tiles: Tiles, split: Split, recipe: Recipe, folder: RunFolder, data: Path, fitted: FitResult
 ) -> RunResult:
     device = next(fitted.net.parameters()).device
+    ending = fitted.interrupted is not None
+    most = _SECONDS_WHEN_ASKED_TO_END / (1 + len(fitted.snapshots)) if ending else math.inf
     for number, net in enumerate(fitted.snapshots, start=1):
-        snapshot = _score(tiles, split, recipe, net.to(device))
+        snapshot = _score(tiles, split, recipe, net.to(device), most)
         save_model(folder.snapshot(number), net, snapshot.card)
-    scored = _score(tiles, split, recipe, fitted.net)
+    scored = _score(tiles, split, recipe, fitted.net, most)
     threshold, val, holdout, card = scored.threshold, scored.val, scored.holdout, scored.card
     save_model(folder.model, fitted.net, card)
     write_json(folder.metrics, _metrics_table(recipe, split, fitted, threshold, val, holdout, card))
@@ -394,7 +418,7 @@ def _next_steps(folder: RunFolder, data: Path, fitted: FitResult) -> str:
     if fitted.interrupted is not None:
         run = shlex.quote(str(folder.path))
         lines += [
-            "# go on where it was interrupted",
+            "# go on where it was interrupted, and get the scores that it had no time for",
             f"diapir train --resume {run} --data {data_text}",
         ]
     if fitted.snapshots:
