@@ -82,7 +82,7 @@ class TileSource:
         """Return grey values, or truth, of a tile as (across, down)."""
         if what == "truth":
             return np.asarray(self.tiles.truth[index].T)
-        return self.tiles.images[index].T.astype(np.float32)
+        return np.asarray(self.tiles.images[index].T, np.float32)
 
     def dead(self, direction: Direction, index: int) -> None:
         """Return nothing: every pixel is there."""
