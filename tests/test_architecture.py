@@ -37,12 +37,12 @@ def table() -> dict[str, tuple[set[str], set[str]]]:
 def imports(path: Path) -> Iterator[str]:
     """Yield our own modules that a file names, without the leading 'diapir.'."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names = [alias.name for alias in node.names] if hasattr(node, "names") else []
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        names = [alias.name for alias in node.names]
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} has a relative import"
             names = [f"{node.module}.{name}" for name in names]
-        elif not isinstance(node, ast.Import):
-            continue
         yield from (name.removeprefix("diapir.") for name in names if name.startswith("diapir."))
 
 

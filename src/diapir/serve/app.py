@@ -9,6 +9,7 @@ from fastapi.responses import Response
 from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
+from starlette.routing import Route
 
 from diapir import __version__
 from diapir.runs.map import MapSettings
@@ -73,19 +74,30 @@ def create_app(settings: ServeSettings) -> FastAPI:
         docs_url=None,  # both pages load scripts from elsewhere
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
-        dependencies=[Security(HTTPBearer(auto_error=False))] if settings.token else [],
     )
     handle_problems(app)
     app.add_middleware(Guard, settings=settings, metrics=metrics)
-    app.include_router(_own_router(models, metrics))
-    app.include_router(predict_router(models, batcher, settings))
+    app.include_router(_health_router(models))
+    # the guard asks for the token; this tells the OpenAPI of it
+    known = [Security(HTTPBearer(auto_error=False))] if settings.token else []
+    app.include_router(_metrics_router(metrics), dependencies=known)
+    app.include_router(predict_router(models, batcher, settings), dependencies=known)
     if jobs is not None:
-        app.include_router(job_router(jobs, surveys))
+        app.include_router(job_router(jobs, surveys), dependencies=known)
     if library is not None:
-        from diapir.serve.viewer import add_viewer
-
-        add_viewer(app, library)
+        _add_page(app, library)
     return app
+
+
+def _add_page(app: FastAPI, library: Library) -> None:
+    """Mount the page, which is no part of what the OpenAPI tells programs."""
+    from diapir.serve.viewer import add_viewer
+
+    of_programs = list(app.routes)
+    add_viewer(app, library)
+    for route in app.routes:
+        if route not in of_programs and isinstance(route, Route):
+            route.include_in_schema = False
 
 
 def _library(settings: ServeSettings) -> Library:
@@ -98,13 +110,19 @@ def _library(settings: ServeSettings) -> Library:
     )
 
 
-def _own_router(models: Models, metrics: Metrics) -> APIRouter:
+def _health_router(models: Models) -> APIRouter:
     router = APIRouter(tags=["service"])
 
     @router.get("/health", responses=describe())
     async def health() -> Health:
         """Return that the service answers; needs no token."""
         return Health(status="ok", version=__version__, models=len(models.infos()))
+
+    return router
+
+
+def _metrics_router(metrics: Metrics) -> APIRouter:
+    router = APIRouter(tags=["service"])
 
     @router.get(
         "/metrics",
