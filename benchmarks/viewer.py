@@ -28,7 +28,7 @@ from diapir.serve.viewer_library import open_library
 from diapir.serve.viewer_section import MAP, SectionView
 from diapir.serve.viewer_state import ViewState
 
-SIDE, CHUNK, STEPS = 500, 128, 300
+SIDE, CHUNK, STEPS = 500, 128, 150
 
 
 def draw(folder: Path) -> tuple[Path, Path]:

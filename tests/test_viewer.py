@@ -275,9 +275,9 @@ class TestSalt:
         assert facts.shallowest_at == 101
         assert facts.confidence == pytest.approx(0.9)
         assert (facts.iou, facts.dice) == (pytest.approx(0.5), pytest.approx(2 / 3))
-        rows = dict(describe_facts(facts, "inline", "ms"))
-        assert rows["Shallowest"] == "514 ms at inline 101"
-        assert rows["IoU with the truth"] == "0.500"
+        rows = dict(describe_facts(facts, "ms"))
+        assert rows["Shallowest"] == "514 ms at 101"
+        assert rows["IoU"] == "0.500"
 
     def test_traces_that_are_missing_do_not_count(self):
         live = np.zeros((4, 10), bool)
@@ -668,5 +668,5 @@ def test_a_port_that_is_taken_is_told(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(RunError, match="port"):
+        with pytest.raises(RunError):
             run_viewer(library, port=taken.getsockname()[1], ready=print)

@@ -194,7 +194,7 @@ class Page:
         refused = state.take({k: v for k, v in wanted.items() if k in LINKED})
         if state.data not in self.library.sources:
             state.data = next(iter(self.library.sources))
-        if isinstance(self.view.source, TileSource) and "tile" != state.direction:
+        if isinstance(self.view.source, TileSource) and state.direction != "tile":
             state.view = wanted.get("view", "gallery") if "view" not in refused else "gallery"
         self._fit_place(fresh="number" not in wanted)
         self.salt.follow()

@@ -77,16 +77,16 @@ def section_facts(
     )
 
 
-def describe_facts(facts: SectionFacts, across: str, unit: str) -> list[tuple[str, str]]:
+def describe_facts(facts: SectionFacts, unit: str) -> list[tuple[str, str]]:
     """Return the numbers of a section in words, as (name, value)."""
     rows = [("Salt", f"{100 * facts.share:.1f} %")]
     if facts.top is not None:
         rows.append(("Top salt, median", f"{facts.top[1]:,.0f} {unit}"))
-        shallowest = f"{facts.top[0]:,.0f} {unit} at {across} {facts.shallowest_at:g}"
+        shallowest = f"{facts.top[0]:,.0f} {unit} at {facts.shallowest_at:g}"
         rows.append(("Shallowest", shallowest))
-    rows.append(("Mean confidence", f"{100 * facts.confidence:.1f} %"))
+    rows.append(("Confidence", f"{100 * facts.confidence:.1f} %"))
     if facts.iou is not None and facts.dice is not None:
-        rows.append(("IoU with the truth", f"{facts.iou:.3f}"))
+        rows.append(("IoU", f"{facts.iou:.3f}"))
         rows.append(("Dice", f"{facts.dice:.3f}"))
     return rows
 

@@ -230,5 +230,5 @@ class SectionView:
             live=live, truth=self.truth(),
         )  # fmt: skip
         unit = "" if self.source.unit == "1" else self.source.unit
-        rows = describe_facts(facts, across.label.lower(), unit)
+        rows = describe_facts(facts, unit)
         return " &ensp; ".join(f"{html.escape(k)} <b>{html.escape(v)}</b>" for k, v in rows)

@@ -98,7 +98,7 @@ class SurveySource:
         if truth is not None:
             self._arrays["truth"] = truth
         self._readers = {
-            key: BlockReader(array, KEPT_BYTES if key == "amplitude" else KEPT_BYTES // 4)
+            key: BlockReader(array, KEPT_BYTES if key == "amplitude" else KEPT_BYTES // 2)
             for key, array in self._arrays.items()
         }
 
