@@ -164,8 +164,9 @@ def test_two_maps_do_not_write_into_one_folder(survey, model, tmp_path):
         map_survey(survey, tmp_path / "out", [model], SETTINGS, workers=ONE, progress=False)
 
 
-def test_a_map_without_a_model_is_refused(survey, tmp_path):
-    with pytest.raises(DataError, match="no model"):
+def test_a_map_without_a_model_is_refused(survey, tmp_path, monkeypatch):
+    monkeypatch.setattr("diapir.models.packaged.resources.files", lambda _: tmp_path)
+    with pytest.raises(ModelFileError, match="no model is named"):
         map_survey(survey, tmp_path / "out", [], MapSettings(), workers=ONE, progress=False)
 
 
