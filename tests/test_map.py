@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from diapir.cli import app
 from diapir.data.survey import SurveyPlan, generate_survey, write_survey
-from diapir.errors import DataError, RunError
+from diapir.errors import DataError, ModelFileError, RunError
 from diapir.export.segy_mask import traces_of
 from diapir.inference.schedule import Workers
 from diapir.inference.sections import IdentityModel, Tiling
