@@ -263,7 +263,7 @@ BAD_CALLS = {
     "resume no run": (("train", "--resume", "{data}", "--data", "{data}"), "run folder"),
     "no model": (("evaluate", "none.safetensors", "--data", "{data}"), "does not exist"),
     "no such part": (("evaluate", "{model}", "--data", "{data}", "--part", "x"), "auto or all"),
-    "two paths": (("predict", "{model}", "{data}"), "three paths"),
+    "one path": (("predict", "{data}"), "two paths"),
     "nothing to write": (("predict", "{model}", "{data}", "x", "--no-masks"), "--probs"),
     "no images": (("predict", "{model}", "nowhere", "x"), "nowhere"),
     "no submission": (("check-submission", "none.csv", "--data", "{data}"), "none.csv"),

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from diapir.cli import app
 from diapir.data.survey import SurveyPlan, generate_survey, write_survey
-from diapir.errors import DataError, RunError
+from diapir.errors import DataError, ModelFileError, RunError
 from diapir.export.segy_mask import traces_of
 from diapir.inference.schedule import Workers
 from diapir.inference.sections import IdentityModel, Tiling
@@ -180,8 +180,9 @@ def test_two_maps_do_not_write_into_one_folder(survey, model, tmp_path):
         map_survey(survey, tmp_path / "out", [model], SETTINGS, workers=ONE, progress=False)
 
 
-def test_a_map_without_a_model_is_refused(survey, tmp_path):
-    with pytest.raises(DataError, match="no model"):
+def test_a_map_without_a_model_is_refused(survey, tmp_path, monkeypatch):
+    monkeypatch.setattr("diapir.models.packaged.resources.files", lambda _: tmp_path)
+    with pytest.raises(ModelFileError, match="no model is named"):
         map_survey(survey, tmp_path / "out", [], MapSettings(), workers=ONE, progress=False)
 
 
