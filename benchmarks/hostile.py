@@ -32,7 +32,7 @@ from trial import REFUSED, Outcome, Tally, attempt, run_trials
 from diapir.config import parse_recipe
 from diapir.errors import ModelFileError
 from diapir.io.atomic import write_bytes_atomic
-from diapir.models.modelfile import FORMAT, ModelCard, load_model, read_card, save_model
+from diapir.models.modelfile import LATEST_FORMAT, ModelCard, load_model, read_card, save_model
 from diapir.models.unet import SaltNet
 
 MARK = "EXECUTED"
@@ -252,7 +252,7 @@ HOSTILE: dict[str, Maker] = {
         lambda s: s.update({f"trojan.{k}": torch.zeros(1) for k in range(10_000)})
     ),
     "no-keys.safetensors": tensors(lambda s: s.clear()),
-    "format-from-the-future.safetensors": card(lambda t: t.update(format=FORMAT + 1)),
+    "format-from-the-future.safetensors": card(lambda t: t.update(format=LATEST_FORMAT + 1)),
     "recipe-from-the-future.safetensors": card(lambda t: t["recipe"].update(quantum={"on": True})),
     "setting-from-the-future.safetensors": model(attention="linear"),
     "format-as-text.safetensors": card(lambda t: t.update(format="1")),

@@ -267,7 +267,7 @@ BAD_CALLS = {
     "nothing to write": (("predict", "{model}", "{data}", "x", "--no-masks"), "--probs"),
     "no images": (("predict", "{model}", "nowhere", "x"), "nowhere"),
     "no submission": (("check-submission", "none.csv", "--data", "{data}"), "none.csv"),
-    "not a model": (("info", "{data}/depths.csv"), "safetensors"),
+    "not a model": (("info", "{data}/depths.csv"), "nothing says how this file was made"),
     "synth into data": (("synth", "tiles", "{data}", "--n", "10"), "{data}"),
     "too many folds": (("train", "demo", "--data", "{data}", "--folds", "90"), "folds"),
 }

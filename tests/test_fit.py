@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from diapir.config import Recipe
 from diapir.data.datamodule import TileDataModule
@@ -418,3 +419,20 @@ def test_a_resumed_training_keeps_earlier_snapshots(
     for a, b in zip(whole.snapshots, resumed.snapshots, strict=True):
         pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
         assert all(torch.equal(first, second) for first, second in pairs)
+
+
+def test_lightnings_own_answer_to_sigterm_is_an_interruption(
+    easy_tiles: Tiles, tiny_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two epochs it looks before the callbacks do."""
+    end_epoch = SaltTask.on_train_epoch_start
+
+    def terminate(self: SaltTask) -> None:
+        if self.current_epoch == 1:
+            raise SIGTERMException
+        end_epoch(self)
+
+    monkeypatch.setattr(SaltTask, "on_train_epoch_start", terminate)
+    found = train(easy_tiles, tiny_recipe(train__epochs=3), tmp_path)
+    assert found.interrupted == signal.SIGTERM
+    assert len(found.history) == 1

@@ -260,8 +260,8 @@ def test_masks_are_written_in_full_values(tmp_path, bits, top, ihdr):
 
 
 @pytest.mark.parametrize(
-    "array", [np.zeros((2, 2)), np.zeros((2, 2), bool), np.zeros((2, 2, 3), np.uint8)]
+    "array", [np.zeros((2, 2)), np.zeros((2, 2), bool), np.zeros((2, 2, 4), np.uint8)]
 )
-def test_only_grey_arrays_are_encoded(array):
+def test_only_grey_and_colour_are_encoded(array):
     with pytest.raises(ValueError, match="uint8 or uint16"):
         encode_png(array)

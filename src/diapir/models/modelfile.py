@@ -37,6 +37,8 @@ LATEST_FORMAT = 2
 _KEY = "diapir"
 _LONGEST_HEADER = 1 << 24
 """Bytes; the card of half a million tiles. JSON takes many times its length once it is parsed."""
+_VGG_CLASSIFIER = 1 << 27
+"""Parameters, at least those of the three layers that a feature pyramid drops."""
 _LIBRARIES = ("diapir", "torch", "timm", "lightning", "numpy", "safetensors")
 
 
@@ -140,7 +142,7 @@ def build_network(path: Path, recipe: Recipe, *, prefix: str = "", members: int 
     """
     plain = recipe.model.model_copy(update={"weights": "none", "freeze": "none"})
     try:
-        with _no_larger_than_file(path):
+        with _no_larger_than_file(path, recipe.model.encoder):
             net = SaltNet(plain)
     except ModelFileError:
         raise
@@ -204,10 +206,12 @@ def _check_header_length(path: Path) -> None:
 
 
 @contextmanager
-def _no_larger_than_file(path: Path) -> Iterator[None]:
+def _no_larger_than_file(path: Path, encoder: str) -> Iterator[None]:
     """Stop building a network that needs far more than the file holds, before it fills memory."""
-    # float16 at the least; a stem may be made twice, once with three channels
-    most = path.stat().st_size + (1 << 20)
+    # float16 at the least; a stem may be made twice, once with three channels. Before it takes the
+    # features of a VGG, timm builds its classifier, too.
+    dropped = _VGG_CLASSIFIER if encoder.startswith("vgg") else 1 << 20
+    most = path.stat().st_size + dropped
     thread, built = threading.get_ident(), 0
 
     def count(module: Any, name: str, parameter: Tensor | None) -> None:

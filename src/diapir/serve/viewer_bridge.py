@@ -1,8 +1,10 @@
 """The few things that the browser must do itself: keys, the gallery, pictures, the theme."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import panel as pn
 import param
 from panel.custom import JSComponent
 
@@ -108,6 +110,19 @@ _GALLERY_STYLE = """
 """
 
 
+def _on_next_tick(action: Callable[[], None]) -> None:
+    """Do it when the document is locked for changes; at once where nobody looks at one.
+
+    Panel answers to messages of its own components now and then without the lock, which Bokeh
+    refuses with "_pending_writes should be non-None".
+    """
+    document = pn.state.curdoc
+    if document is None or document.session_context is None:
+        action()
+    else:
+        document.add_next_tick_callback(action)
+
+
 class Keys(JSComponent):  # type: ignore[misc]
     """Sends keys to the page, and steps no faster than the page can show sections.
 
@@ -129,8 +144,10 @@ class Keys(JSComponent):  # type: ignore[misc]
 
     def _handle_msg(self, message: Any) -> None:
         """Answer to what the browser sent, whatever that is."""
-        if not isinstance(message, dict):
-            return
+        if isinstance(message, dict):
+            _on_next_tick(partial(self._answer, message))
+
+    def _answer(self, message: dict[str, Any]) -> None:
         steps, key = message.get("steps"), message.get("key")
         if isinstance(steps, int):
             try:
@@ -157,7 +174,7 @@ class Thumbnails(JSComponent):  # type: ignore[misc]
         """Answer to a click; names that were not offered are passed over."""
         name = message.get("tile") if isinstance(message, dict) else None
         if any(item["id"] == name for item in self.items):
-            self._on_choice(str(name))
+            _on_next_tick(partial(self._on_choice, str(name)))
 
 
 SAVE_PICTURE = """

@@ -1,6 +1,7 @@
 """One training from tiles and a recipe to the best network, kept in a run folder."""
 
 import logging
+import signal
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from numpy.typing import NDArray
 
 from diapir.config import Recipe
@@ -125,6 +127,9 @@ def fit(
                     ckpt_path=checkpoint,
                     weights_only=True if checkpoint else None,
                 )
+        except SIGTERMException:
+            # Lightning's own answer, where it looks before `stop` does; it would end with code 0
+            stop.received = stop.received or int(signal.SIGTERM)
         except torch.OutOfMemoryError as error:
             device, size = trainer.strategy.root_device, tiles.images.shape[1:]
             traceback.clear_frames(error.__traceback__)  # they hold what fills the device
