@@ -150,7 +150,8 @@ def measure(server, clients, count):
         alone.append(time.perf_counter() - started)
         assert status == 200, content
         expected.append(np.load(BytesIO(content), allow_pickle=False))
-    before = metrics(server, connection)
+    connection.close()
+    before = metrics(server)
     load = Load(server, bodies, expected, count)
     threads = [threading.Thread(target=load.client) for _ in range(clients)]
     started = time.perf_counter()
@@ -159,8 +160,7 @@ def measure(server, clients, count):
     for thread in threads:
         thread.join()
     seconds = time.perf_counter() - started
-    after = metrics(server, connection)
-    connection.close()
+    after = metrics(server)
     grown = {name: after[name] - before[name] for name in after}
     p50, p95, p99 = (float(p) for p in np.percentile(load.seconds, [50, 95, 99]))
     return {
@@ -181,10 +181,12 @@ def measure(server, clients, count):
     }
 
 
-def metrics(server, connection):
+def metrics(server):
     """Return the metrics without labels."""
+    connection = server.connect()
     connection.request("GET", "/metrics", headers=server.headers)
     text = connection.getresponse().read().decode()
+    connection.close()
     return {name: float(number) for name, number in re.findall(r"^(diapir_\w+) (\S+)$", text, re.M)}
 
 

@@ -138,11 +138,10 @@ def test_ctrl_c_ends_it_after_the_request_under_way(benchmark, model, tmp_path):
         answers.append(benchmark.ask(server, connection, body)[:2])
         connection.close()
 
-    client, watching, held = threading.Thread(target=ask), server.connect(), 0
+    client, held = threading.Thread(target=ask), 0
     client.start()
     while not held and not answers:
-        held = benchmark.metrics(server, watching)["diapir_queue_sections"]
-    watching.close()
+        held = benchmark.metrics(server)["diapir_queue_sections"]
     assert held == 1
     server.process.send_signal(signal.SIGINT)
     assert server.process.wait(300) == 130

@@ -95,6 +95,7 @@ def _run(settings: "ServeSettings", host: str, port: int) -> None:
         access_log=False,  # /metrics counts, and a proxy in front writes one
         server_header=False,
         timeout_graceful_shutdown=30,
+        timeout_keep_alive=75,  # longer than proxies keep an idle connection, which then end it
         proxy_headers=False,
     )
     with address:
