@@ -24,9 +24,9 @@ from bokeh.protocol import Protocol
 
 from diapir.io.volume import Geometry, amplitude_statistics, make_volume
 from diapir.runs.machine import describe_machine
-from diapir.serve.viewer_library import open_library
-from diapir.serve.viewer_section import MAP, SectionView
-from diapir.serve.viewer_state import ViewState
+from diapir.serve.viewer.library import open_library
+from diapir.serve.viewer.section import MAP, SectionView
+from diapir.serve.viewer.state import ViewState
 
 SIDE, CHUNK, STEPS = 500, 128, 150
 

@@ -18,18 +18,18 @@ from diapir.io.tiles import Tiles
 from diapir.io.volume import open_volume
 from diapir.models.modelfile import ModelCard, save_model
 from diapir.models.unet import SaltNet
-from diapir.serve import viewer_colors as colors
-from diapir.serve.viewer_blocks import BlockReader
-from diapir.serve.viewer_download import section_segy, survey_segy
-from diapir.serve.viewer_figure import SectionFigure, SectionImage, Window, fit_window
-from diapir.serve.viewer_gallery import thumbnail
-from diapir.serve.viewer_labels import Canvas, LabelFolder, brush_mask, polygon_mask
-from diapir.serve.viewer_library import open_library
-from diapir.serve.viewer_models import ALL, ModelShelf, Progress, StoppedError
-from diapir.serve.viewer_salt import average, corrected, describe_facts, outline, section_facts
-from diapir.serve.viewer_sources import Axis, SurveyPaths, open_survey
-from diapir.serve.viewer_state import ViewState, parse_query
-from diapir.serve.viewer_tiles import TileSource, arrange, measures, open_tiles, unsortable
+from diapir.serve.viewer import colors
+from diapir.serve.viewer.blocks import BlockReader
+from diapir.serve.viewer.download import section_segy, survey_segy
+from diapir.serve.viewer.figure import SectionFigure, SectionImage, Window, fit_window
+from diapir.serve.viewer.gallery import thumbnail
+from diapir.serve.viewer.labels import Canvas, LabelFolder, brush_mask, polygon_mask
+from diapir.serve.viewer.library import open_library
+from diapir.serve.viewer.models import ALL, ModelShelf, Progress, StoppedError
+from diapir.serve.viewer.salt import average, corrected, describe_facts, outline, section_facts
+from diapir.serve.viewer.sources import Axis, SurveyPaths, open_survey
+from diapir.serve.viewer.state import ViewState, parse_query
+from diapir.serve.viewer.tiles import TileSource, arrange, measures, open_tiles, unsortable
 
 SHAPE = (9, 11, 13)
 
@@ -162,7 +162,7 @@ class TestSurvey:
     def test_slices_of_a_large_segy_file_ask_for_an_ingest(self, make_segy, monkeypatch):
         path, _ = make_segy()
         source = open_survey(SurveyPaths(path))
-        monkeypatch.setattr("diapir.serve.viewer_sources.KEPT_BYTES", 100)
+        monkeypatch.setattr("diapir.serve.viewer.sources.KEPT_BYTES", 100)
         with pytest.raises(DataError, match="whole file") as error:
             source.section("slice", 0)
         assert "diapir ingest" in error.value.mend
@@ -661,7 +661,7 @@ class TestDownloads:
 def test_a_port_that_is_taken_is_told(tmp_path):
     import socket
 
-    from diapir.serve.viewer import run_viewer
+    from diapir.serve.viewer.server import run_viewer
 
     (tmp_path / "a.png").write_bytes(encode_png(np.zeros((9, 9), np.uint8)))
     library = open_library([tmp_path / "a.png"])

@@ -29,8 +29,8 @@ from diapir.io.volume import open_volume
 from diapir.models.modelfile import ModelCard, save_model
 from diapir.models.unet import SaltNet
 from diapir.serve.address import listen
-from diapir.serve.viewer import viewer_app
-from diapir.serve.viewer_library import open_library
+from diapir.serve.viewer.library import open_library
+from diapir.serve.viewer.server import viewer_app
 
 pytestmark = pytest.mark.browser
 

@@ -70,8 +70,8 @@ def view(
     """
     require_libraries(_NEEDED)
     from diapir.runs.map import MapSettings
-    from diapir.serve.viewer import run_viewer
-    from diapir.serve.viewer_library import open_library
+    from diapir.serve.viewer.library import open_library
+    from diapir.serve.viewer.server import run_viewer
 
     library = open_library(
         paths,

@@ -23,7 +23,7 @@ from diapir.serve.predict_routes import predict_router
 from diapir.serve.problems import describe, handle_problems
 from diapir.serve.settings import ServeSettings
 from diapir.serve.surveys import SurveyFolders
-from diapir.serve.viewer_library import Library, open_library
+from diapir.serve.viewer.library import Library, open_library
 
 
 class Health(BaseModel):
@@ -91,7 +91,7 @@ def create_app(settings: ServeSettings) -> FastAPI:
 
 def _add_page(app: FastAPI, library: Library) -> None:
     """Mount the page, which is no part of what the OpenAPI tells programs."""
-    from diapir.serve.viewer import add_viewer
+    from diapir.serve.viewer.server import add_viewer
 
     of_programs = list(app.routes)
     add_viewer(app, library)

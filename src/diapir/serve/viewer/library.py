@@ -11,10 +11,10 @@ from diapir.inference.volume import STORE
 from diapir.io.layout import has_part
 from diapir.runs.map import MapSettings
 from diapir.serve.models import unique_names
-from diapir.serve.viewer_labels import LabelFolder
-from diapir.serve.viewer_models import ModelShelf
-from diapir.serve.viewer_sources import SurveyPaths, SurveySource, open_survey
-from diapir.serve.viewer_tiles import TileSource, open_tiles
+from diapir.serve.viewer.labels import LabelFolder
+from diapir.serve.viewer.models import ModelShelf
+from diapir.serve.viewer.sources import SurveyPaths, SurveySource, open_survey
+from diapir.serve.viewer.tiles import TileSource, open_tiles
 
 Source = SurveySource | TileSource
 

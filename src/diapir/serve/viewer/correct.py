@@ -11,9 +11,9 @@ from bokeh.events import SelectionGeometry
 
 from diapir.errors import DataError
 from diapir.io.labels import UNLABELLED
-from diapir.serve.viewer_controls import WIDTH
-from diapir.serve.viewer_labels import Points, brush_mask, polygon_mask
-from diapir.serve.viewer_section import SectionView
+from diapir.serve.viewer.controls import WIDTH
+from diapir.serve.viewer.labels import Points, brush_mask, polygon_mask
+from diapir.serve.viewer.section import SectionView
 
 TOOLS = {"Look": "pan", "Polygon": "polygon", "Lasso": "lasso", "Brush": "brush"}
 VALUES = {"Add salt": 1, "Remove salt": 0, "Erase labels": UNLABELLED}

@@ -25,7 +25,7 @@ from bokeh.models import (
 from bokeh.plotting import figure
 from numpy.typing import NDArray
 
-from diapir.serve.viewer_colors import (
+from diapir.serve.viewer.colors import (
     CLEAR,
     LABEL_PALETTE,
     SALT,
@@ -35,7 +35,7 @@ from diapir.serve.viewer_colors import (
     ramp_palette,
     truth_palette,
 )
-from diapir.serve.viewer_sources import Axis
+from diapir.serve.viewer.sources import Axis
 
 IMAGES = ("fill", "heat", "doubt", "truth", "labels")
 """Layers that are images over the amplitudes."""

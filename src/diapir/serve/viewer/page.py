@@ -13,16 +13,16 @@ import panel as pn
 
 from diapir.errors import DiapirError
 from diapir.io.labels import UNLABELLED
-from diapir.serve.viewer_bridge import KEYS, TURN_THEME, Keys
-from diapir.serve.viewer_controls import WIDTH, Navigation, SaltControls, display_controls
-from diapir.serve.viewer_correct import CorrectControls
-from diapir.serve.viewer_download import DownloadControls
-from diapir.serve.viewer_gallery import Gallery
-from diapir.serve.viewer_library import Library
-from diapir.serve.viewer_models import Progress, StoppedError
-from diapir.serve.viewer_section import SectionView
-from diapir.serve.viewer_state import LAYERS, LINKED, ViewState
-from diapir.serve.viewer_tiles import TileSource
+from diapir.serve.viewer.bridge import KEYS, TURN_THEME, Keys
+from diapir.serve.viewer.controls import WIDTH, Navigation, SaltControls, display_controls
+from diapir.serve.viewer.correct import CorrectControls
+from diapir.serve.viewer.download import DownloadControls
+from diapir.serve.viewer.gallery import Gallery
+from diapir.serve.viewer.library import Library
+from diapir.serve.viewer.models import Progress, StoppedError
+from diapir.serve.viewer.section import SectionView
+from diapir.serve.viewer.state import LAYERS, LINKED, ViewState
+from diapir.serve.viewer.tiles import TileSource
 
 _HERE = Path(__file__).parent
 _LAYER_KEYS = dict(zip("fohdtc", LAYERS.values(), strict=True))
@@ -72,8 +72,8 @@ class Page:
 
     def template(self) -> pn.Template:
         """Return the page as Panel serves it."""
-        page = pn.Template((_HERE / "viewer.html").read_text(encoding="utf-8"), location=True)
-        page.add_variable("style", (_HERE / "viewer.css").read_text(encoding="utf-8"))
+        page = pn.Template((_HERE / "page.html").read_text(encoding="utf-8"), location=True)
+        page.add_variable("style", (_HERE / "page.css").read_text(encoding="utf-8"))
         page.add_variable("look", "dark" if self._dark else "light")
         page.add_panel("top", self.navigation.row)
         page.add_panel("corner", self._theme_button())

@@ -15,10 +15,10 @@ from diapir.export.segy_mask import write_salt_segy
 from diapir.io.images import encode_mask_png
 from diapir.io.segy_write import write_segy
 from diapir.io.volume import Geometry
-from diapir.serve.viewer_bridge import COPY_LINK, SAVE_PICTURE
-from diapir.serve.viewer_controls import WIDTH
-from diapir.serve.viewer_section import MAP, SectionView
-from diapir.serve.viewer_sources import SurveySource
+from diapir.serve.viewer.bridge import COPY_LINK, SAVE_PICTURE
+from diapir.serve.viewer.controls import WIDTH
+from diapir.serve.viewer.section import MAP, SectionView
+from diapir.serve.viewer.sources import SurveySource
 
 
 def section_geometry(source: SurveySource, direction: str, index: int) -> Geometry:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from diapir.errors import DataError
 from diapir.inference.volume import STORE
 from diapir.io.volume import Geometry, geometry_of, open_volume
-from diapir.serve.viewer_blocks import KEPT_BYTES, BlockReader
+from diapir.serve.viewer.blocks import KEPT_BYTES, BlockReader
 
 Direction = Literal["inline", "crossline", "slice", "line", "tile"]
 """Along what a section runs; `slice` is one sample of every trace, `line` a 2-D line or picture."""

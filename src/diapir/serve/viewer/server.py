@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from diapir.serve.address import listen
-from diapir.serve.viewer_library import Library
-from diapir.serve.viewer_state import parse_query
+from diapir.serve.viewer.library import Library
+from diapir.serve.viewer.state import parse_query
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -32,7 +32,7 @@ def add_viewer(app: "FastAPI", library: Library, *, path: str = "/view") -> None
     pn.extension(design="native", notifications=False)
 
     def make_page() -> Any:
-        from diapir.serve.viewer_page import Page
+        from diapir.serve.viewer.page import Page
 
         asked = parse_query(pn.state.location.search)
         dark = asked.pop("theme", "") == "dark"

@@ -9,20 +9,20 @@ import panel as pn
 from numpy.typing import NDArray
 
 from diapir.errors import DiapirError
-from diapir.serve.viewer_colors import (
+from diapir.serve.viewer.colors import (
     amplitude_palette,
     amplitude_span,
     prob_pixels,
     truth_pixels,
 )
-from diapir.serve.viewer_figure import SectionFigure, SectionImage, fit_window
-from diapir.serve.viewer_labels import Canvas
-from diapir.serve.viewer_library import Library, Source
-from diapir.serve.viewer_models import Found
-from diapir.serve.viewer_salt import corrected, describe_facts, outline, section_facts
-from diapir.serve.viewer_sources import Direction, SurveySource
-from diapir.serve.viewer_state import ViewState
-from diapir.serve.viewer_tiles import TileSource
+from diapir.serve.viewer.figure import SectionFigure, SectionImage, fit_window
+from diapir.serve.viewer.labels import Canvas
+from diapir.serve.viewer.library import Library, Source
+from diapir.serve.viewer.models import Found
+from diapir.serve.viewer.salt import corrected, describe_facts, outline, section_facts
+from diapir.serve.viewer.sources import Direction, SurveySource
+from diapir.serve.viewer.state import ViewState
+from diapir.serve.viewer.tiles import TileSource
 
 MAP = "map"
 """Name of the salt that `diapir map` found."""

@@ -5,9 +5,9 @@ from typing import Any
 
 import panel as pn
 
-from diapir.serve.viewer_models import ALL
-from diapir.serve.viewer_section import MAP, SectionView
-from diapir.serve.viewer_state import DISPLAYS, LAYERS
+from diapir.serve.viewer.models import ALL
+from diapir.serve.viewer.section import MAP, SectionView
+from diapir.serve.viewer.state import DISPLAYS, LAYERS
 
 WIDTH = 262
 

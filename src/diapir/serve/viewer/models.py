@@ -18,8 +18,8 @@ from diapir.io.tiles import Tiles
 from diapir.models.modelfile import ModelCard, read_card
 from diapir.runs.map import MapSettings, choose_look
 from diapir.serve.models import model_name, unique_names
-from diapir.serve.viewer_salt import average
-from diapir.serve.viewer_sources import SurveySource
+from diapir.serve.viewer.salt import average
+from diapir.serve.viewer.sources import SurveySource
 
 if TYPE_CHECKING:
     from diapir.inference.predict import Predictor

@@ -12,8 +12,8 @@ from diapir.errors import DataError
 from diapir.io.layout import has_part
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.metrics.score import tile_counts, tile_scores
-from diapir.serve.viewer_models import Found
-from diapir.serve.viewer_sources import Axis, Direction
+from diapir.serve.viewer.models import Found
+from diapir.serve.viewer.sources import Axis, Direction
 
 
 class TileSource:

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diapir.io.images import encode_png
-from diapir.serve.viewer_bridge import Thumbnails
-from diapir.serve.viewer_colors import SALT, as_rgb
-from diapir.serve.viewer_controls import WIDTH
-from diapir.serve.viewer_section import SectionView
-from diapir.serve.viewer_state import SORTS
-from diapir.serve.viewer_tiles import TileSource, arrange, measures, unsortable
+from diapir.serve.viewer.bridge import Thumbnails
+from diapir.serve.viewer.colors import SALT, as_rgb
+from diapir.serve.viewer.controls import WIDTH
+from diapir.serve.viewer.section import SectionView
+from diapir.serve.viewer.state import SORTS
+from diapir.serve.viewer.tiles import TileSource, arrange, measures, unsortable
 
 PAGE_TILES = 40
 """Thumbnails on a page."""

@@ -1,0 +1,1 @@
+"""The page in the browser: surveys, sections and tiles to look at and correct."""
