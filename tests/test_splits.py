@@ -231,3 +231,6 @@ def test_bad_stored_splits_are_refused():
         Split.from_json(stored, tiles.ids[:-1])
     with pytest.raises(DataError, match="twice"):
         Split.from_json({**stored, "val": stored["train"][:1]}, tiles.ids)
+    for wrong in (3, "tile", [3], None):
+        with pytest.raises(DataError, match=r"no list of ids(.|\n)*part holdout"):
+            Split.from_json({**stored, "holdout": wrong}, tiles.ids)

@@ -249,6 +249,15 @@ def _check_stored(stored: dict[str, Any]) -> None:
             expected="what Split.to_json returned",
             mend="Take the split of another run or make a new one.",
         )
+    for part in _PARTS:
+        ids = stored[part]
+        if not isinstance(ids, list) or not all(isinstance(id_, str) for id_ in ids):
+            raise DataError(
+                "a part of the stored split is no list of ids",
+                where=f"part {part}",
+                expected="what Split.to_json returned",
+                mend="Take the split of another run or make a new one.",
+            )
 
 
 def _check_stored_id(id_: str, part: str, position: dict[str, int], seen: set[str]) -> None:
