@@ -522,12 +522,12 @@ def test_a_training_asked_to_end_does_not_score_for_long(
     from diapir.data.splits import make_splits
     from diapir.inference.predict import Predictor
     from diapir.models.unet import SaltNet
-    from diapir.runs import train as train_module
+    from diapir.runs.score import score_network
 
     recipe = tiny_recipe()
     split = make_splits(easy_tiles, recipe.split)[0]
     net = SaltNet(recipe.model).eval()
-    quick = train_module._score(easy_tiles, split, recipe, net, 1e9)
+    quick = score_network(easy_tiles, split, recipe, net, 1e9)
     assert quick.val is not None
     assert quick.holdout is not None
     original = Predictor.predict_probs
@@ -538,7 +538,7 @@ def test_a_training_asked_to_end_does_not_score_for_long(
         return found
 
     monkeypatch.setattr(Predictor, "predict_probs", slow)
-    scored = train_module._score(easy_tiles, split, recipe, net, 15.0)
+    scored = score_network(easy_tiles, split, recipe, net, 15.0)
     assert scored.val is None
     assert scored.holdout is None
     assert scored.threshold == 0.5
