@@ -60,7 +60,7 @@ def kill_maps(folder: Path, number: int) -> dict:
         "maps": len(cycles),
         "sections_redone": lost,
         "blocks_redone_a_kill": lost / LINES / len(kills),
-        "blocks_redone_a_kill_at_worst": worst,
+        "blocks_redone_a_kill_at_worst": float(worst),
         "blocks_allowed_a_kill": WORKERS,
     }
 
