@@ -1,6 +1,6 @@
 """How fast the viewer steps through a survey, as its server sees it.
 
-    python benchmarks/viewer.py --folder /tmp/viewer-speed --page docs/viewer.md
+    python benchmarks/viewer.py --folder viewer-speed --page docs/viewer.md
 
 Draws a survey of 500 x 500 x 500 samples as a Zarr store (0.4 GB) where it is not there yet, then
 steps through inlines, crosslines and time slices as the arrow keys do: reads the section, makes the
