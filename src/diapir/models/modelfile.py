@@ -117,7 +117,8 @@ def load_model(path: Path) -> tuple[SaltNet, ModelCard]:
         ModelFileError: The file is missing, damaged, no Diapir model, from a newer version, or its
             weights do not fit its recipe or are not finite.
     """
-    card, table = read_card(path), read_table(path)
+    table = read_table(path)
+    card = _checked_card(path, table)
     if "members" in table:
         raise ModelFileError(
             f"this file is an ensemble of {len(table['members'])} networks",
@@ -158,7 +159,10 @@ def read_card(path: Path) -> ModelCard:
     Raises:
         ModelFileError: As in `load_model`.
     """
-    table = read_table(path)
+    return _checked_card(path, read_table(path))
+
+
+def _checked_card(path: Path, table: dict[str, Any]) -> ModelCard:
     try:
         return _parse_card(path, table)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

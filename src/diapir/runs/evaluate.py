@@ -100,9 +100,11 @@ def evaluate_models(
     return judged
 
 
-def predict_with_bar(predictor: Predictor, tiles: Tiles, progress: bool) -> NDArray[np.float32]:
+def predict_with_bar(
+    predictor: Predictor, tiles: Tiles, progress: bool, what: str = "predicting"
+) -> NDArray[np.float32]:
     """Return the probabilities of tiles, with a progress bar."""
-    with counting(len(tiles), "predicting", shown=progress) as advance:
+    with counting(len(tiles), what, shown=progress) as advance:
         return predictor.predict_probs(tiles.images, tiles.z_feet, advance=advance)
 
 

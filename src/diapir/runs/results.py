@@ -62,8 +62,9 @@ def write_results(runs: Sequence[Path], submissions: Sequence[Path], out: Path) 
     kept = out.with_suffix("")
     for run in found:
         _keep_run(run, kept / _anchor(run))
+    if handed_in:
+        RunFolder(kept / _SUBMISSIONS).make_plain()
     for name, table in handed_in:
-        _make_folder(kept / _SUBMISSIONS)
         write_json(kept / _SUBMISSIONS / f"{name}.json", table)
     shown = [_read_run(path.parent) for path in sorted(kept.glob("*/metrics.json"))]
     if not shown:
@@ -95,7 +96,7 @@ def _read_run(path: Path) -> _Run:
 def _keep_run(run: _Run, folder: Path) -> None:
     """Copy what the page needs of a run: a run folder without weights and logs."""
     target = RunFolder(folder)
-    _make_folder(target.figures)
+    RunFolder(target.figures).make_plain()
     write_json(target.metrics, run.metrics)
     write_json(target.recipe, run.recipe)
     for name in _FIGURES:
@@ -104,10 +105,6 @@ def _keep_run(run: _Run, folder: Path) -> None:
             write_bytes_atomic(copy, source.read_bytes())
         else:
             copy.unlink(missing_ok=True)
-
-
-def _make_folder(path: Path) -> None:
-    RunFolder(path).make_plain()
 
 
 def _holdout_score(run: _Run) -> float:

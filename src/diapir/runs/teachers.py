@@ -11,7 +11,7 @@ from diapir.data.splits import Split
 from diapir.errors import DataError
 from diapir.inference.predict import Predictor, load_predictor
 from diapir.io.tiles import Tiles, read_tiles
-from diapir.progress import counting
+from diapir.runs.evaluate import predict_with_bar
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def ask_teachers(
     if recipe.pseudo_labels.models:
         teacher = _load(recipe.pseudo_labels.models, tiles, split, "pseudo_labels.models")
         unlabelled = read_tiles(data, "test", progress=progress)
-        probs = _predict(teacher, unlabelled, "Pseudo-labels", progress=progress)
+        probs = predict_with_bar(teacher, unlabelled, progress, "Pseudo-labels")
         chosen = most_certain(probs, teacher.threshold, recipe.pseudo_labels.share)
         masks = (probs[chosen] > teacher.threshold).astype(np.uint8)
         added = np.arange(len(tiles), len(tiles) + len(chosen))
@@ -58,7 +58,7 @@ def ask_teachers(
     taught = None
     if recipe.distill.models:
         teacher = _load(recipe.distill.models, tiles, split, "distill.models")
-        probs = _predict(teacher, tiles, "Teachers", progress=progress)
+        probs = predict_with_bar(teacher, tiles, progress, "Teachers")
         taught = np.rint(255 * probs).astype(np.uint8)
     return Lessons(tiles, split, taught)
 
@@ -105,10 +105,3 @@ def _load(models: tuple[str, ...], tiles: Tiles, split: Split, where: str) -> Pr
                 "stands for its number), or set split.holdout = 0 and split.val = 0.",
             )
     return predictor
-
-
-def _predict(
-    teacher: Predictor, tiles: Tiles, title: str, *, progress: bool
-) -> NDArray[np.float32]:
-    with counting(len(tiles), title, shown=progress) as advance:
-        return teacher.predict_probs(tiles.images, tiles.z_feet, advance=advance)

@@ -240,13 +240,10 @@ def _finish(
     threshold, val, holdout, card = scored.threshold, scored.val, scored.holdout, scored.card
     save_model(folder.model, fitted.net, card)
     write_json(folder.metrics, _metrics_table(recipe, split, fitted, threshold, val, holdout, card))
-    shown = (
-        (holdout, tiles.subset(split.holdout), scored.shown_probs)
-        if holdout
-        else (val, tiles.subset(split.val), scored.shown_probs)
-    )
+    shown, index = (holdout, split.holdout) if holdout else (val, split.val)
+    pictured = (shown, tiles.subset(index), scored.shown_probs)
     save_data_figures(tiles, folder.figures)
-    write_run_report(folder, recipe, fitted.history, fitted.best_epoch, val, *shown, card)
+    write_run_report(folder, recipe, fitted.history, fitted.best_epoch, val, *pictured, card)
     write_text_atomic(folder.next_steps, _next_steps(folder, data, fitted))
     return RunResult(
         folder, threshold, val, holdout, scored.val_probs, fitted.seconds, fitted.interrupted
