@@ -125,7 +125,7 @@ def test_tiles_are_small_first(easy_tiles: Tiles, tiny_recipe: Make, tmp_path: P
         return tiny_recipe(
             model__resize_to=101,
             train__epochs=epochs,
-            train__small_first={"until_epoch": 1, "resize_to": 50},
+            train__small_first={"until_progress": 0.4, "resize_to": 50},
             train__select="last",
         )
 

@@ -181,7 +181,9 @@ class OptimConfig(_Section):
 class SmallFirst(_Section):
     """Progressive resizing: a training begins with smaller tiles, which are faster."""
 
-    until_epoch: int = Field(ge=1, description="first epoch at model.resize_to")
+    until_progress: float = Field(
+        gt=0, le=1, description="share of the training after which epochs are at model.resize_to"
+    )
     resize_to: int = Field(ge=32, le=1024, description="before that, in place of model.resize_to")
 
 

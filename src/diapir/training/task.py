@@ -54,7 +54,7 @@ class SaltTask(lightning.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Choose the tile size."""
         first = self.recipe.train.small_first
-        small = first is not None and self.current_epoch < first.until_epoch
+        small = first is not None and self.progress() < first.until_progress
         for net in (self.net, self.best_net):
             net.resize_to = first.resize_to if first and small else net.config.resize_to
 
