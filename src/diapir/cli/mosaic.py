@@ -30,3 +30,4 @@ def mosaic(
     print_table("Pairs", columns, pairs)
     typer.echo(f"Look at {out / 'mosaics.png'}; split by them with")
     typer.echo(f"  diapir train RECIPE --data {data} --set split.groups={out / 'groups.csv'}")
+    typer.echo("and see what random folds flatter with 'diapir results RUN RUN --compare'")

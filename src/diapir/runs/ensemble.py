@@ -31,6 +31,7 @@ class EnsembleResult:
         chosen_on: The tiles that chose threshold and rule, in words.
         score: On these tiles, which flatters slightly; None where none chose.
         rule: Calibration and clean-up, as a table.
+        calibration: What became of the temperature, as a sentence; empty where none was tried.
     """
 
     path: Path
@@ -40,6 +41,7 @@ class EnsembleResult:
     chosen_on: str
     score: float | None
     rule: dict[str, float]
+    calibration: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +105,7 @@ def make_ensemble(
         chosen_on=chosen_on,
         score=score,
         rule=asdict(choice.rule),
+        calibration=choice.calibration,
     )
 
 
@@ -231,10 +234,9 @@ def _card(
     train = dict.fromkeys(id_ for card in cards for id_ in card.train_ids)
     val = dict.fromkeys(id_ for card in cards for id_ in card.val_ids if id_ not in train)
     prints = {card.data_fingerprint for card in cards}
+    metrics = {} if score is None else {"chosen_on_score": score}
     if len(members) == 1:
         metrics = dict(cards[0].metrics)
-    else:
-        metrics = {} if score is None else {"chosen_on_score": score}
     return ModelCard(
         recipe=members[0].recipe,
         threshold=choice.threshold,
@@ -243,5 +245,7 @@ def _card(
         train_ids=tuple(train),
         val_ids=tuple(val),
         notes=f"{len(members)} networks; threshold and rule chosen on {chosen_on}",
+        # of the first: members that share their data were trained on nearly the same pixels
+        pixels=cards[0].pixels,
         rule=choice.rule,
     ).stamped()

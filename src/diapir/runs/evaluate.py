@@ -217,7 +217,10 @@ def _trust_section(trust: Trust, judged: Judgement, figures: Path) -> Section:
     }
     return Section(
         "How far it can be trusted",
-        text=[f"Most doubtful by {name}: {ids}." for name, ids in doubtful.items()],
+        text=[
+            *([judged.choice.calibration] if judged.choice is not None else []),
+            *(f"Most doubtful by {name}: {ids}." for name, ids in doubtful.items()),
+        ],
         tables=[Table("Calibration", ("", "value"), rows)],
         pictures=pictures,
     )

@@ -46,6 +46,11 @@ class RunFolder:
         """The model file that an earlier cycle of the rate left, counted from 1."""
         return self.path / f"snapshot-{number}.safetensors"
 
+    def snapshots(self) -> list[Path]:
+        """Return the model files that earlier cycles of the rate left, oldest first."""
+        found = self.path.glob("snapshot-*.safetensors")
+        return sorted(found, key=lambda path: int(path.stem.partition("-")[2]))
+
     @property
     def metrics(self) -> Path:
         """Scores on validation and hold-out."""

@@ -41,6 +41,12 @@ _METRIC_NAMES = {
 }
 
 
+_UNSCORED = (
+    "No tile was left to score this training: all of them trained it, or there was no time. What a "
+    "recipe reaches is told by a training that leaves tiles out, or by one with folds."
+)
+
+
 def write_run_report(
     folder: RunFolder,
     recipe: Recipe,
@@ -51,6 +57,7 @@ def write_run_report(
     tiles: Tiles,
     probs: NDArray[np.float32],
     card: "ModelCard",
+    notes: Sequence[str] = (),
 ) -> None:
     """Write the figures and the page of a run.
 
@@ -64,6 +71,7 @@ def write_run_report(
         tiles: The tiles of `shown`.
         probs: Their probabilities, (N, H, W).
         card: Provenance.
+        notes: Sentences on how far its probabilities can be trusted.
     """
     pictures = [
         Picture.from_file(folder.figures / name, caption)
@@ -86,6 +94,10 @@ def write_run_report(
             ),
             *sections,
         ]
+    else:
+        sections = [Section("No score", text=[_UNSCORED]), *sections]
+    if notes:
+        sections.append(Section("How far it can be trusted", text=notes))
     content = ReportContent(
         title=f"Run {folder.path.name}",
         subtitle=recipe.description,

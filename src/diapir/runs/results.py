@@ -125,7 +125,7 @@ def _overview(runs: Sequence[_Run]) -> str:
         for run in runs
     ]
     columns = ("recipe", "encoder weights", "score", "IoU", "validation score", "epochs", "minutes")
-    return "\n".join([*_table(columns, rows), ""])
+    return "\n".join([*markdown_table(columns, rows), ""])
 
 
 def _run_section(run: _Run, page_folder: Path) -> str:
@@ -144,11 +144,11 @@ def _run_section(run: _Run, page_folder: Path) -> str:
         metrics["command"],
         "```",
         "",
-        *_table(("metric", "value"), _metric_rows(holdout["metrics"])),
+        *markdown_table(("metric", "value"), _metric_rows(holdout["metrics"])),
         "",
         "By share of salt in the tile:",
         "",
-        *_table(("coverage", "tiles", "score", "IoU"), _group_rows(holdout["by_coverage"])),
+        *markdown_table(("coverage", "tiles", "score", "IoU"), _group_rows(holdout["by_coverage"])),
         "",
         *_figure_lines(run, page_folder),
         f"Machine: {metrics['machine']}. Training took {metrics['training_seconds']:.0f} s. "
@@ -185,7 +185,7 @@ def _submissions_section(submissions: Sequence[dict[str, Any]]) -> str:
         for found in submissions
     ]
     text = "Wall time from reading the test tiles to the checked file, beside pure model time."
-    return "\n".join(["## Submissions", "", text, "", *_table(columns, rows), ""])
+    return "\n".join(["## Submissions", "", text, "", *markdown_table(columns, rows), ""])
 
 
 def _metric_rows(metrics: dict[str, Any]) -> list[tuple[str, str]]:
@@ -211,7 +211,8 @@ def _anchor(run: _Run) -> str:
     return "".join(c for c in text.replace(" ", "-") if c.isalnum() or c in "-_")
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """Return the lines of a table in Markdown."""
     return [
         f"| {' | '.join(columns)} |",
         "|" + " --- |" * len(columns),
