@@ -89,7 +89,8 @@ def test_each_row_is_a_paired_gain_over_the_baseline(runs: list[Path], tmp_path:
     # runs that differ in the seed alone share a row
     cells = row(page, "base, base-seed")
     assert cells[0] == "baseline: demo"
-    assert cells[1] == f"{base.mean():.3f}"
+    low, high = bootstrap_interval(base)
+    assert cells[1] == f"{base.mean():.3f} ({low:.3f} to {high:.3f})"
     low, high = sorted((draw(1).mean(), draw(2, 0.02).mean()))
     assert cells[4] == f"2 ({low:.3f} to {high:.3f})"
     # the best stands first, the one that did not help stays in

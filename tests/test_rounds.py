@@ -28,7 +28,7 @@ from diapir.runs.train import Hardware, resume_run, train_recipe
 Make = Callable[..., Recipe]
 CPU = Hardware(accelerator="cpu", progress=False)
 TINY = {
-    "ensemble__encoders": ["scratch", "resnet18"],
+    "ensemble__encoders": ["scratch", "test_efficientnet"],
     "pseudo_labels__rounds": 1,
     "snapshots__cycles": 2,
     "optim__schedule": "cosine",
@@ -73,7 +73,9 @@ def table(path: Path) -> dict[str, Any]:
 
 def test_each_training_leaves_an_ordinary_run(joined: Path) -> None:
     places = sorted(path.name for path in joined.glob("round-*"))
-    assert places == [f"round-{k}-{encoder}" for k in (0, 1) for encoder in ("resnet18", "scratch")]
+    assert places == [
+        f"round-{k}-{encoder}" for k in (0, 1) for encoder in ("scratch", "test_efficientnet")
+    ]
     for place in places:
         assert (joined / place / "out_of_fold.npz").is_file()
         recipe = load_recipe(str(joined / place / "fold-1" / "recipe.json"))
@@ -87,11 +89,11 @@ def test_a_fold_learns_from_its_own_models_of_the_round_before(joined: Path) -> 
     names = {Path(model).relative_to(joined) for model in models.pseudo_labels.models}
     assert names == {
         Path(f"round-0-{encoder}", "fold-{fold}", f"{kind}.safetensors")
-        for encoder in ("scratch", "resnet18")
+        for encoder in ("scratch", "test_efficientnet")
         for kind in ("snapshot-1", "model")
     }
     split = table(joined / "round-1-scratch" / "fold-0" / "split.json")
-    card = read_card(joined / "round-0-resnet18" / "fold-0" / "model.safetensors")
+    card = read_card(joined / "round-0-test_efficientnet" / "fold-0" / "model.safetensors")
     assert not set(card.train_ids) & {*split["val"], *split["holdout"]}
 
 
@@ -100,7 +102,7 @@ def test_the_model_joins_encoders_folds_and_snapshots_of_the_last_round(
 ) -> None:
     members = read_members(joined / "model.safetensors")
     assert len(members) == 2 * 2 * 2
-    assert {member.recipe.model.encoder for member in members} == {"scratch", "resnet18"}
+    assert {member.recipe.model.encoder for member in members} == {"scratch", "test_efficientnet"}
     assert all(member.recipe.pseudo_labels.models for member in members)
     metrics = table(joined / "metrics.json")
     assert metrics["joined"]["networks"] == 8
@@ -255,8 +257,7 @@ def test_recipe_winner_is_one_command(data: Path, tmp_path: Path) -> None:
         data,
         tmp_path / "runs",
         "split.folds=2",
-        "ensemble.encoders=['scratch', 'resnet18']",
-        "model.scratch_channels=[4, 4, 4, 4, 4, 4]",
+        "ensemble.encoders=['test_resnet', 'test_efficientnet']",
         "model.decoder_channels=[8, 8]",
         "snapshots.cycles=2",
         "pseudo_labels.rounds=1",

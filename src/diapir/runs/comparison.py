@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diapir.config import parse_recipe
 from diapir.errors import RecipeError, RunError
@@ -26,7 +27,7 @@ _HEAD = """# What was tried
 This page is written by `diapir results --compare` from finished runs alone; what it needs of them
 lies beside it in [{kept}/]({kept}/). Score and gain are the competition's score on the {part}
 tiles that all runs of the first table share, {tiles:,} of them. The gain is that over the baseline,
-tile by tile, and its 95 % interval is a bootstrap over these tiles. Where the interval holds 0, the
+tile by tile; 95 % intervals are bootstraps over these tiles. Where the interval holds 0, the
 gain is *smaller than its interval*: other tiles of the same kind could take it away. The interval
 does not tell how far another seed would move a training; runs that differ in the seed alone share
 a row, and their scores are shown.{caution}
@@ -240,7 +241,7 @@ def _cells(row: _Row, base: _Row) -> tuple[str, ...]:
     spread = f" ({min(row.each):.3f} to {max(row.each):.3f})" if len(row.each) > 1 else ""
     return (
         f"baseline: {name}" if row is base else f"{name}: {differs}" if differs else name,
-        f"{row.score:.3f}",
+        _with_interval(np.array(list(row.scores.values())), ".3f"),
         gain,
         verdict,
         f"{len(seeds)}{spread}",
@@ -253,10 +254,15 @@ def _gain(row: _Row, base: _Row) -> tuple[str, str]:
     """Return the gain with its interval, and what it is worth, in words."""
     gains = np.array([row.scores[id_] - base.scores[id_] for id_ in base.scores])
     low, high = bootstrap_interval(gains)
-    text = f"{gains.mean():+.3f} ({low:+.3f} to {high:+.3f})"
+    text = _with_interval(gains, "+.3f")
     if low > 0:
         return text, "better"
     return text, "worse" if high < 0 else "smaller than its interval"
+
+
+def _with_interval(values: NDArray[np.float64], form: str) -> str:
+    low, high = bootstrap_interval(values)
+    return f"{values.mean():{form}} ({low:{form}} to {high:{form}})"
 
 
 def differences(recipe: dict[str, Any], base: dict[str, Any]) -> list[str]:
