@@ -175,6 +175,8 @@ def test_errors_say_what_to_give(runs: list[Path], tmp_path: Path) -> None:
         write_comparison([runs[-1]], out)
     with pytest.raises(RunError, match="validation or hold-out"):
         write_comparison(runs[:1], out, part="test")
+    with pytest.raises(RunError, match="two of the runs are called base"):
+        write_comparison([runs[0], runs[0]], out)
     assert not out.exists()
     assert not (tmp_path / "tried").exists()
     write_comparison(runs[:1], out)

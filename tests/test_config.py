@@ -156,6 +156,9 @@ def test_recipe_is_frozen() -> None:
         ("loss.stages=[{bce=0.0}]", ("loss.stages.0:", "all loss weights are 0")),
         ("loss.stages=[{from_epoch=3,bce=1}]", ("loss:", "start at epoch 0", "[(3, 0.0)]")),
         ("model=3", ("model:", "found 3")),
+        ("ensemble.encoders=['a','a']", ("ensemble:", "lists one twice")),
+        ("ensemble.encoders=['a/b']", ("ensemble.encoders.0:", "pattern")),
+        ("augment.elastic=0.2", ("augment.elastic:", "0.08")),
     ],
 )
 def test_error_names_key_and_mend(override: str, said: tuple[str, ...]) -> None:

@@ -156,6 +156,7 @@ def test_interrupted_rounds_go_on_with_what_is_missing(
     assert max(seen) > 60  # the second round had pseudo-labels
     assert results[-1].interrupted == signal.SIGTERM
     (folder,) = tmp_path.iterdir()
+    assert results[-1].folder.path == folder
     assert not (folder / "model.safetensors").exists()
     assert f"--resume {folder}" in (folder / "next.txt").read_text(encoding="utf-8")
     again = resume_run(folder, data, CPU)

@@ -220,6 +220,12 @@ class EnsembleConfig(_Section):
         (), description="each is trained in place of model.encoder"
     )
 
+    @model_validator(mode="after")
+    def _encoders_differ(self) -> Self:
+        if len(set(self.encoders)) < len(self.encoders):
+            raise ValueError("encoders lists one twice; for more networks of it take more folds")
+        return self
+
 
 class DistillConfig(_Section):
     """Learning from the probabilities of larger models beside the masks."""

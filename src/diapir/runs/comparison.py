@@ -93,7 +93,7 @@ def write_comparison(
         RunError: A folder holds no scores, there are no runs, or a file cannot be written.
     """
     kept = out.with_suffix("")
-    found = [read_tried(path) for path in runs]
+    found = _read_runs(runs)
     settings = read_json(kept / _SETTINGS) if (kept / _SETTINGS).is_file() else {}
     part = part or settings.get("part", PARTS[0])
     if part not in PARTS:
@@ -114,6 +114,21 @@ def write_comparison(
     write_json(kept / _SETTINGS, {"baseline": name, "part": part})
     write_text_atomic(out, page)
     return len(known)
+
+
+def _read_runs(runs: Sequence[Path]) -> list[Tried]:
+    """Return what is to be kept of runs, which rows tell apart by the names of their folders."""
+    found = [read_tried(path) for path in runs]
+    names = [tried.run for tried in found]
+    for name, path in zip(names, runs, strict=True):
+        if names.count(name) > 1:
+            raise RunError(
+                f"two of the runs are called {name}",
+                where=path,
+                expected="folders of different names",
+                mend="Give each run once, or rename a folder.",
+            )
+    return found
 
 
 def read_tried(path: Path) -> Tried:

@@ -177,7 +177,8 @@ def _train_rounds(
     found = train_rounds(recipe, folder, data, train, progress=hardware.progress)
     if found.made is None:
         write_text_atomic(folder.next_steps, after_interrupted_rounds(folder, data))
-        return found.results
+        # what is to be resumed is the whole
+        return [*found.results[:-1], replace(found.results[-1], folder=folder)]
     together = RunResult(
         folder=folder,
         threshold=found.made.threshold,
