@@ -34,26 +34,46 @@ MEASUREMENTS = {
     "rle": "performance_arrays",
     "score": "performance_arrays",
     "lovasz": "performance_arrays",
+    "peak": "performance_peak",
+    "inference": "performance_inference",
+    "accuracy": "performance_inference",
+    "submission": "performance_submission",
+    "growth": "performance_growth",
+    "training": "performance_training",
 }
-"""Names of the measurements, each with the module that holds `measure_NAME`."""
+"""Names of the measurements, each with the module that holds `measure_NAME`.
+
+Training comes last: it changes how memory is kept, for the rest of the process.
+"""
+
+ORDER = (*MEASUREMENTS, "time_to_score")
+"""Of the pages; the last one has a program of its own."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure what is asked for, note it, and write the pages; 1 where a limit is not kept."""
     given = _parse(arguments)
     machine = describe_machine()
-    store = given.out / f"{machine_name(machine)}.json"
+    figures = DOCS_PAGE.parent / "figures" if given.out == RESULTS else given.out
     work = given.work or Path(tempfile.mkdtemp(prefix="diapir-performance-"))
     all_hold = True
     try:
         for name in given.only or MEASUREMENTS:
             folder = work / name
             folder.mkdir(parents=True, exist_ok=True)
-            setting = Setting(EFFORTS[given.effort], given.data, folder, given.device)
+            setting = Setting(
+                EFFORTS[given.effort],
+                given.data,
+                folder,
+                figures / machine_name(machine),
+                given.device,
+            )
             started = time.perf_counter()
             print(f"{name} ...", flush=True)
             found = measurement(name)(setting)
-            _note(store, machine, name, found, time.perf_counter() - started, given)
+            seconds = time.perf_counter() - started
+            note(given.out, name, found, seconds, _command(name, given), given.effort)
+            write_pages(given.out)
             for row in found.rows:
                 verdict = {True: "holds", False: "FAILS", None: "seen"}[row.holds]
                 print(f"  {verdict}: {row.what}: {row.value:.4g} {row.unit}", flush=True)
@@ -61,7 +81,6 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         if given.work is None:
             shutil.rmtree(work, ignore_errors=True)
-    write_pages(given.out, DOCS_PAGE if given.out == RESULTS else None)
     return 0 if all_hold else 1
 
 
@@ -97,32 +116,44 @@ def machine_name(machine: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", ", ".join(kept).lower()).strip("-")
 
 
-def _note(
-    store: Path,
-    machine: str,
-    name: str,
-    found: Measured,
-    seconds: float,
-    given: argparse.Namespace,
-) -> None:
-    """Write down what was measured, with what belongs to it, beside what was measured before."""
-    noted: dict[str, Any] = {"machine": machine, "measurements": {}}
-    if store.is_file():
-        noted = json.loads(store.read_text(encoding="utf-8"))
+def _command(name: str, given: argparse.Namespace) -> str:
     options = "" if given.data is None else " --data DATA"
     options += "" if given.device == "cpu" else f" --device {given.device}"
     options += "" if given.effort == "full" else f" --effort {given.effort} --out OUT"
+    return f"python benchmarks/performance.py --only {name}{options}"
+
+
+def note(
+    out: Path, name: str, found: Measured, seconds: float, command: str, effort: str = "full"
+) -> None:
+    """Write down what was measured on this machine, beside what was measured before.
+
+    Args:
+        out: Folder of the results.
+        name: One of `ORDER`.
+        found: What was measured.
+        seconds: That it took.
+        command: That does it again.
+        effort: Name of the effort.
+    """
+    machine = describe_machine()
+    store = out / f"{machine_name(machine)}.json"
+    noted: dict[str, Any] = {
+        "machine": machine, "name": machine_name(machine), "measurements": {}
+    }  # fmt: skip
+    if store.is_file():
+        noted = json.loads(store.read_text(encoding="utf-8"))
     noted["measurements"][name] = {
         **found.to_json(),
-        "command": f"python benchmarks/performance.py --only {name}{options}",
-        "effort": given.effort,
+        "command": command,
+        "effort": effort,
         "seconds": round(seconds, 1),
         "machine": machine,
         "source": source_commit() or "unknown",
         "versions": library_versions(),
         "date": datetime.now(UTC).date().isoformat(),
     }
-    order = [name for name in MEASUREMENTS if name in noted["measurements"]]
+    order = [name for name in ORDER if name in noted["measurements"]]
     noted["measurements"] = {name: noted["measurements"][name] for name in order}
     write_json(store, noted)
     page = store.with_suffix(".md")

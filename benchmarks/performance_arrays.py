@@ -21,7 +21,7 @@ _CLOSE = 1e-5
 def measure_lovasz(setting: Setting) -> Measured:
     """Compare the Lovasz hinge of a batch with the loop over its tiles that libraries have."""
     count = 64
-    masks = _masks(count)
+    masks = draw_masks(count)
     torch.manual_seed(0)
     truth = torch.from_numpy(masks.astype(np.float32))[:, None].to(setting.device)
     # logits as of a network half trained: right more often than wrong
@@ -58,7 +58,7 @@ def measure_lovasz(setting: Setting) -> Measured:
 
 def measure_rle(setting: Setting) -> Measured:
     """Compare the run-lengths of many masks with the loop over their salt pixels."""
-    masks = _masks(setting.effort.masks)
+    masks = draw_masks(setting.effort.masks)
 
     def by_pixel() -> list[str]:
         return [_encode_by_pixel(mask) for mask in masks]
@@ -84,7 +84,7 @@ def measure_rle(setting: Setting) -> Measured:
 
 def measure_score(setting: Setting) -> Measured:
     """Take the time of the competition's score of many tiles."""
-    truth = _masks(setting.effort.masks)
+    truth = draw_masks(setting.effort.masks)
     predicted = np.roll(truth, 2, axis=1)
     seconds = measure(lambda: competition_score(predicted, truth), rounds=setting.effort.rounds)
     what = f"score of {len(truth):,} tiles, from masks"
@@ -116,7 +116,7 @@ def measure_help(setting: Setting) -> Measured:
     )
 
 
-def _masks(count: int) -> NDArray[np.uint8]:
+def draw_masks(count: int) -> NDArray[np.uint8]:
     """Return (count, 101, 101) masks of drawn tiles; from 200 on they repeat."""
     drawn = generate_tiles(min(count, 200), seed=0).truth
     return np.ascontiguousarray(drawn[np.arange(count) % len(drawn)])

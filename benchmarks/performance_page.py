@@ -21,12 +21,18 @@ HEAD = ["target", "what", "measured", "quartiles", "wanted", "holds"]
 NOT_YET = "Not measured yet."
 
 
-def machine_page(found: dict[str, Any]) -> str:
-    """Return the page of one machine: everything that was measured on it."""
+def machine_page(found: dict[str, Any], figures: str = "../../docs/figures") -> str:
+    """Return the page of one machine: everything that was measured on it.
+
+    Args:
+        found: What the JSON file of the machine holds.
+        figures: Folder of the pictures, seen from the page.
+    """
     parts = [f"# Performance: {found['machine']}", _ABOUT, overview(found)]
     for name, measured in found["measurements"].items():
         parts += [f"## {name}", _obtained(measured)]
-        parts += [details(measured)] if measured["tables"] or _notes(measured) else []
+        explained = details(measured, f"{figures}/{found['name']}")
+        parts += [explained] if explained else []
     return "\n\n".join(parts) + "\n"
 
 
@@ -43,9 +49,10 @@ def overview(found: dict[str, Any]) -> str:
     return table(HEAD, [_cells(row) for row in rows]) if rows else NOT_YET
 
 
-def details(measured: dict[str, Any]) -> str:
-    """Return the notes of the rows, and the tables that explain them."""
+def details(measured: dict[str, Any], figures: str) -> str:
+    """Return the notes of the rows, and the pictures and tables that explain them."""
     parts = [f"- {note}" for note in _notes(measured)]
+    parts += [f"\n![{text}]({figures}/{name})" for name, text in measured["figures"].items()]
     for shown in measured["tables"]:
         parts += [f"\n**{shown['title']}**\n", table(shown["head"], shown["cells"])]
         parts += [f"\n{shown['note']}"] if shown["note"] else []
@@ -68,7 +75,9 @@ def _cells(row: dict[str, Any]) -> list[str]:
     value, unit = row["value"], row["unit"]
     measured = f"{number(value)}{_gap(unit)}"
     if row["baseline"] is not None:
-        measured += f" ({number(row['baseline'])} s / {number(row['candidate'])} s)"
+        measured += f" ({number(row['baseline'])} s / {number(row['candidate'])} s"
+        cores = row["cores"]
+        measured += f"; {cores[0]:.1f} / {cores[1]:.1f} cores)" if cores else ")"
     ends = row["quartiles"]
     between = "" if ends is None else f"{number(ends[0])} to {number(ends[1])}, {row['rounds']} x"
     sign = "at least" if row["at_least"] else "at most"
@@ -129,23 +138,39 @@ def _targets(found: dict[str, Any]) -> str:
 def _explained(name: str) -> Any:
     def write(found: dict[str, Any]) -> str:
         measured = found["measurements"].get(name)
-        return f"**{found['machine']}**\n\n{details(measured)}" if measured else ""
+        if not measured:
+            return ""
+        explained = details(measured, f"figures/{found['name']}")
+        return f"**{found['machine']}**\n\n{explained}" if explained else ""
 
     return write
 
 
-SECTIONS = {"targets": _targets}
+SECTIONS = {"targets": _targets} | {
+    name: _explained(name)
+    for name in (
+        "peak",
+        "inference",
+        "accuracy",
+        "training",
+        "submission",
+        "growth",
+        "time_to_score",
+    )
+}
 
 
-def write_pages(results: Path, docs_page: Path | None) -> None:
-    """Write the page of each machine in a folder, and the tables of the docs where asked to."""
+def write_pages(results: Path) -> None:
+    """Write the page of each machine in a folder; for the published ones the docs' tables, too."""
+    published = results == RESULTS
     for path in sorted(results.glob("*.md")):
         found = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        write_text_atomic(path, machine_page(found))
-    if docs_page is not None:
-        page = docs_page.read_text(encoding="utf-8")
-        write_text_atomic(docs_page, render(page, machines(results)))
+        page = machine_page(found) if published else machine_page(found, ".")
+        write_text_atomic(path, page)
+    if published:
+        page = DOCS_PAGE.read_text(encoding="utf-8")
+        write_text_atomic(DOCS_PAGE, render(page, machines(results)))
 
 
 if __name__ == "__main__":
-    write_pages(RESULTS, DOCS_PAGE)
+    write_pages(RESULTS)

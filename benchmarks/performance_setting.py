@@ -1,6 +1,7 @@
 """What every measurement of `performance.py` is given."""
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,14 @@ class Setting:
         data: Folder of real data in the competition's layout; None: measured on drawn tiles, and
             what needs real ones is left out.
         work: Folder for files on the way.
+        figures: Folder for pictures.
         device: 'cpu' or 'cuda'.
     """
 
     effort: Effort
     data: Path | None
     work: Path
+    figures: Path
     device: str = "cpu"
 
     def gate(self, limit: float) -> float | None:
@@ -34,10 +37,15 @@ class Setting:
     def labelled(self, count: int) -> Tiles:
         """Return labelled tiles, real ones where there are any; drawn ones repeat from 200 on."""
         if self.data is not None:
-            tiles = read_tiles(self.data, "train", progress=False)
+            tiles = _read(self.data)
             return tiles.subset(np.arange(min(count, len(tiles))))
         drawn = generate_tiles(min(count, 200), seed=1)
         return repeated(drawn, count)
+
+
+@cache
+def _read(data: Path) -> Tiles:
+    return read_tiles(data, "train", progress=False)
 
 
 def repeated(tiles: Tiles, count: int) -> Tiles:

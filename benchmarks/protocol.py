@@ -6,7 +6,7 @@ So only ratios of neighbouring rounds are compared with targets; seconds are sho
 
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median, quantiles
 from typing import Any
@@ -23,11 +23,14 @@ class Comparison:
         baseline: Seconds of each round.
         candidate: Seconds of each round.
         threads: That both were allowed.
+        cores: Processor seconds a second of each, the median; more than the threads tells of a
+            library that counts its own. None: not taken.
     """
 
     baseline: tuple[float, ...]
     candidate: tuple[float, ...]
     threads: int
+    cores: tuple[float, float] | None = None
 
     @property
     def ratios(self) -> list[float]:
@@ -63,19 +66,48 @@ def compare(
     Raises:
         RuntimeError: One of them changed the number of threads, so that the rounds differ.
     """
+    works = {"baseline": baseline, "candidate": candidate}
+    return compare_each(works, rounds=rounds, warm_up=warm_up)["candidate"]
+
+
+def compare_each(
+    works: Mapping[str, Callable[[], object]], *, rounds: int = ROUNDS, warm_up: int = 1
+) -> dict[str, Comparison]:
+    """Return the comparison of each work but the first with the first, all taken in turns.
+
+    Args:
+        works: The baseline, then the candidates; each does the same.
+        rounds: How often each is measured.
+        warm_up: How often each is run before.
+
+    Raises:
+        RuntimeError: One of them changed the number of threads, so that the rounds differ.
+    """
     import torch
 
     threads = torch.get_num_threads()
     for _ in range(warm_up):
-        baseline()
-        candidate()
-    seconds: tuple[list[float], list[float]] = ([], [])
+        for work in works.values():
+            work()
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    cores: dict[str, list[float]] = {name: [] for name in works}
     for number in range(rounds):
-        for which in (0, 1) if number % 2 == 0 else (1, 0):
-            seconds[which].append(seconds_of((baseline, candidate)[which]))
+        for name in works if number % 2 == 0 else reversed(list(works)):
+            processor = time.process_time()
+            seconds[name].append(seconds_of(works[name]))
+            cores[name].append((time.process_time() - processor) / seconds[name][-1])
     if torch.get_num_threads() != threads:
         raise RuntimeError(f"threads changed from {threads} to {torch.get_num_threads()}")
-    return Comparison(tuple(seconds[0]), tuple(seconds[1]), threads)
+    first, *others = works
+    return {
+        name: Comparison(
+            tuple(seconds[first]),
+            tuple(seconds[name]),
+            threads,
+            (median(cores[first]), median(cores[name])),
+        )
+        for name in others
+    }
 
 
 def measure(work: Callable[[], object], *, rounds: int = ROUNDS, warm_up: int = 1) -> list[float]:
@@ -88,10 +120,10 @@ def measure(work: Callable[[], object], *, rounds: int = ROUNDS, warm_up: int = 
 def seconds_of(work: Callable[[], object]) -> float:
     """Return the seconds that a piece of work takes, without the garbage of what came before."""
     gc.collect()
-    _wait_for_card()
+    wait_for_card()
     started = time.perf_counter()
     work()
-    _wait_for_card()
+    wait_for_card()
     return time.perf_counter() - started
 
 
@@ -107,7 +139,8 @@ def spread(values: Sequence[float]) -> tuple[float, float]:
     return first, third
 
 
-def _wait_for_card() -> None:
+def wait_for_card() -> None:
+    """Wait until a card has done what it was asked to; without one, go on at once."""
     import torch
 
     if torch.cuda.is_available():
@@ -129,6 +162,7 @@ class Row:
         rounds: How many there were.
         baseline: Median seconds of the baseline, where there is one.
         candidate: Median seconds of what is compared with it.
+        cores: That both kept busy.
         note: What a reader should know beside it.
     """
 
@@ -142,6 +176,7 @@ class Row:
     rounds: int = 1
     baseline: float | None = None
     candidate: float | None = None
+    cores: tuple[float, float] | None = None
     note: str = ""
 
     @property
@@ -177,6 +212,7 @@ def ratio_row(
         len(found.ratios),
         median(found.baseline),
         median(found.candidate),
+        found.cores,
         note,
     )
 
@@ -246,19 +282,21 @@ class Effort:
         sides: Of tiles in pixels, for growth.
         models: In an ensemble, for growth.
         matrix: Side of the matrices of the peak.
+        engine: That predicts; 'auto' chooses by measuring.
     """
 
     name: str
     rounds: int = ROUNDS
     masks: int = 18_000
     tiles: int = 64
-    steps: int = 3
-    batch: int = 32
+    steps: int = 2
+    batch: int = 16
     encoders: tuple[str, ...] = ("resnet34", "vgg19", "tf_efficientnet_lite0")
     counts: tuple[int, ...] = (1_000, 3_000, 7_000, 22_000)
     sides: tuple[int, ...] = (101, 128, 192, 256, 384, 512)
     models: tuple[int, ...] = (1, 2, 4, 8)
     matrix: int = 4096
+    engine: str = "auto"
 
     @property
     def gates(self) -> bool:
@@ -270,5 +308,5 @@ FULL = Effort("full")
 QUICK = Effort(
     "quick", 3, 2_000, 16, 1, 8, ("resnet34",), (250, 500, 1_000), (101, 128, 192), (1, 2), 1024
 )
-TINY = Effort("tiny", 2, 40, 2, 1, 2, ("resnet18",), (8, 16), (32, 64), (1, 2), 64)
+TINY = Effort("tiny", 1, 40, 2, 1, 2, ("resnet18",), (8, 16), (32, 64), (1, 2), 64, engine="eager")
 EFFORTS = {effort.name: effort for effort in (FULL, QUICK, TINY)}
