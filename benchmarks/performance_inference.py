@@ -1,18 +1,17 @@
 """Predicting: how fast against the baseline, how exact, and how near to the machine's limit."""
 
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from baseline import plain_unet, predict_plainly
 from numpy.typing import NDArray
-from performance_models import options, random_model
+from performance_models import Ready, options, random_model, ready
 from performance_peak import gflop_of, peak_of
 from performance_setting import Setting
 from protocol import Comparison, Measured, Row, Table, compare_each, ratio_row
 
-from diapir.inference.predict import Predictor, load_predictor
+from diapir.config import ModelConfig
 from diapir.io.tiles import Tiles
 from diapir.metrics.score import competition_score
 from diapir.models.modelfile import load_model, read_card
@@ -31,12 +30,13 @@ def measure_inference(setting: Setting) -> Measured:
     models["the packaged model"] = packaged_model()
     for name, path in models.items():
         _compare_model(setting, name, path, found, shares)
-    head = ["network", "path", "GFLOP a tile", "tiles a second", "GFLOP/s", "share of the peak",
-            "first batches, s"]  # fmt: skip
+    head = ["network", "path", "engine", "GFLOP a tile", "tiles a second", "GFLOP/s",
+            "share of the peak", "first batches, s", "first batches again, s"]  # fmt: skip
     note = (
-        "GFLOP of the network in operation, by torch.utils.flop_counter; the peak of the fast path "
-        "is that of bf16, of the others that of float32. The first batches include loading, "
-        "choosing and compiling, and are in no ratio."
+        "GFLOP of the network in operation, by torch.utils.flop_counter; the peak is that of "
+        "bf16 where the path takes it, else that of float32. The first batches include loading the "
+        "model, choosing the engine by measurement and compiling; again, the choice is remembered. "
+        "They are in no ratio."
     )
     found.tables.append(Table("Share of the machine's peak in predicting", head, shares, note))
     return found
@@ -49,31 +49,38 @@ def _compare_model(
     images = setting.labelled(effort.tiles).images
     config = read_card(path).recipe.model
     plain = plain_unet(config.encoder).to(device).eval()
-    predictors: dict[str, Predictor] = {}
-    first: dict[str, float] = {}
+    found_ready: dict[str, Ready] = {}
+    again: dict[str, Ready] = {}
     for kind, (precision, _, _) in PATHS.items():
-        started = time.perf_counter()
         chosen = options(precision, effort.engine, flip=False, device=device)
-        predictors[kind], _ = load_predictor([path], chosen)
-        predictors[kind].predict_probs(images)
-        first[kind] = time.perf_counter() - started
+        found_ready[kind] = ready(path, images, chosen)
+        again[kind] = ready(path, images, chosen)
 
     def baseline() -> NDArray[np.float32]:
         return predict_plainly(plain, images, side=config.resize_to, device=device)
 
     works = {"baseline": baseline} | {
-        kind: lambda kind=kind: predictors[kind].predict_probs(images) for kind in PATHS
+        kind: lambda kind=kind: again[kind].predictor.predict_probs(images) for kind in PATHS
     }
     compared = compare_each(works, rounds=effort.rounds)
     for kind, (_, target, limit) in PATHS.items():
         what = f"{kind} path against the baseline, {name}"
         note = (
-            f"{name}: one pass without mirroring over {len(images)} tiles of 101 x 101, "
-            f"{'padded to 128' if config.resize_to is None else f'resized to {config.resize_to}'} "
-            "in the network of both."
+            f"{name}: one pass without mirroring over {len(images)} tiles of 101 x 101; the "
+            f"baseline {_how(config.resize_to)}, Diapir {_own_way(config)}."
         )
         found.rows.append(ratio_row(target, what, compared[kind], setting.gate(limit), note=note))
-    shares += _shares(setting, name, path, compared, first)
+    shares += _shares(setting, name, path, compared, found_ready, again)
+
+
+def _own_way(config: ModelConfig) -> str:
+    if config.pad_mode == "none" and config.resize_to is None:
+        return "takes them as they are"
+    return _how(config.resize_to)
+
+
+def _how(side: int | None) -> str:
+    return "pads them to 128" if side is None else f"resizes them to {side}"
 
 
 def _shares(
@@ -81,7 +88,8 @@ def _shares(
     name: str,
     path: Path,
     compared: dict[str, Comparison],
-    first: dict[str, float],
+    first: dict[str, Ready],
+    again: dict[str, Ready],
 ) -> list[list[object]]:
     count = len(setting.labelled(setting.effort.tiles).images)
     net, card = load_model(path)
@@ -89,16 +97,18 @@ def _shares(
     own = gflop_of(net, torch.zeros(1, 1, 101, 101))
     plain = gflop_of(plain_unet(net.config.encoder).eval(), torch.zeros(1, 3, side, side))
     peak = peak_of(setting)
-    paths = [("baseline", plain, next(iter(compared.values())).baseline, "float32", 0.0)]
-    paths += [
-        (kind, own, compared[kind].candidate, "bf16" if kind == "fast" else "float32", first[kind])
-        for kind in PATHS
-    ]
     lines: list[list[object]] = []
-    for kind, gflop, seconds, dtype, started in paths:
+    for kind in ("baseline", *PATHS):
+        gflop, dtype, engine, starts = plain, "float32", "eager", ["", ""]
+        seconds = next(iter(compared.values())).baseline
+        if kind != "baseline":
+            gflop, engine = own, first[kind].engine
+            dtype = "float32" if kind == "exact" or "float32" in engine else "bf16"
+            seconds = compared[kind].candidate
+            starts = [first[kind].seconds, again[kind].seconds]
         rate = count / float(np.median(seconds))
         share = f"{gflop * rate / peak.of(dtype):.0%} of {dtype}"
-        lines.append([name, kind, gflop, rate, gflop * rate, share, started or ""])
+        lines.append([name, kind, engine, gflop, rate, gflop * rate, share, *starts])
     return lines
 
 
@@ -108,21 +118,22 @@ def measure_accuracy(setting: Setting) -> Measured:
     tiles = _unseen(setting, path)
     real = setting.data is not None
     device = setting.device
-    eager, fast = (
-        load_predictor([path], options(precision, engine, device=device))[0]
+    reference, fast = (
+        ready(path, tiles.images[:16], options(precision, engine, device=device))
         for precision, engine in (("float32", "eager"), ("auto", setting.effort.engine))
     )
     right, quick = (
-        p.make_masks(p.predict_probs(tiles.images, tiles.z_feet)) for p in (eager, fast)
+        one.predictor.make_masks(one.predictor.predict_probs(tiles.images, tiles.z_feet))
+        for one in (reference, fast)
     )
     flipped = 100 * float((right != quick).mean())
     scores = [competition_score(masks, tiles.truth) for masks in (right, quick)]
     note = (
         f"The packaged model on {len(tiles):,} {'real' if real else 'drawn'} tiles that did not "
         f"train it, mirrored as its recipe says; it scores {scores[0]:.4f} in eager float32 and "
-        f"{scores[1]:.4f} on the fast path."
+        f"{scores[1]:.4f} on the fast path ({fast.engine})."
     )
-    error, counted = _logit_error(setting, path, tiles)
+    error, counted, engine = _logit_error(setting, path, tiles)
     return Measured(
         [
             Row("1", "pixels that flip on the fast path", flipped, "%", 0.2 if real else None,
@@ -131,23 +142,24 @@ def measure_accuracy(setting: Setting) -> Measured:
                 0.002 if real else None),
             Row("2", "largest error of a logit on the exact path", error, "", 1e-4,
                 note=f"Over the {counted:.1%} of pixels with a probability of {_LOWEST:g} to "
-                f"{_HIGHEST:g}, from which a logit can be told to 1e-5."),
+                f"{_HIGHEST:g}, from which a logit can be told to 1e-5; {engine}."),
         ]
     )  # fmt: skip
 
 
-def _logit_error(setting: Setting, path: Path, tiles: Tiles) -> tuple[float, float]:
-    """Return the largest difference from eager float32, and the share of pixels looked at."""
+def _logit_error(setting: Setting, path: Path, tiles: Tiles) -> tuple[float, float, str]:
+    """Return the largest difference from eager float32, the share looked at, and the engine."""
     few = tiles.subset(np.arange(min(len(tiles), 256)))
     logits = []
     for engine in ("eager", setting.effort.engine):
         chosen = options("float32", engine, flip=False, device=setting.device)
-        probs = load_predictor([path], chosen)[0].predict_probs(few.images, few.z_feet)
+        one = ready(path, few.images, chosen)
+        probs = one.predictor.predict_probs(few.images, few.z_feet)
         wide = probs.astype(np.float64)
         logits.append(np.log(wide) - np.log1p(-wide))
         if len(logits) == 1:
             sure = (wide > _LOWEST) & (wide < _HIGHEST)
-    return float(np.abs(logits[0] - logits[1])[sure].max()), float(sure.mean())
+    return float(np.abs(logits[0] - logits[1])[sure].max()), float(sure.mean()), one.engine
 
 
 def _unseen(setting: Setting, path: Path) -> Tiles:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from performance_models import options, ready
 from performance_setting import Setting, repeated
 from protocol import Measured, Row
 from volume_child import peak_mib
@@ -77,12 +78,15 @@ def measure_submission(setting: Setting) -> Measured:
     """Compare a submission of all test tiles with the time inside the model."""
     real = setting.data if setting.effort.gates else None
     data = real or draw_competition(setting.work / "data", setting.effort.tiles)
+    # a choice of engine is made once on a machine and remembered; `inference` says what it takes
+    some = generate_tiles(16, seed=4).images
+    ready(packaged_model(), some, options("auto", device=setting.device))
     took = submit_apart([packaged_model()], data, setting.work / "submission.csv", setting.device)
     start_up = took.wall - took.seconds
     note = (
         f"One submission of {took.tiles:,} {'real' if real else 'drawn'} test tiles by the "
         f"packaged model: {took.wall:.1f} s, of which {start_up:.1f} s until the libraries are "
-        f"loaded and {took.model_seconds:.1f} s in the model."
+        f"loaded and {took.model_seconds:.1f} s in the model. The fastest engine was known before."
     )
     rows = [
         Row("8", "the whole process of `diapir submit` against the time inside the model",
