@@ -7,7 +7,9 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 from performance_arrays import draw_masks
 from performance_models import options
 from performance_setting import Setting
@@ -186,26 +188,45 @@ def draw(series: Sequence[Series], memory: Series, workers: Sequence[tuple[str, 
     by_size: dict[str, list[Series]] = {}
     for one in series:
         by_size.setdefault(one.size, []).append(one)
-    for ax, (size, members) in zip(axes, by_size.items(), strict=False):
-        style.quiet_axes(ax, xlabel=size, ylabel="seconds", grid="both")
-        ax.set_xscale("log")
-        ax.set_yscale("log")
-        for color, one in zip(style.SERIES, members, strict=False):
-            label = f"{one.what}: slope {one.slope:.2f}"
-            ax.plot(one.sizes, one.costs, "o-", color=color, markersize=4, label=label)
-        last = members[0]
-        line = [last.costs[-1] * x / last.sizes[-1] for x in last.sizes]
-        ax.plot(last.sizes, line, "--", color=style.QUIET, linewidth=1, zorder=0)
-        ax.legend(frameon=False, fontsize=style.SMALL)
-    style.quiet_axes(axes[3], xlabel=memory.size, ylabel="MiB")
-    axes[3].plot(memory.sizes, memory.costs, "o-", color=style.MAIN, markersize=4)
-    axes[3].axhline(MOST_MIB, color=style.ACCENT, linewidth=1, linestyle="--")
-    axes[3].set_ylim(bottom=0)
-    style.title(axes[3], "peak memory of a submission")
+    for ax, members in zip(axes, by_size.values(), strict=False):
+        _draw_costs(ax, members)
+    _draw_memory(axes[3], memory)
     style.quiet_axes(axes[4], ylabel="seconds")
     axes[4].bar([name for name, _ in workers], [s for _, s in workers], color=style.MAIN, width=0.6)
-    style.title(axes[4], "mapping a survey")
+    style.title(axes[4], "mapping, by workers")
     axes[5].axis("off")
+    handles = [
+        style.line_handle(style.QUIET, "grows linearly", linestyle="--", linewidth=1),
+        style.line_handle(style.ACCENT, "most that is allowed: 1.5 GB", linewidth=1),
+    ]
+    style.legend(axes[5], handles, loc="center left")
     slopes = ", ".join(f"{one.what} against {one.size} {one.slope:.2f}" for one in series)
     figure.set_label(f"Cost against size on logarithmic axes; slopes: {slopes}")
     return figure
+
+
+def _draw_costs(ax: Axes, members: Sequence[Series]) -> None:
+    """Draw costs against one size on logarithmic axes, with a line that grows linearly."""
+    style.quiet_axes(ax, xlabel=members[0].size, ylabel="seconds", grid="both")
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    for color, one in zip(style.SERIES, members, strict=False):
+        label = f"{one.what}: slope {one.slope:.2f}"
+        ax.plot(one.sizes, one.costs, "o-", color=color, markersize=4, label=label)
+    first = members[0]
+    line = [first.costs[-1] * size / first.sizes[-1] for size in first.sizes]
+    ax.plot(first.sizes, line, "--", color=style.QUIET, linewidth=1, zorder=0)
+    ax.set_xticks(list(first.sizes), [f"{size:,}" for size in first.sizes], rotation=30, ha="right")
+    costs = np.log10([cost for one in members for cost in one.costs])
+    ax.set_ylim(10.0 ** np.floor(costs.min()), 10.0 ** np.ceil(costs.max() + 0.1))
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.minorticks_off()
+    ax.legend(frameon=False, fontsize=style.SMALL, labelcolor=style.INK)
+
+
+def _draw_memory(ax: Axes, memory: Series) -> None:
+    style.quiet_axes(ax, xlabel=memory.size, ylabel="MiB")
+    ax.plot(memory.sizes, memory.costs, "o-", color=style.MAIN, markersize=4)
+    ax.axhline(MOST_MIB, color=style.ACCENT, linewidth=1)
+    ax.set_ylim(bottom=0)
+    style.title(ax, "peak memory, submission")
