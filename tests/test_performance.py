@@ -1,5 +1,6 @@
 """The programs behind docs/performance.md: they run, and their pages show what they measured."""
 
+import doctest
 import json
 from pathlib import Path
 
@@ -51,6 +52,12 @@ def test_the_ratio_is_the_median_of_the_rounds() -> None:
 )
 def test_a_row_knows_whether_its_limit_is_kept(value, limit, at_least, holds) -> None:
     assert Row("1", "speed", value, "x", limit, at_least).holds is holds
+
+
+@pytest.mark.parametrize("module", [performance, performance_page, protocol])
+def test_the_examples_of_the_programs_are_right(module) -> None:
+    found = doctest.testmod(module)
+    assert found.failed == 0 < found.attempted
 
 
 def test_little_effort_never_goes_where_results_are_published() -> None:

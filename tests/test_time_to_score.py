@@ -26,6 +26,12 @@ def test_scoring_is_left_out_of_the_account() -> None:
     assert observer.spent >= 0.1
 
 
+def test_a_score_that_is_never_reached_takes_for_ever() -> None:
+    points = [(60.0, 0.5), (120.0, 0.7), (180.0, 0.69)]
+    assert time_to_score.minutes_to(points, 0.7) == 2.0
+    assert time_to_score.minutes_to(points, 0.71) == float("inf")
+
+
 def test_the_fastest_training_of_each_side_counts() -> None:
     def run(side: str, budget: float, *points: tuple[float, float]) -> dict:
         return {"side": side, "budget": budget, "unit": "minutes", "points": points}
