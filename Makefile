@@ -61,7 +61,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	3.11 or newer, this is %d.%d; name another: make PYTHON=python3.12" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check \
-		--constraint constraints.txt --editable '.[dev,volume,serve]'
+		--constraint constraints.txt --editable '.[dev,volume,serve,export]'
 	@touch $@
 
 freeze: $(INSTALLED)  ## Write the versions that are in .venv to constraints.txt

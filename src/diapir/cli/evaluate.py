@@ -9,9 +9,11 @@ from diapir.cli.console import (
     BatchSize,
     Data,
     Device,
+    Engine,
     Flip,
     Json,
     Models,
+    Precision,
     Quiet,
     Threshold,
     print_json,
@@ -36,6 +38,8 @@ def evaluate(
     threshold: Threshold = None,
     batch_size: BatchSize = 32,
     device: Device = "auto",
+    engine: Engine = "auto",
+    precision: Precision = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -53,7 +57,7 @@ def evaluate(
         data,
         part=part,
         out=out,
-        options=PredictOptions(flip, threshold, batch_size, device),
+        options=PredictOptions(flip, threshold, batch_size, device, precision, engine),
         progress=not quiet,
     )
     found = judged.found

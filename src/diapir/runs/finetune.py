@@ -232,7 +232,6 @@ def _predict(
     settings: MapSettings,
 ) -> list[NDArray[np.float32]]:
     """Return (T, S) probabilities of each line, as `diapir map` would predict it."""
-    net.set_precision("auto", next(net.parameters()).device.type)
     flip = card.recipe.predict.flip if settings.flip is None else settings.flip
     rule = card.rule  # its temperature; the clean-up of tiles is not for sections
     predictor = Predictor([net], flip=flip, batch_size=settings.tiling.batch, rule=rule)

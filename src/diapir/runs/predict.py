@@ -96,6 +96,7 @@ def _submit(
             "threshold": predictor.threshold,
             "rule": asdict(predictor.rule),
             "flip": predictor.flip,
+            "engines": predictor.engines.describe(),
             "data_fingerprint": tiles.fingerprint(),
             "sha256": sha256(out.read_bytes()).hexdigest(),
             "versions": library_versions(),

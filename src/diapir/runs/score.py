@@ -55,7 +55,6 @@ def score_network(
         net: On the device that scores.
         most_seconds: Where scoring would take longer, it is left out.
     """
-    net.set_precision("auto", next(net.parameters()).device.type)  # as evaluate and submit will
     predictor = Predictor([net], flip=recipe.predict.flip)
     val, holdout = _scorable(tiles, split, predictor, most_seconds)
     val_tiles, holdout_tiles = tiles.subset(val), tiles.subset(holdout)
