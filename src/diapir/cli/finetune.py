@@ -19,12 +19,16 @@ def finetune(
         Path | None, typer.Argument(help="Model file to start from; default: Diapir's own.")
     ] = None,
     *,
-    volume: Annotated[Path, typer.Option("--volume", help="Survey: SEG-Y, Zarr, MDIO or .npy.")],
+    volume: Annotated[
+        Path,
+        typer.Option("--volume", help="Survey, 2-D line or section: SEG-Y, Zarr, MDIO, .npy, PNG."),
+    ],
     labels: Annotated[
         Path,
         typer.Option(
             "--labels",
-            help="Folder of inline_NUMBER.png or crossline_NUMBER.png, or a volume of 0 and 1.",
+            help="Folder of inline_NUMBER.png or crossline_NUMBER.png, a volume of 0 and 1, or "
+            "the PNG of a 2-D line under its name.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the new model.")] = Path(
@@ -40,9 +44,16 @@ def finetune(
     lr: Annotated[float, typer.Option(min=1e-7, help="Learning rate at the start.")] = 5e-4,
     seed: Annotated[int, typer.Option(min=0, help="Of windows and mirroring.")] = 0,
     holdout: Annotated[
-        float, typer.Option(min=0.0, max=0.9, help="Share of the lines held out, at least one.")
+        float,
+        typer.Option(
+            min=0.0,
+            max=0.9,
+            help="Share of the lines held out, at least one; of traces on a 2-D line.",
+        ),
     ] = 0.2,
-    gap: Annotated[int, typer.Option(min=0, help="Unused lines beside those held out.")] = 5,
+    gap: Annotated[
+        int, typer.Option(min=0, help="Unused lines, or traces, beside those held out.")
+    ] = 5,
     flip: Flip = None,
     clip: Clip = (1.0, 99.0),
     normalise: Normalise = True,
