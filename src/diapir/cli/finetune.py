@@ -5,15 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diapir.cli.console import Device, Flip, Json, Quiet, print_json, print_table
+from diapir.cli.console import Device, Json, Quiet, print_json, print_table
 from diapir.cli.segy_options import takes_segy_options
-from diapir.cli.survey_options import Clip, Normalise, Overlap, Polarity, Window, tiling
+from diapir.cli.survey_options import takes_survey_options_as_sampled
 
 if TYPE_CHECKING:
     from diapir.io.segy import SegyOptions
+    from diapir.runs.map import MapSettings
 
 
 @takes_segy_options
+@takes_survey_options_as_sampled
 def finetune(
     model: Annotated[
         Path | None, typer.Argument(help="Model file to start from; default: Diapir's own.")
@@ -54,15 +56,10 @@ def finetune(
     gap: Annotated[
         int, typer.Option(min=0, help="Unused lines, or traces, beside those held out.")
     ] = 5,
-    flip: Flip = None,
-    clip: Clip = (1.0, 99.0),
-    normalise: Normalise = True,
-    polarity: Polarity = "normal",
-    window: Window = 404,
-    overlap: Overlap = 101,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
+    survey: "MapSettings",
     segy: "SegyOptions",
 ) -> None:
     """Fine-tune a model on a few interpreted lines; score it on lines held out.
@@ -70,7 +67,6 @@ def finetune(
     What has no interpretation is ignored. Lines are held out as a block with a gap around.
     """
     from diapir.runs.finetune import finetune_model
-    from diapir.runs.map import MapSettings
     from diapir.training.finetune import Tuning
 
     result = finetune_model(
@@ -79,13 +75,7 @@ def finetune(
         labels,
         out,
         Tuning(steps=steps, batch=batch, window=side, lr=lr, seed=seed),
-        MapSettings(
-            flip=flip,
-            clip=clip,
-            normalise=normalise,
-            polarity=polarity,
-            tiling=tiling(window, overlap, 4, 1.0, 1.0),
-        ),
+        survey,
         holdout=holdout,
         gap=gap,
         unlabelled=unlabelled,
