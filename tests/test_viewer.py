@@ -742,6 +742,7 @@ class TestPage:
         assert set(page.gallery._measured["score"]) == {1.0}
         page.state.threshold = 0.7
         assert page.gallery._measured["score"].min() == 0
+        assert "surveys, lines and pictures only" in page.correct.status.object
 
 
 class TestModels:

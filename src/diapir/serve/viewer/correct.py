@@ -14,6 +14,7 @@ from diapir.io.labels import UNLABELLED
 from diapir.serve.viewer.controls import WIDTH
 from diapir.serve.viewer.labels import Points, brush_mask, polygon_mask
 from diapir.serve.viewer.section import SectionView
+from diapir.serve.viewer.tiles import TileSource
 
 TOOLS = {"Look": "pan", "Polygon": "polygon", "Lasso": "lasso", "Brush": "brush"}
 VALUES = {"Add salt": 1, "Remove salt": 0, "Erase labels": UNLABELLED}
@@ -301,7 +302,10 @@ class CorrectControls:
         entry = entries.get(view.shown.key or "")
         folder = html.escape(str(view.library.label_folder(view.shown.source).path))
         if entry is None:
-            return f"Nothing is labelled here. Labels go to <code>{folder}</code>"
+            learns = ""
+            if isinstance(view.shown.source, TileSource):
+                learns = " 'diapir finetune' reads labels of surveys, lines and pictures only."
+            return f"Nothing is labelled here. Labels go to <code>{folder}</code>.{learns}"
         share = f"{100 * entry.labelled:.0f} % labelled, {100 * entry.salt:.0f} % of it salt"
         if entry.draft:
             return f"{share}. <b>Draft</b>, kept at every stroke; press Save when it is done."

@@ -36,7 +36,7 @@ class Predictions:
             label="Predict this section", color="primary", width=WIDTH - 80
         )
         self.button.on_click(self.predict)
-        self.stop_button = pn.widgets.Button(label="Stop", width=66, disabled=True)
+        self.stop_button = pn.widgets.Button(label="Stop", width=60, disabled=True)
         self.stop_button.on_click(lambda _: self.stop())
         self.bar = pn.indicators.Progress(value=0, max=100, width=WIDTH, visible=False)
 
