@@ -1,6 +1,7 @@
 """How fast the viewer steps through a survey, as its server sees it.
 
-    python benchmarks/viewer.py --folder viewer-speed --page docs/viewer.md
+    python benchmarks/viewer.py --folder viewer-speed --json docs/figures/viewer-speed.json \
+        --page docs/viewer.md
 
 Draws a survey of 500 x 500 x 500 samples as a Zarr store (0.4 GB) where it is not there yet, then
 steps through inlines, crosslines and time slices as the arrow keys do: reads the section, makes the
@@ -12,9 +13,12 @@ import argparse
 import json
 import os
 import re
+import shlex
 import statistics
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import panel as pn
@@ -22,51 +26,57 @@ import zarr
 from bokeh.document import Document
 from bokeh.protocol import Protocol
 
+from diapir.io.atomic import write_text_atomic
 from diapir.io.volume import Geometry, amplitude_statistics, make_volume
 from diapir.runs.machine import describe_machine
 from diapir.serve.viewer.library import open_library
 from diapir.serve.viewer.section import MAP, SectionView
 from diapir.serve.viewer.state import ViewState
 
-SIDE, CHUNK, STEPS = 500, 128, 150
+CHUNK = 128
+TARGET = 10
+"""Sections a second that the page is to keep up with."""
 
 
-def draw(folder: Path) -> tuple[Path, Path]:
+def draw(folder: Path, side: int) -> tuple[Path, Path]:
     """Write a survey of dipping layers and noise, and a probability of salt."""
     import dask.array as da
 
+    folder = folder / str(side)
     store, salt = folder / "survey.zarr", folder / "map"
     if (folder / "done").exists():
         return store, salt
     rng = np.random.default_rng(0)
-    axis = np.arange(SIDE, dtype=np.float32)
-    values = np.empty((SIDE, SIDE, SIDE), np.float32)
-    for line in range(SIDE):
+    axis = np.arange(side, dtype=np.float32)
+    values = np.empty((side, side, side), np.float32)
+    for line in range(side):
         layers = np.sin(axis[None] / 6 + axis[:, None] / 40 + line / 30)
-        values[line] = layers + 0.3 * rng.standard_normal((SIDE, SIDE), np.float32)
-    numbers = np.arange(SIDE, dtype=np.int32)
+        values[line] = layers + 0.3 * rng.standard_normal((side, side), np.float32)
+    numbers = np.arange(side, dtype=np.int32)
     geometry = Geometry(
         axes={"inline": numbers + 1000, "crossline": numbers + 2000},
-        sample=4.0 * np.arange(SIDE),
+        sample=4.0 * np.arange(side),
         unit="ms",
-        trace_mask=np.ones((SIDE, SIDE), np.bool_),
+        trace_mask=np.ones((side, side), np.bool_),
     )
     volume = make_volume(
         da.from_array(values, chunks=CHUNK), geometry, source="drawn", fingerprint="drawn",
-        statistics=amplitude_statistics(values[::50]),
+        statistics=amplitude_statistics(values[:: max(1, side // 10)]),
     )  # fmt: skip
     encoding = {"amplitude": {"chunks": (CHUNK,) * 3, "fill_value": 0.0, "_FillValue": None}}
     volume.to_zarr(store, mode="w", zarr_format=3, consolidated=False, encoding=encoding)
-    i, j, k = np.ogrid[:SIDE, :SIDE, :SIDE]
-    far = np.sqrt((i - 250.0) ** 2 + (j - 250.0) ** 2 + (1.5 * (k - 350.0)) ** 2)
-    probs = (1 / (1 + np.exp((far - 150) / 12))).astype(np.float32)
+    i, j, k = np.ogrid[:side, :side, :side]
+    far = np.sqrt((i - side / 2) ** 2 + (j - side / 2) ** 2 + (1.5 * (k - 0.7 * side)) ** 2)
+    probs = (1 / (1 + np.exp((far - 0.3 * side) / 12))).astype(np.float32)
     group = zarr.open_group(salt / "salt.zarr", mode="w")
-    group.create_array("probability", data=probs, chunks=(64, 64, SIDE))
+    group.create_array("probability", data=probs, chunks=(64, 64, side))
     (folder / "done").touch()
     return store, salt
 
 
-def measure(store: Path, salt: Path, direction: str, layers: list[str]) -> dict[str, object]:
+def measure(
+    store: Path, salt: Path, direction: str, layers: list[str], steps: int
+) -> dict[str, object]:
     """Return what a walk over neighbouring sections took."""
     library = open_library([store], salt=salt, labels=store.parent / "labels")
     state = ViewState()
@@ -76,12 +86,12 @@ def measure(store: Path, salt: Path, direction: str, layers: list[str]) -> dict[
     document.add_root(view.figure.plot)
     events: list[object] = []
     document.on_change(events.append)
-    numbers = view.source.numbers(view.direction)
-    state.number = float(numbers[SIDE // 10])
+    numbers = view.wanted.source.numbers(view.wanted.direction)
+    state.number = float(numbers[len(numbers) // 10])
     view.show()
     seconds, sizes = [], []
     started = time.perf_counter()
-    for _ in range(STEPS):
+    for _ in range(steps):
         events.clear()
         before = time.perf_counter()
         view.step(1)
@@ -95,7 +105,7 @@ def measure(store: Path, salt: Path, direction: str, layers: list[str]) -> dict[
     return {
         "direction": direction,
         "layers": "amplitudes" if not layers else "amplitudes, salt, outline",
-        "steps_a_second": round(STEPS / took, 1),
+        "steps_a_second": round(steps / took, 1),
         "median_ms": round(1000 * statistics.median(seconds), 1),
         "slowest_ms": round(1000 * max(seconds)),
         "kilobytes": round(statistics.mean(sizes) / 1000),
@@ -103,28 +113,48 @@ def measure(store: Path, salt: Path, direction: str, layers: list[str]) -> dict[
 
 
 def main() -> None:
-    """Measure, print, and write the table of the page where one is given."""
+    """Measure, print, and write JSON and the table of the page where they are given."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="for the survey")
+    parser.add_argument("--side", type=int, default=500, help="samples along each axis")
+    parser.add_argument("--steps", type=int, default=150, help="in each direction")
+    parser.add_argument("--json", type=Path, help="takes the results")
     parser.add_argument("--page", type=Path, help="page between whose markers the table goes")
     options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
     pn.extension()
-    store, salt = draw(options.folder)
+    load = os.getloadavg()[0]
+    store, salt = draw(options.folder, options.side)
     rows = [
-        measure(store, salt, direction, layers)
+        measure(store, salt, direction, layers, options.steps)
         for direction in ("inline", "crossline", "slice")
         for layers in ([], ["fill", "outline"])
     ]
-    machine = describe_machine()
-    print(json.dumps({"rows": rows, "machine": machine}, indent=2))
+    found = {
+        "command": shlex.join(["python", "benchmarks/viewer.py", *sys.argv[1:]]),
+        "machine": describe_machine(),
+        "load_before": round(load, 1),
+        "side": options.side,
+        "chunk": CHUNK,
+        "steps": options.steps,
+        "rows": rows,
+    }
+    print(json.dumps(found, indent=2))
+    if options.json is not None:
+        write_text_atomic(options.json, json.dumps(found, indent=2) + "\n")
     if options.page is not None:
-        write_table(options.page, rows, machine)
+        write_table(options.page, found)
 
 
-def write_table(page: Path, rows: list[dict[str, object]], machine: str) -> None:
+def write_table(page: Path, found: dict[str, Any]) -> None:
     """Put the table between the markers of a page."""
+    rows, side = found["rows"], found["side"]
+    slowest = min(row["steps_a_second"] for row in rows)
     lines = [
+        f"`{found['command']}`: {found['steps']} steps each through {side} x {side} x {side} "
+        f"samples in chunks of {found['chunk']}, on {found['machine']}, with a load average of "
+        f"{found['load_before']} from other work before it began. Aim: {TARGET} sections a second; "
+        f"the slowest row has {slowest}.",
+        "",
         "| stepping through | layers | steps a second | median step | slowest step | sent a step |",
         "|---|---|--:|--:|--:|--:|",
         *(
@@ -132,18 +162,19 @@ def write_table(page: Path, rows: list[dict[str, object]], machine: str) -> None
             "{kilobytes:,} kB |".format(**row)
             for row in rows
         ),
+        "",
+        "A step is what the server does: it reads the section, makes the pixels of all that is "
+        "shown, and packs them into the message to the browser. What the browser takes to draw it "
+        "is not in it. The slowest steps are those into a block that was not read ahead in time.",
     ]
-    note = (
-        f"{STEPS} steps each through {SIDE} x {SIDE} x {SIDE} samples in chunks of {CHUNK}, with a "
-        f"load of {os.getloadavg()[0]:.0f} on {machine}. The slowest steps are those into a block "
-        "that was not read ahead in time."
-    )
-    command = "python benchmarks/viewer.py --folder FOLDER --page docs/viewer.md"
-    block = "\n".join(["<!-- speed:begin -->", *lines, "", note, "", f"Written by `{command}`.",
-                       "<!-- speed:end -->"])  # fmt: skip
+    block = "\n".join(["<!-- speed:begin -->", *lines, "<!-- speed:end -->"])
     text = page.read_text(encoding="utf-8")
-    text = re.sub(r"<!-- speed:begin -->.*?<!-- speed:end -->", lambda _: block, text, flags=re.S)
-    page.write_text(text, encoding="utf-8")
+    text, count = re.subn(
+        r"<!-- speed:begin -->.*?<!-- speed:end -->", lambda _: block, text, flags=re.S
+    )
+    if count != 1:
+        raise SystemExit(f"{page}: expected one pair of markers speed:begin and speed:end")
+    write_text_atomic(page, text)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,18 @@ def tiny_recipe() -> Callable[..., Recipe]:
     return make
 
 
+@pytest.fixture(scope="session")
+def model(tiny_recipe: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file of a tiny net that has learnt nothing, `salt.safetensors`."""
+    from diapir.models.modelfile import ModelCard, save_model
+    from diapir.models.unet import SaltNet
+
+    recipe = tiny_recipe()
+    path = tmp_path_factory.mktemp("model") / "salt.safetensors"
+    save_model(path, SaltNet(recipe.model), ModelCard(recipe, 0.5))
+    return path
+
+
 def draw_easy_tiles(count: int, size: int = 32, seed: int = 0) -> Tiles:
     """Tiles whose salt is bright and whose rest is dark; every fourth has none."""
     rng = np.random.default_rng(seed)

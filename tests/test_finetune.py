@@ -116,6 +116,71 @@ def test_labels_that_do_not_fit_are_refused(cube, tmp_path, name, shape, value, 
         read_labels(tmp_path / "labels", open_volume(cube[0]))
 
 
+class TestLine:
+    """A 2-D line or a picture: it has but one section, of which some traces are held out."""
+
+    @pytest.fixture
+    def line(self, cube, tmp_path):
+        """A picture of dark salt, and the labels that the viewer saves for it."""
+        from diapir.serve.viewer.labels import LabelFolder
+
+        _, salt = cube
+        mask = np.concatenate([salt[k].T for k in (10, 20, 30)], axis=1)
+        grey = np.where(mask, 40, 150) + np.random.default_rng(1).integers(0, 50, mask.shape)
+        write_png(tmp_path, "line-7.png", grey)
+        labels = mask.T.astype(np.uint8)
+        labels[:4] = UNLABELLED
+        LabelFolder(tmp_path / "labels").save("line-7", labels)
+        return tmp_path / "line-7.png", labels
+
+    def test_labels_are_found_under_its_name(self, line, tmp_path):
+        from diapir.io.volume import open_volume
+
+        file, labels = line
+        write_png(tmp_path / "labels", "line-8.png", np.zeros((9, 9)))  # of another picture
+        for path in (tmp_path / "labels", tmp_path / "labels" / "line-7.png"):
+            (found,) = read_labels(path, open_volume(file))
+            assert (found.direction, found.index) == ("line", 0)
+            assert np.array_equal(found.labels, labels)
+        (tmp_path / "labels" / "line-7.png").unlink()
+        with pytest.raises(DataError, match=r"no line-7\.png"):
+            read_labels(tmp_path / "labels", open_volume(file))
+
+    def test_labels_of_numbers(self, line, tmp_path):
+        from diapir.io.volume import open_volume
+
+        file, labels = line
+        np.save(tmp_path / "own.npy", np.where(labels == UNLABELLED, -1.0, labels).T)
+        (found,) = read_labels(tmp_path / "own.npy", open_volume(file))
+        assert np.array_equal(found.labels, labels)
+        np.save(tmp_path / "other.npy", np.zeros((48, 40)))
+        with pytest.raises(DataError, match="shape"):
+            read_labels(tmp_path / "other.npy", open_volume(file))
+
+    def test_traces_are_held_out_with_a_gap(self, line):
+        labels = line[1]
+        whole = LabelledLine("line", 0, 0, labels)
+        split = split_lines([whole], holdout=0.25, gap=5)
+        (train,), (held,) = split.train, split.held
+        assert split.block == (100, 131)
+        assert np.array_equal(train.labels[:95], labels[:95])
+        assert np.array_equal(held.labels[100:], labels[100:])
+        assert (train.labels[95:] == UNLABELLED).all()
+        assert (held.labels[:100] == UNLABELLED).all()
+        with pytest.raises(DataError, match="none to train on"):
+            split_lines([whole], holdout=0.9, gap=20)
+
+    def test_a_model_learns_from_it(self, line, model, tmp_path):
+        tuning = Tuning(steps=60, batch=4, window=32, lr=0.02, encoder_lr_factor=1.0)
+        result = finetune_model(
+            model, line[0], tmp_path / "labels", tmp_path / "out", tuning, SETTINGS, progress=False
+        )
+        assert result.trained == ("traces 5 to 101",)
+        assert result.held == ("traces 107 to 132",)
+        assert result.after["iou"] > max(0.8, result.before["iou"] + 0.1)
+        assert (tmp_path / "out" / "report.html").exists()
+
+
 def test_the_held_out_lines_are_a_block_with_a_gap():
     lines = [line(k) for k in (0, 4, 8, 12, 16, 20, 24, 28, 30, 32)]
     split = split_lines([*lines, line(3, "crossline")], holdout=0.2, gap=5)

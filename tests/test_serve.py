@@ -10,18 +10,21 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+import torch
 from fastapi.testclient import TestClient
 from PIL import Image
 
 from diapir.cli import app as command_line
 from diapir.errors import DataError, DiapirError, ModelFileError, RunError
-from diapir.inference.blend import blend_section
-from diapir.inference.predict import PredictOptions, load_predictor
+from diapir.inference.blend import blend_section, blend_sections
+from diapir.inference.predict import PredictOptions, Predictor, load_predictor
 from diapir.io.images import encode_png, read_mask
 from diapir.io.rle import decode_rle
 from diapir.io.sections import encode_npy
+from diapir.models.maskrule import MaskRule
 from diapir.models.modelfile import ModelCard, save_model
 from diapir.models.unet import SaltNet
+from diapir.runs.predict import predict_images
 from diapir.serve.app import create_app
 from diapir.serve.batcher import Batcher
 from diapir.serve.metrics import Metrics
@@ -118,6 +121,28 @@ def test_sections_larger_than_the_window_are_blended(client, model):
     answer = client.post("/predict?output=probabilities", content=encode_png(image), headers=PNG)
     expected = blend_section(image, predictor.predict_probs)
     np.testing.assert_allclose(np.load(BytesIO(answer.content)), expected, atol=1e-5)
+
+
+def test_a_served_mask_is_that_of_predict_with_its_clean_up(tiny_recipe, tmp_path):
+    """A rule that drops most bodies: a threshold alone would give another mask."""
+    recipe = tiny_recipe()
+    torch.manual_seed(3)
+    net = SaltNet(recipe.model)
+    image = RNG.integers(0, 256, (60, 44), dtype=np.uint8)
+    (tmp_path / "a.png").write_bytes(encode_png(image))
+    probs = blend_sections(image[None], Predictor([net]).predict_probs)[0]
+    middle = float(np.median(probs))
+    plain = probs > middle
+    for place, rule in enumerate((MaskRule(1.0, 30, 0.0), MaskRule(1.0, 0, 1e6))):
+        file = tmp_path / f"{place}.safetensors"
+        save_model(file, net, ModelCard(recipe, middle, rule=rule))
+        predict_images([file], tmp_path / "a.png", tmp_path / str(place), progress=False)
+        expected = (tmp_path / str(place) / "masks" / "a.png").read_bytes()
+        with serving(file) as client:
+            answer = client.post("/predict", content=(tmp_path / "a.png").read_bytes(), headers=PNG)
+        served = np.asarray(Image.open(BytesIO(answer.content)))
+        np.testing.assert_array_equal(served, np.asarray(Image.open(BytesIO(expected))))
+        assert (served > 0).sum() < plain.sum()
 
 
 def test_amplitudes_are_brought_to_grey_values_as_map_does(client, model):

@@ -11,23 +11,13 @@ import pytest
 from fastapi.testclient import TestClient
 
 from diapir.errors import DataError, RunError
-from diapir.models.modelfile import ModelCard, save_model
-from diapir.models.unet import SaltNet
 from diapir.serve import job_process
 from diapir.serve.app import create_app
-from diapir.serve.jobs import JobRequest
+from diapir.serve.job_record import JobRequest
 from diapir.serve.settings import ServeSettings
 from diapir.serve.surveys import SurveyFolders
 
 SECTION = "lines/deep/section.npy"
-
-
-@pytest.fixture(scope="module")
-def model(tiny_recipe, tmp_path_factory):
-    recipe = tiny_recipe()
-    path = tmp_path_factory.mktemp("model") / "salt.safetensors"
-    save_model(path, SaltNet(recipe.model), ModelCard(recipe, 0.5))
-    return path
 
 
 @pytest.fixture

@@ -20,8 +20,6 @@ from schemathesis.specs.openapi.checks import negative_data_rejection, positive_
 from diapir.errors import RunError
 from diapir.io.images import encode_png
 from diapir.io.sections import encode_npy
-from diapir.models.modelfile import ModelCard, save_model
-from diapir.models.unet import SaltNet
 from diapir.serve.address import listen
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "serve.py"
@@ -35,14 +33,6 @@ def benchmark():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.fixture(scope="module")
-def model(tiny_recipe, tmp_path_factory):
-    recipe = tiny_recipe()
-    path = tmp_path_factory.mktemp("model") / "salt.safetensors"
-    save_model(path, SaltNet(recipe.model), ModelCard(recipe, 0.5))
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """What the viewer shows, without a browser: blocks, colours, layers, labels, order, links."""
 
 import json
+import threading
 import time
 from pathlib import Path
 
@@ -12,24 +13,30 @@ from hypothesis import strategies as st
 
 from diapir.data.census import census, find_quirks
 from diapir.errors import DataError, ModelFileError, RunError
+from diapir.inference.postprocess import make_masks
 from diapir.io.images import encode_png
 from diapir.io.labels import UNLABELLED, read_labels
 from diapir.io.tiles import Tiles
 from diapir.io.volume import open_volume
+from diapir.models.maskrule import MaskRule
 from diapir.models.modelfile import ModelCard, save_model
 from diapir.models.unet import SaltNet
-from diapir.serve.viewer import colors
+from diapir.serve.viewer import colors, window
 from diapir.serve.viewer.blocks import BlockReader
 from diapir.serve.viewer.download import section_segy, survey_segy
-from diapir.serve.viewer.figure import SectionFigure, SectionImage, Window, fit_window
+from diapir.serve.viewer.figure import SectionFigure, SectionImage
 from diapir.serve.viewer.gallery import thumbnail
 from diapir.serve.viewer.labels import Canvas, LabelFolder, brush_mask, polygon_mask
-from diapir.serve.viewer.library import open_library
+from diapir.serve.viewer.library import Library, open_library
 from diapir.serve.viewer.models import ALL, ModelShelf, Progress, StoppedError
+from diapir.serve.viewer.page import Page
+from diapir.serve.viewer.reads import Reads
 from diapir.serve.viewer.salt import average, corrected, describe_facts, outline, section_facts
-from diapir.serve.viewer.sources import Axis, SurveyPaths, open_survey
+from diapir.serve.viewer.section import MAP, SectionView
+from diapir.serve.viewer.sources import Axis, SurveyPaths, SurveySource, open_survey
 from diapir.serve.viewer.state import ViewState, parse_query
 from diapir.serve.viewer.tiles import TileSource, arrange, measures, open_tiles, unsortable
+from diapir.serve.viewer.window import Window, fit_window
 
 SHAPE = (9, 11, 13)
 
@@ -252,9 +259,13 @@ class TestColors:
         assert len(set(found)) == 4
 
     def test_a_palette_covers_every_pixel(self):
-        palettes = (colors.fill_palette(0.5), colors.truth_palette(0.5),
-                    colors.ramp_palette("heat"), colors.LABEL_PALETTE)  # fmt: skip
+        palettes = (colors.truth_palette(0.5), colors.ramp_palette("heat"), colors.LABEL_PALETTE)
         assert {len(palette) for palette in palettes} == {256}
+        assert len(colors.fill_palette(0.5)) == colors.DROPPED + 256
+
+    def test_what_a_rule_drops_is_not_filled(self):
+        pixels = colors.prob_pixels(np.array([0.9, 0.9]), np.array([True, False]))
+        assert [colors.fill_palette(0.5)[pixel] for pixel in pixels] == [colors.CLEAR, colors.SALT]
 
 
 class TestSalt:
@@ -421,9 +432,8 @@ class TestFigure:
 
     def image(self, **more):
         return SectionImage(
-            self.AXES, ("crossline", "ms"), True, np.ones((10, 20), np.float32), None,
-            fit_window(self.AXES, None), **more,
-        )  # fmt: skip
+            self.AXES, ("crossline", "ms"), True, np.ones((10, 20), np.float32), None, **more
+        )
 
     def test_a_section_lies_where_its_axes_say(self):
         figure = SectionFigure(dark=False)
@@ -476,6 +486,264 @@ class TestFigure:
         assert near == Window((850, 1451, 1), (400, 801, 1))
         assert fit_window(self.AXES, ((102, 103), (4, 8))) == Window((0, 10, 1), (0, 20, 1))
 
+    def test_a_window_serves_until_one_looks_closer_or_beside_it(self):
+        axes = (Axis("a", np.arange(4000.0)), Axis("b", np.arange(3000.0)))
+        all_of_it, near = ((-0.5, 3999.5), (2999.5, -0.5)), ((1000.0, 1300.0), (700.0, 500.0))
+        whole = fit_window(axes, None, 1_000_000)
+        assert whole.serves(axes, all_of_it, 1_000_000)
+        assert not whole.serves(axes, near, 1_000_000)  # it could be finer
+        fine = fit_window(axes, near, 1_000_000)
+        assert fine.serves(axes, ((900.0, 1200.0), (750.0, 550.0)), 1_000_000)  # panned a little
+        assert not fine.serves(axes, ((700.0, 1000.0), (700.0, 500.0)), 1_000_000)
+        assert not fine.serves(axes, all_of_it, 1_000_000)
+
+    def test_zooming_into_a_large_section_sends_finer_pixels(self, monkeypatch):
+        monkeypatch.setattr(window, "MOST_PIXELS", 50)
+        values = np.arange(200.0, dtype=np.float32).reshape(10, 20)
+        figure = SectionFigure(dark=False)
+        layers = {"fill": np.arange(200, dtype=np.uint8).reshape(10, 20)}
+        image = SectionImage(self.AXES, ("crossline", "ms"), True, values, None, layers)
+        figure.show(image, keep_zoom=False)
+        assert figure.amplitude.data["image"][0].shape == (10, 5)
+        assert not figure.is_coarse
+        figure.plot.x_range.update(start=101.5, end=103.5)
+        figure.plot.y_range.update(start=30.0, end=14.0)
+        assert figure.is_coarse
+        figure.refine()
+        assert not figure.is_coarse
+        data = figure.amplitude.data
+        (part,) = data["image"]
+        first = round(data["x"][0] - 99.5), round((data["y"][0] + 2) / 4)
+        expected = values[first[0] :, first[1] :].T[: part.shape[0], : part.shape[1]]
+        np.testing.assert_allclose(part * data["unit"][0], expected, atol=data["unit"][0])
+        assert figure.sources["fill"].data["image"][0].shape == part.shape
+        assert figure.plot.x_range.start == 101.5  # the zoom stays
+
+
+class TestReads:
+    class Asked:
+        """Reads that wait until they are let go, and pages that are told in the reading thread."""
+
+        def __init__(self):
+            self.let_go, self.read, self.drawn = threading.Event(), [], []
+            self.reads = Reads(lambda action: action(), self.finish)
+
+        def ask(self, number):
+            def read():
+                self.read.append(number)
+                assert self.let_go.wait(30)
+                if number < 0:
+                    raise DataError("gone")
+                return number
+
+            self.reads.ask(read)
+
+        def finish(self, future):
+            self.drawn.append(future.exception() or future.result())
+
+        def wait(self):
+            end = time.monotonic() + 30
+            while self.reads.busy and time.monotonic() < end:
+                time.sleep(0.005)
+            assert not self.reads.busy
+
+    def test_the_page_does_not_wait_and_only_the_newest_of_many_is_read(self):
+        asked = self.Asked()
+        for number in range(1, 6):
+            asked.ask(number)
+        assert asked.drawn == []
+        asked.let_go.set()
+        asked.wait()
+        assert asked.read == asked.drawn == [1, 5]
+
+    def test_what_cannot_be_read_holds_nothing_up(self):
+        asked = self.Asked()
+        asked.ask(-1)
+        asked.ask(2)
+        asked.let_go.set()
+        asked.wait()
+        assert isinstance(asked.drawn[0], DataError)
+        assert asked.drawn[1] == 2
+
+
+class TestSection:
+    def view(self, source, models=(), labels=Path("labels"), **state):
+        library = Library({source.name: source}, ModelShelf(models), labels)
+        settings = ViewState()
+        settings.param.update(data=source.name, direction=source.directions[0], **state)
+        return SectionView(library, settings, dark=False, tell=lambda _: None)
+
+    def test_salt_and_corrections_belong_to_what_is_drawn(self, make_segy, tmp_path):
+        path, values = make_segy(first=(100, 300))
+        view = self.view(open_survey(SurveyPaths(path)), labels=tmp_path / "labels", number=102.0)
+        view.show()
+        view.state.number = 104.0  # being read: not drawn yet
+        assert (view.shown.key, view.wanted.key) == ("inline_102", "inline_104")
+        assert not view.is_current
+        view.canvas.paint(np.ones(values.shape[1:], bool), 1)
+        view.labels_changed()
+        drafts = tmp_path / "labels" / ".drafts"
+        assert [one.name for one in drafts.iterdir()] == ["inline_102.png"]
+        view.show()
+        assert view.is_current
+        assert view.canvas.is_empty
+        np.testing.assert_allclose(view.figure.amplitude.data["image"][0].shape, (30, 7))
+
+    def test_only_what_is_asked_for_is_read(self, make_segy, tmp_path):
+        path, values = make_segy()
+        probs = np.random.default_rng(1).random(values.shape).astype(np.float32)
+        source = SurveySource(
+            "a", open_volume(path), SurveyPaths(path), {"probability": probs}, map_threshold=0.3
+        )
+        view = self.view(source, number=100.0)
+        view.show()
+        assert view.salt() is None
+        view.state.salt = MAP
+        assert not view.is_current  # the salt of the map is still to be read
+        view.show()
+        np.testing.assert_array_equal(view.salt(), probs[0])
+
+    def test_masks_of_tiles_are_those_of_predict(self, tiny_recipe, tmp_path, easy_tiles):
+        rule = MaskRule(1.0, 12, 0.0)
+        recipe = tiny_recipe()
+        file = tmp_path / "ruled.safetensors"
+        save_model(file, SaltNet(recipe.model), ModelCard(recipe, 0.4, rule=rule))
+        tiles = easy_tiles.subset([0, 1])
+        probs = np.random.default_rng(0).random(tiles.images.shape).astype(np.float32)
+        probs[0, 5:15, 5:15] = 0.9
+        source = TileSource("tiles", tiles, Path("tiles"))
+        source.probs["ruled"] = {"probability": probs}
+        view = self.view(source, [file], salt="ruled", threshold=0.8)
+        view.show()
+        expected = make_masks(probs, 0.8, rule)[0]
+        assert 0 < expected.sum() < (probs[0] > 0.8).sum()
+        np.testing.assert_array_equal(view.mask(), expected.T)
+        np.testing.assert_array_equal(view.salt() > 0.8, expected.T)
+        assert f"{100 * expected.mean():.1f} %" in view.facts.object
+        palette = np.array(view.figure.mappers["fill"].palette)
+        pixels = view.figure.sources["fill"].data["image"][0]
+        np.testing.assert_array_equal(palette[pixels] == colors.SALT, expected)
+        heat = np.array(view.figure.mappers["heat"].palette)
+        assert (heat[pixels] == heat[pixels % 256]).all()  # as probable as before
+        view.state.threshold = 0.2
+        view.threshold_changed()
+        pixels = view.figure.sources["fill"].data["image"][0]
+        again = np.array(view.figure.mappers["fill"].palette)[pixels] == colors.SALT
+        np.testing.assert_array_equal(again, make_masks(probs, 0.2, rule)[0])
+
+
+class TestPage:
+    """The page without a browser: its parts, and what its keys do."""
+
+    @pytest.fixture
+    def page(self, make_segy, model_file, tmp_path):
+        path, values = make_segy(first=(100, 300))
+        np.save(tmp_path / "truth.npy", (values > 0).astype(np.float32).transpose(0, 1, 2))
+        library = open_library([path], models=[model_file], labels=tmp_path / "labels")
+        return self.opened(library)
+
+    def opened(self, library, **wanted):
+        page = Page(library, dark=False, wanted=wanted)
+        self.settle(page)
+        return page
+
+    def settle(self, page):
+        end = time.monotonic() + 60
+        while page._reads.busy and time.monotonic() < end:
+            time.sleep(0.005)
+        assert not page._reads.busy
+
+    def press(self, page, key):
+        page.keys._handle_msg({"key": key})
+        self.settle(page)
+
+    def test_steps_and_keys(self, page):
+        assert page.template() is not None
+        assert page.view.shown.key == "inline_103"
+        served = page.keys.served
+        page.keys._handle_msg({"steps": 2})
+        self.settle(page)
+        assert page.view.shown.key == "inline_105"
+        assert "Inline 105" in page.view.title.object
+        assert page.keys.served > served
+        served = page.keys.served
+        page.keys._handle_msg({"steps": 2})  # the survey ends here; the keys must go on
+        assert page.keys.served > served
+        self.press(page, "2")
+        assert page.view.shown.direction == "crossline"
+        before = page.view.figure.ranges()
+        self.press(page, "+")
+        assert page.view.figure.ranges() != before
+        self.press(page, "o")
+        assert "outline" not in page.state.layers
+        self.press(page, "]")
+        assert page.state.threshold == 0.42
+
+    def test_it_begins_with_the_threshold_of_the_model(self, page, tmp_path):
+        assert page.state.threshold == 0.4
+        assert "threshold=0.4" in page.state.query(dark=False)
+        asked = self.opened(page.library, threshold=0.7)
+        assert asked.state.threshold == 0.7
+
+    def test_drawing_by_keyboard(self, page, tmp_path):
+        self.press(page, "k")
+        assert page.keys.cursor
+        for key in ("Enter", "alt+ArrowDown", "Enter", "ArrowLeft", "ArrowLeft", "Enter"):
+            self.press(page, key)
+        self.press(page, "shift+Enter")
+        self.press(page, "s")
+        self.press(page, "Escape")
+        assert not page.keys.cursor
+        assert (tmp_path / "labels" / "inline_103.png").exists()
+
+    def test_what_cannot_be_read_is_told_and_forgotten(self, page, monkeypatch):
+        source = page.library.sources["cube"]
+        whole = source.section
+
+        def broken(direction, index, *more, **named):
+            if index == 0:
+                raise DataError("a bad block")
+            return whole(direction, index, *more, **named)
+
+        monkeypatch.setattr(source, "section", broken)
+        page.state.number = 100.0
+        self.settle(page)
+        assert "a bad block" in page.message.object
+        assert page.message.visible
+        assert page.view.shown.key == "inline_103"
+        page.state.number = 101.0
+        self.settle(page)
+        assert not page.message.visible
+
+    def test_values_of_a_link_that_do_not_fit_are_told(self, page):
+        odd = self.opened(page.library, threshold=9, direction="sideways")
+        assert "threshold" in odd.message.object
+        assert odd.message.visible
+
+    def test_a_map_brings_its_threshold(self, make_segy, tmp_path):
+        path, values = make_segy()
+        group = zarr.open_group(tmp_path / "map" / "salt.zarr", mode="w")
+        group.create_array("probability", data=np.full(values.shape, 0.5, np.float32))
+        (tmp_path / "map" / "map.json").write_text(
+            json.dumps({"source": str(path), "threshold": 0.62})
+        )
+        page = self.opened(open_library([tmp_path / "map"], labels=tmp_path / "labels"))
+        assert (page.state.salt, page.state.threshold) == (MAP, 0.62)
+        assert page.view.salt().max() == np.float32(0.5)
+
+    def test_a_gallery_follows_the_threshold(self, easy_tiles, model_file, tmp_path):
+        source = TileSource("tiles", easy_tiles, Path("tiles"))
+        library = Library({"tiles": source}, ModelShelf([model_file]), tmp_path / "labels")
+        page = self.opened(library)
+        assert page.gallery.body.visible
+        source.probs["tiny"] = {"probability": easy_tiles.masks * np.float32(0.6)}
+        page._predicted("tiny")
+        page.state.sort = "score"
+        assert set(page.gallery._measured["score"]) == {1.0}
+        page.state.threshold = 0.7
+        assert page.gallery._measured["score"].min() == 0
+        assert "surveys, lines and pictures only" in page.correct.status.object
+
 
 class TestModels:
     def test_a_section_is_predicted_once(self, model_file, make_segy):
@@ -526,12 +794,13 @@ class TestTiles:
 
     def test_measures(self, easy_tiles):
         truth = easy_tiles.masks.astype(np.float32)
-        found = measures(easy_tiles, truth, 0.5)
+        found = measures(easy_tiles, truth, truth > 0.5)
         assert (found["score"] == 1).all()
         assert (found["uncertainty"] == 0).all()
         np.testing.assert_allclose(found["coverage"], truth.mean(axis=(1, 2)), rtol=1e-6)
-        assert measures(easy_tiles, np.full_like(truth, 0.5), 0.5)["uncertainty"].min() == 1
-        assert set(measures(easy_tiles, None, 0.5)) == {"coverage", "depth"}
+        even = np.full_like(truth, 0.5)
+        assert measures(easy_tiles, even, even > 0.5)["uncertainty"].min() == 1
+        assert set(measures(easy_tiles, None, None)) == {"coverage", "depth"}
         assert unsortable("score", {}).expected == "masks and a prediction"
         assert unsortable("name", {}) is None
 

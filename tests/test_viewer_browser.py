@@ -29,6 +29,7 @@ from diapir.io.volume import open_volume
 from diapir.models.modelfile import ModelCard, save_model
 from diapir.models.unet import SaltNet
 from diapir.serve.address import listen
+from diapir.serve.viewer import window
 from diapir.serve.viewer.library import open_library
 from diapir.serve.viewer.server import viewer_app
 
@@ -41,7 +42,7 @@ FLAGS = [
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-WAIT_S = 20  # a busy machine is slow, which says nothing about the page
+WAIT_S = 240
 
 
 class Bright:
@@ -151,6 +152,7 @@ def visit(chromium):
             lambda line: problems.append(line.text) if line.type == "error" else None,
         )
         page.on("request", lambda request: _check_host(request.url, problems))
+        page.set_default_timeout(1000 * WAIT_S)
         page.goto(address)
         page.get_by_text("Keys", exact=True).wait_for(timeout=1000 * WAIT_S)
         page.locator("body[data-keys=ready]").wait_for(timeout=1000 * WAIT_S)
@@ -253,6 +255,94 @@ def test_open_and_step(served, visit):
     assert "amplitude" in readout.inner_text()
     until(lambda: "number=" in url(page) or "Inline 1019" in title(page))
     shot(page, "light")
+
+
+def test_the_readout_follows_a_step_and_fits(served, visit):
+    page = visit(served.address + "?theme=default&number=1015&layers=%5B%22truth%22%5D")
+    until(lambda: "Inline 1015" in title(page))
+    page.keyboard.press("p")
+    until(lambda: "IoU" in facts(page))
+    readout = page.locator("#readout")
+
+    def read():
+        page.mouse.move(*at(page, 0.5, 0.5))
+        page.mouse.move(*at(page, 0.5, 0.51))
+        return readout.inner_text()
+
+    before = until(read)
+    assert "probability" in before
+    cut = page.evaluate(
+        """() => ['#readout', 'footer .facts'].filter((name) => {
+          const box = document.querySelector(name);
+          return box.scrollWidth > box.clientWidth || box.scrollHeight > box.clientHeight + 2;
+        })"""
+    )
+    assert cut == []
+    shot(page, "readout")
+    page.keyboard.press("ArrowRight")  # the pointer stays where it is
+    until(lambda: "Inline 1016" in title(page))
+    until(lambda: readout.inner_text() != before, readout.inner_text)
+    assert readout.inner_text().split("amplitude")[0] == before.split("amplitude")[0]
+    assert "probability" not in readout.inner_text()  # this one was not predicted
+    page.mouse.move(5, 5)
+    until(lambda: readout.inner_text() == "")
+
+
+AMPLITUDES = """() => {
+  const data = Bokeh.documents.map((one) => one.get_model_by_name('amplitude')).find(Boolean).data;
+  const [height, width] = data.image[0].shape;
+  return { cell: data.dw[0] / width, left: data.x[0], across: data.dw[0], pixels: height * width };
+}"""
+
+
+def test_zooming_into_a_large_section_brings_finer_data(served, visit, monkeypatch):
+    monkeypatch.setattr(window, "MOST_PIXELS", 600)  # so that one of 60 x 80 is large
+    page = visit(served.address + "?theme=default&number=1019")
+    until(lambda: "Inline 1019" in title(page))
+    coarse = page.evaluate(AMPLITUDES)
+    assert coarse["cell"] == 3
+    assert coarse["across"] == 60
+    for _ in range(6):
+        page.keyboard.press("+")
+    until(lambda: page.evaluate(AMPLITUDES)["cell"] < 3)
+    fine = until(lambda: (now := page.evaluate(AMPLITUDES))["across"] < 40 and now)
+    assert fine["pixels"] <= 600
+    for _ in range(9):
+        page.keyboard.press("Shift+ArrowRight")  # beyond what was sent
+    until(lambda: page.evaluate(AMPLITUDES)["left"] > fine["left"])
+    page.keyboard.press("0")
+    until(lambda: page.evaluate(AMPLITUDES)["cell"] == 3)
+
+
+def test_a_slow_read_holds_up_nothing_and_the_newest_wins(served, visit, monkeypatch):
+    source = served.library.sources["survey"]
+    let_go, read, whole = threading.Event(), [], source.section
+
+    def slow(direction, index, what="amplitude", moved=0):
+        if what == "amplitude":
+            read.append(index)
+            let_go.wait()
+        return whole(direction, index, what, moved)
+
+    page = visit(served.address + "?theme=default&number=1020")
+    until(lambda: "Inline 1020" in title(page))
+    monkeypatch.setattr(source, "section", slow)
+    try:
+        number = page.locator("header input.bk-input")
+        for wanted in ("1001", "1002", "1003"):
+            number.fill(wanted)
+            number.press("Enter")
+        until(lambda: "number=1003" in url(page), lambda: url(page))
+        other = visit(served.address + "?theme=dark")  # is served while the first one reads
+        other.close()
+        number.evaluate("element => element.blur()")
+        page.keyboard.press("v")
+        until(lambda: "reverse=true" in url(page))
+        assert "Inline 1020" in title(page)
+    finally:
+        let_go.set()
+    until(lambda: "Inline 1003" in title(page), lambda: title(page))
+    assert [index for index in read if index < 3] == [0, 2]  # 1002 was not read for nothing
 
 
 def test_predict_and_change_the_threshold(served, visit):

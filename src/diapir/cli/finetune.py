@@ -5,26 +5,32 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diapir.cli.console import Device, Flip, Json, Quiet, print_json, print_table
+from diapir.cli.console import Device, Json, Quiet, print_json, print_table
 from diapir.cli.segy_options import takes_segy_options
-from diapir.cli.survey_options import Clip, Normalise, Overlap, Polarity, Window, tiling
+from diapir.cli.survey_options import takes_survey_options_as_sampled
 
 if TYPE_CHECKING:
     from diapir.io.segy import SegyOptions
+    from diapir.runs.map import MapSettings
 
 
 @takes_segy_options
+@takes_survey_options_as_sampled
 def finetune(
     model: Annotated[
         Path | None, typer.Argument(help="Model file to start from; default: Diapir's own.")
     ] = None,
     *,
-    volume: Annotated[Path, typer.Option("--volume", help="Survey: SEG-Y, Zarr, MDIO or .npy.")],
+    volume: Annotated[
+        Path,
+        typer.Option("--volume", help="Survey, 2-D line or section: SEG-Y, Zarr, MDIO, .npy, PNG."),
+    ],
     labels: Annotated[
         Path,
         typer.Option(
             "--labels",
-            help="Folder of inline_NUMBER.png or crossline_NUMBER.png, or a volume of 0 and 1.",
+            help="Folder of inline_NUMBER.png or crossline_NUMBER.png, a volume of 0 and 1, or "
+            "the PNG of a 2-D line under its name.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the new model.")] = Path(
@@ -40,18 +46,20 @@ def finetune(
     lr: Annotated[float, typer.Option(min=1e-7, help="Learning rate at the start.")] = 5e-4,
     seed: Annotated[int, typer.Option(min=0, help="Of windows and mirroring.")] = 0,
     holdout: Annotated[
-        float, typer.Option(min=0.0, max=0.9, help="Share of the lines held out, at least one.")
+        float,
+        typer.Option(
+            min=0.0,
+            max=0.9,
+            help="Share of the lines held out, at least one; of traces on a 2-D line.",
+        ),
     ] = 0.2,
-    gap: Annotated[int, typer.Option(min=0, help="Unused lines beside those held out.")] = 5,
-    flip: Flip = None,
-    clip: Clip = (1.0, 99.0),
-    normalise: Normalise = True,
-    polarity: Polarity = "normal",
-    window: Window = 404,
-    overlap: Overlap = 101,
+    gap: Annotated[
+        int, typer.Option(min=0, help="Unused lines, or traces, beside those held out.")
+    ] = 5,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
+    survey: "MapSettings",
     segy: "SegyOptions",
 ) -> None:
     """Fine-tune a model on a few interpreted lines; score it on lines held out.
@@ -59,7 +67,6 @@ def finetune(
     What has no interpretation is ignored. Lines are held out as a block with a gap around.
     """
     from diapir.runs.finetune import finetune_model
-    from diapir.runs.map import MapSettings
     from diapir.training.finetune import Tuning
 
     result = finetune_model(
@@ -68,13 +75,7 @@ def finetune(
         labels,
         out,
         Tuning(steps=steps, batch=batch, window=side, lr=lr, seed=seed),
-        MapSettings(
-            flip=flip,
-            clip=clip,
-            normalise=normalise,
-            polarity=polarity,
-            tiling=tiling(window, overlap, 4, 1.0, 1.0),
-        ),
+        survey,
         holdout=holdout,
         gap=gap,
         unlabelled=unlabelled,

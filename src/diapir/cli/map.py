@@ -5,25 +5,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from diapir.cli.console import Device, Flip, Json, Quiet, Threshold, print_json, print_table
+from diapir.cli.console import Device, Json, Quiet, Threshold, print_json, print_table
 from diapir.cli.segy_options import takes_segy_options
-from diapir.cli.survey_options import (
-    Clip,
-    Normalise,
-    Overlap,
-    Polarity,
-    SampleScale,
-    TraceScale,
-    Window,
-    tiling,
-)
+from diapir.cli.survey_options import takes_survey_options
 
 if TYPE_CHECKING:
     from diapir.io.segy import SegyOptions
-    from diapir.runs.map import MapResult
+    from diapir.runs.map import MapResult, MapSettings
 
 
 @takes_segy_options
+@takes_survey_options
 def map_(
     source: Annotated[
         Path, typer.Argument(metavar="INPUT", help="SEG-Y, Zarr, MDIO, or a PNG or .npy section.")
@@ -34,18 +26,10 @@ def map_(
         typer.Option("--model", "-m", help="Model file; repeatable; default: Diapir's own."),
     ] = None,
     threshold: Threshold = None,
-    flip: Flip = None,
-    clip: Clip = (1.0, 99.0),
-    normalise: Normalise = True,
-    polarity: Polarity = "normal",
     directions: Annotated[
         Literal["both", "inline", "crossline"], typer.Option(help="Sections that are predicted.")
     ] = "both",
-    window: Window = 404,
-    overlap: Overlap = 101,
     batch: Annotated[int, typer.Option("--batch-size", min=1, help="Windows a pass.")] = 4,
-    sample_scale: SampleScale = 1.0,
-    trace_scale: TraceScale = 1.0,
     block_lines: Annotated[
         int | None, typer.Option(min=1, help="Lines a block; default: by memory.")
     ] = None,
@@ -74,27 +58,27 @@ def map_(
     as_json: Json = False,
     quiet: Quiet = False,
     *,
+    survey: "MapSettings",
     segy: "SegyOptions",
 ) -> None:
     """Map salt through a survey: probability, mask, horizons, bodies, meshes, report.
 
     Killed at any moment, the same command goes on where it was.
     """
+    from dataclasses import replace
+
     from diapir.inference.schedule import Workers
-    from diapir.runs.map import MapSettings, map_survey
+    from diapir.runs.map import map_survey
 
     result = map_survey(
         source,
         out,
         model or [],
-        MapSettings(
+        replace(
+            survey,
             threshold=threshold,
-            flip=flip,
-            clip=clip,
-            normalise=normalise,
-            polarity=polarity,
             directions=directions,
-            tiling=tiling(window, overlap, batch, sample_scale, trace_scale),
+            tiling=replace(survey.tiling, batch=batch),
             lines=block_lines,
             min_samples=min_body,
             max_bodies=max_bodies,

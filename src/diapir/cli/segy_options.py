@@ -1,11 +1,11 @@
 """The flags that say how a SEG-Y file is to be read, the same for every verb that reads one."""
 
-import functools
 import inspect
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from diapir.cli.flags import takes_flags
 
 if TYPE_CHECKING:
     from diapir.io.segy import SegyOptions
@@ -51,24 +51,12 @@ _FLAGS = [
 ]
 
 
-def takes_segy_options(verb: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb with a keyword `segy` of type `SegyOptions` one flag for each of its fields."""
-    plain = inspect.signature(verb, eval_str=False)
-    others = [p for p in plain.parameters.values() if p.name != "segy"]
-
-    @functools.wraps(verb)
-    def wrapper(**values: Any) -> None:
-        chosen = {flag.name: values.pop(flag.name) for flag in _FLAGS}
-        verb(**values, segy=_options(chosen))
-
-    del wrapper.__wrapped__
-    wrapper.__signature__ = plain.replace(parameters=[*others, *_FLAGS])  # type: ignore[attr-defined]
-    wrapper.__annotations__ = {p.name: p.annotation for p in [*others, *_FLAGS]} | {"return": None}
-    return wrapper
-
-
 def _options(chosen: dict[str, Any]) -> "SegyOptions":
     from diapir.io.segy import SegyOptions
 
     chosen["sample_format"] = chosen.pop("format")
     return SegyOptions(**chosen)
+
+
+takes_segy_options = takes_flags("segy", _FLAGS, _options)
+"""Gives a verb with a keyword `segy` of type `SegyOptions` one flag for each of its fields."""

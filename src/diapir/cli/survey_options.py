@@ -1,35 +1,64 @@
-"""Options that mean the same for `diapir map` and `diapir finetune`."""
+"""The flags that say how a survey is brought to a model, the same for every verb that does."""
 
-from typing import Annotated, Any, Literal
+import inspect
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-Clip = Annotated[
-    tuple[float, float], typer.Option("--clip", help="Percentiles at which amplitudes are clipped.")
-]
-Polarity = Annotated[
-    Literal["normal", "reverse"],
-    typer.Option("--polarity", help="Whether the polarity is that of the training data."),
-]
-Normalise = Annotated[
-    bool,
-    typer.Option(
-        "--normalise/--no-normalise",
-        help="Off for values that are grey values of 0 to 255 already; PNG always is.",
+from diapir.cli.console import Flip
+from diapir.cli.flags import takes_flags
+
+if TYPE_CHECKING:
+    from diapir.runs.map import MapSettings
+
+
+def _flag(kind: Any, name: str, help_text: str, default: Any, **more: Any) -> inspect.Parameter:
+    first, _, _ = name.partition("/")
+    return inspect.Parameter(
+        first.removeprefix("--").replace("-", "_"),
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[kind, typer.Option(name, help=help_text, **more)],
+    )
+
+
+_AS_SAMPLED = [
+    inspect.Parameter("flip", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Flip),
+    _flag(
+        tuple[float, float], "--clip", "Percentiles at which amplitudes are clipped.", (1.0, 99.0)
     ),
+    _flag(
+        bool,
+        "--normalise/--no-normalise",
+        "Off for values that are grey values of 0 to 255 already; PNG always is.",
+        True,
+    ),
+    _flag(
+        Literal["normal", "reverse"],
+        "--polarity",
+        "Whether the polarity is that of the training data.",
+        "normal",
+    ),
+    _flag(int, "--window", "Side of the windows in pixels.", 404, min=32),
+    _flag(int, "--overlap", "Of neighbouring windows.", 101, min=0),
 ]
-Window = Annotated[int, typer.Option("--window", min=32, help="Side of the windows in pixels.")]
-Overlap = Annotated[int, typer.Option("--overlap", min=0, help="Of neighbouring windows.")]
-SampleScale = Annotated[
-    float, typer.Option("--sample-scale", help="Stretch sections so much along the samples.")
-]
-TraceScale = Annotated[
-    float, typer.Option("--trace-scale", help="Stretch sections so much across the traces.")
+_SCALES = [
+    _flag(float, "--sample-scale", "Stretch sections so much along the samples.", 1.0),
+    _flag(float, "--trace-scale", "Stretch sections so much across the traces.", 1.0),
 ]
 
 
-def tiling(window: int, overlap: int, batch: int, sample_scale: float, trace_scale: float) -> Any:
-    """Return the tiling of these options."""
+def _settings(chosen: dict[str, Any]) -> "MapSettings":
     from diapir.inference.sections import Tiling
+    from diapir.runs.map import MapSettings
 
-    return Tiling(window, overlap, batch, sample_scale, trace_scale)
+    names = ("window", "overlap", "sample_scale", "trace_scale")
+    tiling = Tiling(**{name: chosen.pop(name) for name in names if name in chosen})
+    return MapSettings(**chosen, tiling=tiling)
+
+
+takes_survey_options = takes_flags("survey", [*_AS_SAMPLED, *_SCALES], _settings)
+"""Gives a verb with a keyword `survey` of type `MapSettings` the flags for it."""
+
+takes_survey_options_as_sampled = takes_flags("survey", _AS_SAMPLED, _settings)
+"""Likewise without those that stretch sections."""

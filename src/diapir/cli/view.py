@@ -5,26 +5,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diapir.cli.console import Device, Flip, require_libraries
+from diapir.cli.console import Device, require_libraries
 from diapir.cli.segy_options import takes_segy_options
-from diapir.cli.survey_options import (
-    Clip,
-    Normalise,
-    Overlap,
-    Polarity,
-    SampleScale,
-    TraceScale,
-    Window,
-    tiling,
-)
+from diapir.cli.survey_options import takes_survey_options
 
 if TYPE_CHECKING:
     from diapir.io.segy import SegyOptions
+    from diapir.runs.map import MapSettings
 
 _NEEDED = ("panel", "bokeh_fastapi", "fastapi", "uvicorn", "websockets", "xarray", "zarr", "dask")
 
 
 @takes_segy_options
+@takes_survey_options
 def view(
     paths: Annotated[
         list[Path],
@@ -52,16 +45,9 @@ def view(
     browser: Annotated[
         bool, typer.Option("--browser/--no-browser", help="Open the browser at the page.")
     ] = True,
-    flip: Flip = None,
-    clip: Clip = (1.0, 99.0),
-    normalise: Normalise = True,
-    polarity: Polarity = "normal",
-    window: Window = 404,
-    overlap: Overlap = 101,
-    sample_scale: SampleScale = 1.0,
-    trace_scale: TraceScale = 1.0,
     device: Device = "auto",
     *,
+    survey: "MapSettings",
     segy: "SegyOptions",
 ) -> None:
     """View surveys, sections and tiles in the browser, with their salt, and correct it.
@@ -69,7 +55,6 @@ def view(
     The page is for this machine alone. Ctrl-C ends it.
     """
     require_libraries(_NEEDED)
-    from diapir.runs.map import MapSettings
     from diapir.serve.viewer.library import open_library
     from diapir.serve.viewer.server import run_viewer
 
@@ -79,13 +64,7 @@ def view(
         salt=salt,
         truth=truth,
         labels=labels,
-        settings=MapSettings(
-            flip=flip,
-            clip=clip,
-            normalise=normalise,
-            polarity=polarity,
-            tiling=tiling(window, overlap, 4, sample_scale, trace_scale),
-        ),
+        settings=survey,
         options=vars(segy),
         device=device,
     )

@@ -15,7 +15,7 @@ from diapir.inference.engine_pool import EnginePool
 from diapir.inference.postprocess import make_masks
 from diapir.metrics.calibration import tile_disagreement
 from diapir.models.ensemble import load_networks
-from diapir.models.maskrule import AS_THRESHOLDED, MaskRule
+from diapir.models.maskrule import AS_THRESHOLDED, MaskRule, mean_rule
 from diapir.models.modelfile import ModelCard
 from diapir.models.packaged import models_or_packaged
 from diapir.models.unet import SaltNet
@@ -237,12 +237,6 @@ def load_predictor(
         precision=options.precision,
     )
     return predictor, cards
-
-
-def mean_rule(rules: Sequence[MaskRule]) -> MaskRule:
-    """Return the rule of one model, or for several the mean, as with their thresholds."""
-    values = np.mean([(r.temperature, r.min_body, r.empty_below) for r in rules], axis=0)
-    return MaskRule(float(values[0]), int(values[1]), float(values[2]))
 
 
 def _choose_device(device: str) -> str:

@@ -14,10 +14,14 @@ from diapir.io.images import read_grey
 from diapir.io.stores import check_coordinates, guarded
 from diapir.io.volume import open_volume
 
+ACROSS = {"inline": "crossline", "crossline": "inline", "line": "trace"}
+"""The axis across a section, by what it runs along."""
+
 UNLABELLED = 255
 """Label of samples that nobody has interpreted."""
 
-Line = Literal["inline", "crossline"]
+Line = Literal["inline", "crossline", "line"]
+"""What a section runs along; 'line' is a 2-D line or a picture, which has but one section."""
 
 PNG_UNLABELLED, VOLUME_UNLABELLED = 127, -1
 """What stands for "unlabelled" in a file unless one says otherwise."""
@@ -33,8 +37,8 @@ class LabelledLine:
 
     Args:
         direction: What the line runs along.
-        index: Of the line in the survey.
-        number: Of the line as its headers count.
+        index: Of the line in the survey; 0 of a 2-D line.
+        number: Of the line as its headers count; 0 of a 2-D line.
         labels: (T, S) uint8, traces by samples: 1 salt, 0 none, `UNLABELLED`.
     """
 
@@ -51,14 +55,15 @@ def read_labels(
     unlabelled: float | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> list[LabelledLine]:
-    """Return the labelled lines of a survey, by direction and number.
+    """Return the labelled lines of a survey, by direction and number; of a 2-D line itself.
 
     Args:
         path: A folder of PNG files named `inline_NUMBER.png` or `crossline_NUMBER.png`, samples
             downwards, 0 for none and 1 or 255 for salt; or a SEG-Y file, Zarr store or NumPy array
             of the survey's own geometry with 0 and 1. Of a volume the inlines that hold labels are
-            taken, 400 at most.
-        survey: Dataset with dimensions (inline, crossline, sample).
+            taken, 400 at most. Of a 2-D line or a picture `NAME.png`, with the name of its file,
+            or a folder with one.
+        survey: Dataset with dimensions (inline, crossline, sample) or (trace, sample).
         unlabelled: Value of samples without an interpretation; None: 127 in PNG, -1 or NaN else.
         options: How SEG-Y is read, see `open_volume`: those of the survey.
 
@@ -66,10 +71,8 @@ def read_labels(
         DataError: There are no labels, they do not fit the survey, or hold other values.
     """
     if "inline" not in survey["amplitude"].dims:
-        raise DataError(
-            "labels can be used on volumes only", where=path, expected="inlines and crosslines"
-        )
-    if path.is_dir() and any(path.glob("*.png")):
+        lines = list(_of_line(path, survey, unlabelled, dict(options or {})))
+    elif path.is_dir() and any(path.glob("*.png")):
         lines = list(_from_pictures(path, survey, unlabelled))
     else:
         lines = list(_from_volume(path, survey, unlabelled, dict(options or {})))
@@ -83,8 +86,32 @@ def read_labels(
     return sorted(lines, key=lambda line: (line.direction, line.index))
 
 
+def _of_line(
+    path: Path, survey: Any, unlabelled: float | None, options: dict[str, Any]
+) -> Iterator[LabelledLine]:
+    """Yield the labels of a 2-D line or a picture, where there are any."""
+    file = path
+    if path.is_dir() and any(path.glob("*.png")):
+        file = path / f"{Path(str(survey.attrs.get('source', ''))).stem}.png"
+        if not file.is_file():
+            raise DataError(
+                f"the folder has no {file.name}",
+                where=path,
+                expected="labels under the name of the line itself",
+                mend="Rename them, or give the file.",
+            )
+    if file.suffix.lower() == ".png":
+        labels = _from_picture(file, survey, "line", unlabelled)
+    else:
+        values, live = _open_labels(file, survey, options)
+        blank = VOLUME_UNLABELLED if unlabelled is None else unlabelled
+        labels = _coded(np.asarray(values), (1,), blank, file)
+        labels[~live] = UNLABELLED
+    if (labels != UNLABELLED).any():
+        yield LabelledLine("line", 0, 0, labels)
+
+
 def _from_pictures(path: Path, survey: Any, unlabelled: float | None) -> Iterator[LabelledLine]:
-    blank = PNG_UNLABELLED if unlabelled is None else unlabelled
     for file in sorted(path.glob("*.png")):
         match = _NAME.search(file.stem)
         if match is None:
@@ -104,19 +131,26 @@ def _from_pictures(path: Path, survey: Any, unlabelled: float | None) -> Iterato
                 where=file,
                 expected=f"{known.min():g} to {known.max():g}",
             )
-        values = read_grey(file.read_bytes(), str(file)).T
-        across = "crossline" if direction == "inline" else "inline"
-        expected = survey.sizes[across], survey.sizes["sample"]
-        if values.shape != expected:
-            raise DataError(
-                f"the picture is {values.shape[0]} wide and {values.shape[1]} high",
-                where=file,
-                expected=f"{expected[0]} traces wide and {expected[1]} samples high",
-                mend="Draw the mask on the section itself, without borders or resampling.",
-            )
-        labels = _coded(values, (1, 255), blank, file)
+        labels = _from_picture(file, survey, direction, unlabelled)
         if (labels != UNLABELLED).any():
             yield LabelledLine(direction, int(places[0]), number, labels)
+
+
+def _from_picture(
+    file: Path, survey: Any, direction: Line, unlabelled: float | None
+) -> NDArray[np.uint8]:
+    """Return the labels (T, S) of a picture of one section."""
+    blank = PNG_UNLABELLED if unlabelled is None else unlabelled
+    values = read_grey(file.read_bytes(), str(file)).T
+    expected = survey.sizes[ACROSS[direction]], survey.sizes["sample"]
+    if values.shape != expected:
+        raise DataError(
+            f"the picture is {values.shape[0]} wide and {values.shape[1]} high",
+            where=file,
+            expected=f"{expected[0]} traces wide and {expected[1]} samples high",
+            mend="Draw the mask on the section itself, without borders or resampling.",
+        )
+    return _coded(values, (1, 255), blank, file)
 
 
 def _from_volume(
@@ -153,7 +187,7 @@ def _open_labels(path: Path, survey: Any, options: dict[str, Any]) -> tuple[Any,
             expected=f"{tuple(wanted.shape)}, that of the survey",
             mend="Give labels with the geometry of the survey itself.",
         )
-    for name in ("inline", "crossline", "sample"):
+    for name in wanted.dims:
         axis = np.asarray(labels[name]) if name in labels.coords else None
         # an array without headers counts from 0 and fits by its shape
         if axis is None or path.suffix == ".npy":
@@ -166,7 +200,7 @@ def _open_labels(path: Path, survey: Any, options: dict[str, Any]) -> tuple[Any,
                 mend="Give labels with the geometry of the survey itself.",
             )
     live = labels.coords.get("trace_mask")
-    shape = wanted.shape[:2]
+    shape = wanted.shape[:-1]
     return labels, np.ones(shape, bool) if live is None else np.asarray(live, bool)
 
 

@@ -1,6 +1,7 @@
 """What turns a network's probabilities into masks besides the threshold."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,3 +43,13 @@ class MaskRule:
 
 AS_THRESHOLDED = MaskRule()
 """Probabilities as the network gives them, and masks by the threshold alone."""
+
+
+def mean_rule(rules: Sequence[MaskRule]) -> MaskRule:
+    """Return the rule of one model, or for several the mean, as with their thresholds."""
+    count = len(rules)
+    return MaskRule(
+        sum(rule.temperature for rule in rules) / count,
+        int(sum(rule.min_body for rule in rules) / count),
+        sum(rule.empty_below for rule in rules) / count,
+    )

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from diapir.errors import DataError, RunError
 from diapir.inference.postprocess import Choice, choose
-from diapir.inference.predict import Predictor, mean_rule
+from diapir.inference.predict import Predictor
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.models.ensemble import Member, Networks, load_networks, read_members, save_ensemble
-from diapir.models.maskrule import MaskRule
+from diapir.models.maskrule import MaskRule, mean_rule
 from diapir.models.modelfile import ModelCard, save_model
 from diapir.progress import counting
 from diapir.runs.folder import read_json

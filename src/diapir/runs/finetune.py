@@ -12,7 +12,7 @@ from diapir.errors import DataError
 from diapir.inference.look import Look
 from diapir.inference.predict import Predictor
 from diapir.inference.sections import Tiling, predict_section
-from diapir.io.labels import UNLABELLED, LabelledLine, read_labels
+from diapir.io.labels import ACROSS, UNLABELLED, LabelledLine, read_labels
 from diapir.io.volume import open_volume
 from diapir.metrics.score import Counts, dice, iou, pixel_accuracy
 from diapir.models.modelfile import ModelCard, load_model, save_model
@@ -39,7 +39,8 @@ class LineSplit:
     Args:
         train: What is left of the labels for training, near and across the held-out block removed.
         held: The held-out lines.
-        block: First and last index of the inlines (or crosslines) of the held-out block.
+        block: First and last index of the inlines (or crosslines, or traces of a 2-D line) of the
+            held-out block.
     """
 
     train: tuple[LabelledLine, ...]
@@ -94,8 +95,9 @@ def finetune_model(
         out: Folder; takes `model.safetensors`, `finetune.json` and `report.html`.
         tuning: How long and how strongly.
         settings: How the survey is normalised and tiled; map it later with the same.
-        holdout: Share of the labelled lines in the held-out block, at least one line.
-        gap: Lines on either side of the block that are used for nothing.
+        holdout: Share of the labelled lines in the held-out block, at least one line; of a 2-D line
+            share of its labelled traces.
+        gap: Lines, or traces of a 2-D line, on either side of the block that are used for nothing.
         unlabelled: Value of samples without an interpretation.
         options: For SEG-Y, see `open_volume`.
         device: 'auto', 'cpu' or 'cuda'.
@@ -148,6 +150,8 @@ def split_lines(lines: Sequence[LabelledLine], holdout: float, gap: int) -> Line
     keep a gap from it, and lines that cross it lose their labels there. Neighbouring lines look
     alike: scattered ones would score what was learnt by heart.
 
+    Of a 2-D line the block is its last labelled traces, likewise with a gap.
+
     Args:
         lines: Labelled lines.
         holdout: Share of the lines of that direction in the block.
@@ -156,6 +160,8 @@ def split_lines(lines: Sequence[LabelledLine], holdout: float, gap: int) -> Line
     Raises:
         DataError: There are too few lines to hold any out.
     """
+    if lines[0].direction == "line":
+        return _split_traces(lines[0], holdout, gap)
     counts = {d: sum(line.direction == d for line in lines) for d in ("inline", "crossline")}
     direction = max(counts, key=lambda d: counts[d])
     along = sorted((ln for ln in lines if ln.direction == direction), key=lambda ln: ln.index)
@@ -177,6 +183,27 @@ def split_lines(lines: Sequence[LabelledLine], holdout: float, gap: int) -> Line
             mend="Label another line further away, or give a smaller --gap.",
         )
     return LineSplit(tuple(train), tuple(held), block)
+
+
+def _split_traces(line: LabelledLine, holdout: float, gap: int) -> LineSplit:
+    """Return a 2-D line twice: with the labels that train, and with those that are held out."""
+    labelled = _labelled_traces(line)
+    size = max(1, round(holdout * len(labelled)))
+    block = (int(labelled[-size]), int(labelled[-1]))
+    if labelled[0] >= block[0] - gap:
+        raise DataError(
+            f"{len(labelled)} labelled traces leave none to train on beside those held out",
+            expected=f"more than {size + gap} traces",
+            mend="Label more of the line, or give a smaller --gap or --holdout.",
+        )
+    train, held = line.labels.copy(), line.labels.copy()
+    train[block[0] - gap :] = UNLABELLED
+    held[: block[0]] = UNLABELLED
+    return LineSplit((replace(line, labels=train),), (replace(line, labels=held),), block)
+
+
+def _labelled_traces(line: LabelledLine) -> NDArray[np.intp]:
+    return np.flatnonzero((line.labels != UNLABELLED).any(axis=1))
 
 
 def _check_usable(net: SaltNet, model: Path) -> None:
@@ -207,11 +234,16 @@ def _device(name: str) -> str:
 
 
 def _name(line: LabelledLine) -> str:
+    if line.direction == "line":
+        traces = _labelled_traces(line)
+        return f"traces {traces[0] + 1} to {traces[-1] + 1}"
     return f"{line.direction} {line.number}"
 
 
 def _line_amplitudes(line: LabelledLine, survey: Any) -> NDArray[np.float32]:
-    where = (slice(None), line.index) if line.direction == "crossline" else (line.index,)
+    where = {"inline": (line.index,), "crossline": (slice(None), line.index), "line": ()}[
+        line.direction
+    ]
     return np.asarray(survey["amplitude"][where], np.float32)
 
 
@@ -345,7 +377,7 @@ def _line_pictures(
     survey: Any,
     out: Path,
 ) -> list[Picture]:
-    across = "inline" if line.direction == "crossline" else "crossline"
+    across = ACROSS[line.direction]
     pictures = []
     truth = np.where(line.labels == UNLABELLED, 0.0, line.labels).astype(np.float32)
     for when, (probs, threshold) in {**found, "interpretation": (truth, 0.5)}.items():

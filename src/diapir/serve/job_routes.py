@@ -6,7 +6,8 @@ from anyio import to_thread
 from fastapi import APIRouter, Path, Query
 from fastapi.responses import FileResponse, Response
 
-from diapir.serve.jobs import Job, JobRequest, Jobs
+from diapir.serve.job_record import Job, JobRequest
+from diapir.serve.jobs import Jobs
 from diapir.serve.problems import describe
 from diapir.serve.surveys import SurveyFolders, SurveyInfo
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 
 from diapir.errors import DataError, DiapirError
 from diapir.inference.blend import blend_sections
+from diapir.inference.postprocess import make_masks
 from diapir.inference.predict import PredictOptions, Predictor, load_predictor
 from diapir.models.modelfile import ModelCard
 from diapir.serve.problems import Problem, Refused
@@ -98,6 +99,14 @@ class Models:
     def threshold(self, name: str) -> float:
         """Return the probability from which a pixel counts as salt."""
         return self._loaded[name].predictor.threshold
+
+    def make_mask(
+        self, name: str, probs: NDArray[np.float32], threshold: float
+    ) -> NDArray[np.bool_]:
+        """Return the mask (H, W) of a section as `diapir predict` makes it, clean-up included."""
+        rule = self._loaded[name].predictor.rule
+        mask: NDArray[np.bool_] = make_masks(probs[None], threshold, rule)[0]
+        return mask
 
     def card(self, name: str) -> ModelCard:
         """Return what the model file says."""

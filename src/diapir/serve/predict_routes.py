@@ -79,11 +79,11 @@ class _Prediction:
     model: str
     output: str
 
-    def response(self) -> Response:
+    def response(self, models: Models) -> Response:
         """Return the answer that was asked for."""
         if self.output == "probabilities":
             return Response(encode_npy(self.probs), media_type="application/x-npy")
-        mask = self.probs > self.threshold
+        mask = models.make_mask(self.model, self.probs, self.threshold)
         if self.output == "mask":
             return Response(encode_mask_png(mask), media_type="image/png")
         found = RunLengths(
@@ -131,7 +131,7 @@ def predict_router(models: Models, batcher: Batcher, settings: ServeSettings) ->
             probs = await _unless_gone(request, batcher.predict(name, grey))
             threshold = models.threshold(name) if query.threshold is None else query.threshold
             found = _Prediction(probs, threshold, name, query.output)
-            return await to_thread.run_sync(found.response, limiter=codecs)
+            return await to_thread.run_sync(found.response, models, limiter=codecs)
 
     return router
 

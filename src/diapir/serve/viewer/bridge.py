@@ -126,11 +126,11 @@ def _on_next_tick(action: Callable[[], None]) -> None:
 class Keys(JSComponent):  # type: ignore[misc]
     """Sends keys to the page, and steps no faster than the page can show sections.
 
-    A held arrow key repeats thirty times a second. Steps that come while the page still draws are
-    added up and sent as one, so that it never walks on after the key is let go.
+    A held arrow key repeats thirty times a second. Steps that come while the page still reads and
+    draws are added up and sent as one, so that it never walks on after the key is let go.
     """
 
-    served = param.Integer(0, doc="Requests of steps that the page has drawn.")
+    served = param.Integer(0, doc="Counted on whenever the page is ready for more steps.")
     cursor = param.Boolean(False, doc="Arrow keys move the drawing cursor instead.")
     keys = param.List([], doc="Names of the other keys that are listened to.")
 
@@ -150,10 +150,7 @@ class Keys(JSComponent):  # type: ignore[misc]
     def _answer(self, message: dict[str, Any]) -> None:
         steps, key = message.get("steps"), message.get("key")
         if isinstance(steps, int):
-            try:
-                self._on_steps(steps)
-            finally:
-                self.served += 1
+            self._on_steps(steps)
         if isinstance(key, str) and key in self.keys:
             self._on_key(key)
 

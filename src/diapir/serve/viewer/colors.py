@@ -22,6 +22,9 @@ ADDED, REMOVED = "#009E73", "#CC79A7"
 LEVELS = 255
 """What a probability of 1 is as a pixel."""
 
+DROPPED = 256
+"""Added to the pixel of a probability that a model's rule for masks does not take as salt."""
+
 _TRUE = 128  # pixels from here on are salt in the truth
 _TRUTH_LEVELS = 127
 
@@ -90,9 +93,19 @@ def as_int16(section: NDArray[np.floating]) -> tuple[NDArray[np.int16], float]:
     return np.rint(values * np.float32(1 / unit)).astype(np.int16), unit
 
 
-def prob_pixels(probs: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Return probabilities as pixels of 0..255."""
-    return np.asarray(np.rint(np.clip(np.nan_to_num(probs), 0, 1) * LEVELS), np.uint8)
+def prob_pixels(
+    probs: NDArray[np.floating], dropped: NDArray[np.bool_] | None = None
+) -> NDArray[np.unsignedinteger]:
+    """Return probabilities as pixels of 0..255.
+
+    Args:
+        probs: In 0..1.
+        dropped: Where `DROPPED` is added, in pixels of two bytes then; None: nowhere.
+    """
+    pixels = np.asarray(np.rint(np.clip(np.nan_to_num(probs), 0, 1) * LEVELS), np.uint8)
+    if dropped is None or not dropped.any():
+        return pixels
+    return pixels + np.where(dropped, np.uint16(DROPPED), np.uint16(0))
 
 
 def truth_pixels(probs: NDArray[np.floating], truth: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -103,7 +116,8 @@ def truth_pixels(probs: NDArray[np.floating], truth: NDArray[np.bool_]) -> NDArr
 
 def fill_palette(threshold: float) -> Palette:
     """Return a colour for each pixel of `prob_pixels`: salt above the threshold, else none."""
-    return [SALT if level / LEVELS > threshold else CLEAR for level in range(256)]
+    salt = [SALT if level / LEVELS > threshold else CLEAR for level in range(DROPPED)]
+    return salt + [CLEAR] * DROPPED
 
 
 def truth_palette(threshold: float) -> Palette:

@@ -1,12 +1,13 @@
 """The widgets that choose a section, its colours and its layers."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import panel as pn
 
 from diapir.serve.viewer.models import ALL
 from diapir.serve.viewer.section import MAP, SectionView
+from diapir.serve.viewer.sources import SurveySource
 from diapir.serve.viewer.state import DISPLAYS, LAYERS
 
 WIDTH = 262
@@ -28,9 +29,7 @@ class Navigation:
             options=list(view.library.sources), value=state.data, width=170, margin=(6, 5),
             visible=len(view.library.sources) > 1, description="Data",
         )  # fmt: skip
-        self.direction = pn.widgets.RadioButtonGroup(
-            options={}, button_type="default", margin=(6, 5), button_style="outline"
-        )
+        self.direction = pn.widgets.RadioButtonGroup(options={}, margin=(6, 5), variant="outline")
         self.slider = pn.widgets.FloatSlider(
             start=0, end=1, step=1, show_value=False, width=300, margin=(14, 5, 5, 5),
             tooltips=False,
@@ -49,7 +48,8 @@ class Navigation:
     def follow(self) -> None:
         """Show what the state says."""
         view = self._view
-        source, direction = view.source, view.direction
+        place = view.wanted
+        source, direction = place.source, place.direction
         numbers = source.numbers(direction)
         step = float(numbers[1] - numbers[0]) if len(numbers) > 1 else 1.0
         self._filling = True
@@ -63,7 +63,7 @@ class Navigation:
                 widget.visible = several
             self.direction.visible = len(source.directions) > 1
             if several:
-                at = float(numbers[view.index])
+                at = place.number
                 self.slider.param.update(
                     start=float(numbers[0]), end=float(numbers[-1]), step=step, value=at
                 )
@@ -81,12 +81,12 @@ def display_controls(view: SectionView) -> pn.Column:
     state = view.state
     return pn.Column(
         pn.widgets.Select.from_param(
-            state.param.display, name="Colours", options=DISPLAYS, width=WIDTH
+            state.param.display, label="Colours", options=DISPLAYS, width=WIDTH
         ),
         pn.widgets.FloatSlider.from_param(
-            state.param.clip, name="Clip (percentile)", step=0.1, width=WIDTH
+            state.param.clip, label="Clip (percentile)", step=0.1, width=WIDTH
         ),
-        pn.widgets.Checkbox.from_param(state.param.reverse, name="Reverse polarity", width=WIDTH),
+        pn.widgets.Checkbox.from_param(state.param.reverse, label="Reverse polarity", width=WIDTH),
         margin=0,
     )
 
@@ -96,39 +96,31 @@ class SaltControls:
 
     Args:
         view: The section.
-        predict: Called when the button to predict is pressed.
-        stop: Called when the button to stop is pressed.
+        predictions: The buttons to predict and to stop, and the bar of progress.
     """
 
-    def __init__(
-        self, view: SectionView, predict: Callable[[], Any], stop: Callable[[], None]
-    ) -> None:
+    def __init__(self, view: SectionView, predictions: Sequence[pn.viewable.Viewable]) -> None:
         self._view = view
         state = view.state
-        self.salt = pn.widgets.Select(name="Salt from", options={}, width=WIDTH)
+        self.salt = pn.widgets.Select(label="Salt from", options={}, width=WIDTH)
         self.salt.param.watch(self._choose, "value")
-        self.button = pn.widgets.Button(
-            name="Predict this section", button_type="primary", width=WIDTH - 80
-        )
-        self.button.on_click(predict)
-        self.stop = pn.widgets.Button(name="Stop", width=66, disabled=True)
-        self.stop.on_click(lambda _: stop())
-        self.always = pn.widgets.Checkbox(name="Predict wherever I step", width=WIDTH)
-        self.progress = pn.indicators.Progress(value=0, max=100, width=WIDTH, visible=False)
+        *buttons, bar = predictions
+        self._buttons = pn.Row(*buttons, margin=0)
+        self.always = pn.widgets.Checkbox(label="Predict wherever I step", width=WIDTH)
         self.layers = pn.widgets.CheckBoxGroup.from_param(
             state.param.layers, options=LAYERS, width=WIDTH
         )
         self.column = pn.Column(
             self.salt,
-            pn.Row(self.button, self.stop, margin=0),
+            self._buttons,
             self.always,
-            self.progress,
+            bar,
             self.layers,
             pn.widgets.FloatSlider.from_param(
-                state.param.threshold, name="Threshold", step=0.01, width=WIDTH
+                state.param.threshold, label="Threshold", step=0.01, width=WIDTH
             ),
             pn.widgets.FloatSlider.from_param(
-                state.param.opacity, name="Opacity", step=0.05, width=WIDTH
+                state.param.opacity, label="Opacity", step=0.05, width=WIDTH
             ),
             margin=0,
         )
@@ -137,29 +129,32 @@ class SaltControls:
     def follow(self) -> None:
         """Offer what there is for the data that is shown."""
         view = self._view
-        options = {"Map (diapir map)": MAP} if "probability" in view.source.known else {}
+        known = view.source.known
+        options = {"Map (diapir map)": MAP} if "probability" in known else {}
         for name in view.library.models.names:
             options["Mean of all models" if name == ALL else f"Model {name}"] = name
         self._filling = True
         try:
             if view.state.salt not in options.values():
-                view.state.salt = next(iter(options.values()), "")
+                self._take(next(iter(options.values()), ""))
             self.salt.param.update(options=options or {"nothing": ""}, value=view.state.salt)
         finally:
             self._filling = False
         able = bool(view.library.models.names)
-        for widget in (self.button, self.stop, self.always):
-            widget.visible = able
+        self._buttons.visible = self.always.visible = able
         self.salt.disabled = len(options) < 2
-
-    def busy(self, *, on: bool) -> None:
-        """Show that a prediction runs, or none."""
-        self.button.disabled, self.stop.disabled = on, not on
-        self.progress.param.update(visible=on, value=0)
 
     def _choose(self, event: Any) -> None:
         if self._filling or not event.new:
             return
-        models = self._view.library.models
-        threshold = models.threshold(event.new) if event.new in models.names else 0.5
-        self._view.state.param.update(salt=event.new, threshold=round(threshold, 2))
+        self._take(event.new)
+
+    def _take(self, salt: str) -> None:
+        """Take the salt from there, with the threshold that belongs to it."""
+        models, source = self._view.library.models, self._view.source
+        threshold = 0.5
+        if salt in models.names:
+            threshold = models.threshold(salt)
+        elif salt == MAP and isinstance(source, SurveySource):
+            threshold = source.map_threshold
+        self._view.state.param.update(salt=salt, threshold=threshold)

@@ -14,6 +14,7 @@ from diapir.io.labels import UNLABELLED
 from diapir.serve.viewer.controls import WIDTH
 from diapir.serve.viewer.labels import Points, brush_mask, polygon_mask
 from diapir.serve.viewer.section import SectionView
+from diapir.serve.viewer.tiles import TileSource
 
 TOOLS = {"Look": "pan", "Polygon": "polygon", "Lasso": "lasso", "Brush": "brush"}
 VALUES = {"Add salt": 1, "Remove salt": 0, "Erase labels": UNLABELLED}
@@ -59,7 +60,7 @@ class Cursor:
             self.leave()
             return
         middles = [sum(ends) / 2 for ends in self._view.figure.ranges()]
-        axes = self._view.source.axes(self._view.direction)
+        axes = self._view.shown.axes
         pixels = [int(axis.pixel(middle)) for axis, middle in zip(axes, middles, strict=True)]
         self._at = (pixels[0], pixels[1])
         self.move(0, 0)
@@ -68,7 +69,7 @@ class Cursor:
         """Move the cursor by samples; it stays on the section."""
         if self._at is None:
             return
-        axes = self._view.source.axes(self._view.direction)
+        axes = self._view.shown.axes
         moved = [
             min(max(0, place + step), len(axis.values) - 1)
             for place, step, axis in zip(self._at, (across, down), axes, strict=True)
@@ -96,7 +97,7 @@ class Cursor:
 
     def _place(self) -> tuple[float, float]:
         assert self._at is not None  # noqa: S101  # callers have asked
-        across, down = self._view.source.axes(self._view.direction)
+        across, down = self._view.shown.axes
         return float(across.values[self._at[0]]), float(down.values[self._at[1]])
 
     def _draw(self) -> None:
@@ -125,25 +126,25 @@ class CorrectControls:
         self._view = view
         self._safely = safely
         self.tool = pn.widgets.RadioButtonGroup(
-            options=TOOLS, value="pan", button_style="outline", width=WIDTH
+            options=TOOLS, value="pan", variant="outline", width=WIDTH
         )
         self.value = pn.widgets.RadioBoxGroup(options=VALUES, value=1, width=WIDTH)
         self.hint = pn.pane.HTML(_HINTS["pan"], width=WIDTH, margin=(0, 10))
         self.tool.param.watch(self._hint, "value")
         self.brush = pn.widgets.IntSlider(
-            name="Brush (screen pixels)", start=4, end=120, step=2, value=24, width=WIDTH
+            label="Brush (screen pixels)", start=4, end=120, step=2, value=24, width=WIDTH
         )
         self.brush.param.watch(
             lambda event: view.figure.stroke_glyph.update(line_width=event.new), "value"
         )
         view.figure.stroke_glyph.line_width = self.brush.value
-        self.undo = pn.widgets.Button(name="Undo", width=74)
-        self.clear = pn.widgets.Button(name="Clear", width=74)
-        self.rest = pn.widgets.Button(name="Rest as predicted", width=WIDTH)
-        self.save = pn.widgets.Button(name="Save", button_type="primary", width=74)
+        self.undo = pn.widgets.Button(label="Undo", width=74)
+        self.clear = pn.widgets.Button(label="Clear", width=74)
+        self.rest = pn.widgets.Button(label="Rest as predicted", width=WIDTH)
+        self.save = pn.widgets.Button(label="Save", color="primary", width=74)
         self.status = pn.pane.HTML("", width=WIDTH)
         self.list = pn.widgets.MultiSelect(
-            options={}, size=7, width=WIDTH, name="Corrected sections"
+            options={}, size=7, width=WIDTH, label="Corrected sections"
         )
         self._listing = False
         self.cursor = Cursor(view, self.draw_polygon)
@@ -157,19 +158,19 @@ class CorrectControls:
     def follow(self) -> None:
         """Show what is labelled."""
         view = self._view
-        able = view.key is not None
+        able = view.shown.key is not None
         for widget in (self.tool, self.value, self.brush, self.rest, self.clear, self.save):
             widget.disabled = not able
         canvas = view.canvas
         self.undo.disabled = not canvas.can_undo
-        entries = view.library.label_folder(view.source).entries()
+        entries = view.library.label_folder(view.shown.source).entries()
         options = {}
         for entry in entries:
             mark = "draft" if entry.draft else "saved"
             options[f"{entry.key}  {100 * entry.labelled:.0f} % labelled, {mark}"] = entry.key
         self._listing = True
         try:
-            chosen = [view.key] if view.key in options.values() else []
+            chosen = [view.shown.key] if view.shown.key in options.values() else []
             self.list.param.update(options=options, value=chosen)
         finally:
             self._listing = False
@@ -182,7 +183,7 @@ class CorrectControls:
 
     def draw_stroke(self, points: Points) -> None:
         """Label what a brush has gone over, given in values of the axes."""
-        axes = self._view.source.axes(self._view.direction)
+        axes = self._view.shown.axes
         spans = self._view.figure.ranges()
         sizes = self._view.figure.inner_size()
         radii = [
@@ -200,7 +201,7 @@ class CorrectControls:
     def store(self) -> None:
         """Save the labels of the section."""
         view, key = self._view, self._key()
-        view.library.label_folder(view.source).save(key, view.canvas.labels)
+        view.library.label_folder(view.shown.source).save(key, view.canvas.labels)
         self.follow()
 
     def choose(self, value: int) -> None:
@@ -223,7 +224,7 @@ class CorrectControls:
         self.list.param.watch(lambda event: self._chosen(event.new, go), "value")
 
     def _chosen(self, keys: list[str], go: Callable[[str], None]) -> None:
-        if not self._listing and keys and keys[0] != self._view.key:
+        if not self._listing and keys and keys[0] != self._view.shown.key:
             self._safely(lambda: go(keys[0]))
 
     def _selected(self, event: SelectionGeometry) -> None:
@@ -265,17 +266,19 @@ class CorrectControls:
 
     def _fill_rest(self) -> None:
         view = self._view
-        found = view.found().get("probability")
-        if found is None:
+        salt = view.mask()
+        if salt is None:
             raise DataError(
                 "no prediction is known here", mend="Press P to predict the section first."
             )
         self._key()
-        if view.canvas.fill_rest(found > view.state.threshold):
+        if view.canvas.fill_rest(salt):
             view.labels_changed()
 
     def _key(self) -> str:
-        key = self._view.key
+        if not self._view.is_drawn:
+            raise DataError("the section is still being read", mend="Draw once it is there.")
+        key = self._view.shown.key
         if key is None:
             raise DataError(
                 "slices cannot be corrected",
@@ -285,21 +288,24 @@ class CorrectControls:
         return key
 
     def _shape(self) -> tuple[int, int]:
-        across, down = self._view.source.axes(self._view.direction)
+        across, down = self._view.shown.axes
         return len(across.values), len(down.values)
 
     def _pixels(self, points: Points) -> Points:
-        across, down = self._view.source.axes(self._view.direction)
+        across, down = self._view.shown.axes
         return [(across.pixel(x), down.pixel(y)) for x, y in points]
 
     def _status(self, able: bool, entries: dict[str, Any]) -> str:
         view = self._view
         if not able:
             return "Slices cannot be corrected: go to an inline or crossline."
-        entry = entries.get(view.key or "")
-        folder = html.escape(str(view.library.label_folder(view.source).path))
+        entry = entries.get(view.shown.key or "")
+        folder = html.escape(str(view.library.label_folder(view.shown.source).path))
         if entry is None:
-            return f"Nothing is labelled here. Labels go to <code>{folder}</code>"
+            learns = ""
+            if isinstance(view.shown.source, TileSource):
+                learns = " 'diapir finetune' reads labels of surveys, lines and pictures only."
+            return f"Nothing is labelled here. Labels go to <code>{folder}</code>.{learns}"
         share = f"{100 * entry.labelled:.0f} % labelled, {100 * entry.salt:.0f} % of it salt"
         if entry.draft:
             return f"{share}. <b>Draft</b>, kept at every stroke; press Save when it is done."

@@ -117,12 +117,12 @@ class DownloadControls:
         self._view = view
         self._safely = safely
         self._name = pn.widgets.StaticText(value="section", visible=False)
-        picture = pn.widgets.Button(name="View as PNG", width=WIDTH)
+        picture = pn.widgets.Button(label="View as PNG", width=WIDTH)
         picture.jscallback(args={"plot": view.figure.plot, "name": self._name}, clicks=SAVE_PICTURE)
         self.png = self._file("Mask as PNG", self._mask_png)
         self.segy = self._file("Mask of this section as SEG-Y", self._section_segy)
         self.whole = self._file("Mask of the survey as SEG-Y", self._survey_segy)
-        link = pn.widgets.Button(name="Copy the link to this view", width=WIDTH)
+        link = pn.widgets.Button(label="Copy the link to this view", width=WIDTH)
         link.jscallback(args={"button": link}, clicks=COPY_LINK)
         self.column = pn.Column(
             picture, self.png, self.segy, self.whole, link, self._name, margin=0
@@ -131,15 +131,15 @@ class DownloadControls:
     def follow(self) -> None:
         """Offer what the section has, under names of its own."""
         view = self._view
-        key = view.key or f"slice_{view.state.number:g}"
-        stem = f"{view.source.name}-{key}".replace("/", "-")
+        source, number = view.shown.source, view.shown.number
+        stem = f"{source.name}-{view.shown.key or f'slice_{number:g}'}".replace("/", "-")
         self._name.value = stem
         self.png.filename = f"{stem}-mask.png"
         self.segy.filename = f"{stem}-mask.sgy"
-        self.whole.filename = f"{view.source.name}-mask.sgy"
-        survey = isinstance(view.source, SurveySource)
+        self.whole.filename = f"{source.name}-mask.sgy"
+        survey = isinstance(source, SurveySource)
         self.segy.visible = survey
-        self.whole.visible = survey and "probability" in view.source.known
+        self.whole.visible = survey and "probability" in source.known
 
     def _file(self, label: str, make: Callable[[], bytes]) -> pn.widgets.FileDownload:
         def callback() -> BytesIO | None:
@@ -147,27 +147,27 @@ class DownloadControls:
             self._safely(lambda: made.append(make()))
             return BytesIO(made[0]) if made else None
 
-        return pn.widgets.FileDownload(
-            label=label, callback=callback, filename="mask", button_type="default", width=WIDTH
-        )
+        return pn.widgets.FileDownload(label=label, callback=callback, filename="mask", width=WIDTH)
 
     def _mask(self) -> NDArray[np.bool_]:
-        probs = self._view.probs()
-        if probs is None:
+        salt = self._view.salt()
+        if salt is None:
             raise DataError("no salt is known here", mend="Press P to predict the section first.")
-        return np.asarray(probs > self._view.state.threshold)
+        return np.asarray(salt > float(self._view.state.threshold))
 
     def _mask_png(self) -> bytes:
         return encode_mask_png(self._mask().T)
 
     def _section_segy(self) -> bytes:
-        source = self._view.source
+        source = self._view.shown.source
         if not isinstance(source, SurveySource):
             raise DataError("tiles have no traces", mend="Take the PNG.")
-        return section_segy(self._mask(), source, self._view.direction, self._view.index)
+        return section_segy(
+            self._mask(), source, self._view.shown.direction, self._view.shown.index
+        )
 
     def _survey_segy(self) -> bytes:
-        source = self._view.source
+        source = self._view.shown.source
         if not isinstance(source, SurveySource) or self._view.state.salt != MAP:
             raise DataError(
                 "the salt of the whole survey is not known",

@@ -1,6 +1,6 @@
 """The section on the page: a Bokeh figure whose layers are images of one byte a pixel."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,16 +35,15 @@ from diapir.serve.viewer.colors import (
     ramp_palette,
     truth_palette,
 )
+from diapir.serve.viewer.readout import follow_pointer
 from diapir.serve.viewer.sources import Axis
+from diapir.serve.viewer.window import Ranges, Window, fit_window
 
 IMAGES = ("fill", "heat", "doubt", "truth", "labels")
 """Layers that are images over the amplitudes."""
 
 PIXELS_OF = {"heat": "fill"}
 """Layers that draw the pixels of another one in colours of their own."""
-
-MOST_PIXELS = 1 << 22
-"""Of a section sent to the browser; a larger one is thinned until one zooms in."""
 
 _EMPTY: dict[str, list[Any]] = {"image": [], "x": [], "y": [], "dw": [], "dh": []}
 _THEMES = {
@@ -53,30 +52,6 @@ _THEMES = {
 }
 _CROSS = "#E69F00"
 
-# The pointer's place goes into a line of the page itself: a tooltip would cover what one looks at,
-# and a value of a model would be sent to the server at every move.
-_READ = """
-const line = document.getElementById('readout');
-if (!line) return;
-const data = amplitude.data;
-if (!data.image.length) { line.textContent = ''; return; }
-const [height, width] = data.image[0].shape ?? [data.image[0].length, data.image[0][0].length];
-const i = Math.floor((cb_obj.x - data.x[0]) / data.dw[0] * width);
-const j = Math.floor((cb_obj.y - data.y[0]) / data.dh[0] * height);
-if (i < 0 || j < 0 || i >= width || j >= height) { line.textContent = ''; return; }
-const across = data.x[0] + (i + 0.5) * data.dw[0] / width;
-const down = data.y[0] + (j + 0.5) * data.dh[0] / height;
-const value = data.image[0][j * width + i] * data.unit[0];
-const short = (v) => Number(v.toPrecision(6)).toString();
-let text = `${data.name_across[0]} ${short(across)}   ${data.name_down[0]} ${short(down)}   `
-         + `amplitude ${Number(value.toPrecision(4))}`;
-const salt = probs.data;
-if (salt.image.length && salt.image[0].length == data.image[0].length) {
-  text += `   probability ${(salt.image[0][j * width + i] / 255).toFixed(2)}`;
-}
-line.textContent = text;
-"""
-
 # The tool itself ends a polygon with Enter or a long press, and keeps its corners in the browser.
 _CLOSE = """
 if (tool.active && overlay.xs.length > 2) {
@@ -84,56 +59,6 @@ if (tool.active && overlay.xs.length > 2) {
   overlay.clear();
 }
 """
-_LEAVE = "const line = document.getElementById('readout'); if (line) line.textContent = '';"
-
-
-@dataclass(frozen=True)
-class Window:
-    """The part of a section that is sent, and how it is thinned.
-
-    Args:
-        across: First pixel, the one after the last, and the step.
-        down: Likewise.
-    """
-
-    across: tuple[int, int, int]
-    down: tuple[int, int, int]
-
-    def of(self, section: NDArray[Any]) -> NDArray[Any]:
-        """Return the part of a section (across, down)."""
-        return section[slice(*self.across), slice(*self.down)]
-
-
-def fit_window(
-    axes: tuple[Axis, Axis],
-    ranges: tuple[tuple[float, float], tuple[float, float]] | None,
-    most: int = MOST_PIXELS,
-) -> Window:
-    """Return what to send of a section.
-
-    Args:
-        axes: Across and down.
-        ranges: What is on screen, as values of the axes; None: everything.
-        most: Pixels.
-
-    Returns:
-        The whole section where it is small enough, else what is on screen and as much again on
-        each side, every so-many-th pixel of it.
-    """
-    sizes = [len(axis.values) for axis in axes]
-    if sizes[0] * sizes[1] <= most or ranges is None:
-        spans = [(0, size) for size in sizes]
-    else:
-        spans = []
-        for axis, (one, other), size in zip(axes, ranges, sizes, strict=True):
-            low, high = sorted((axis.pixel(one), axis.pixel(other)))
-            margin = (high - low) / 2
-            first = int(np.clip(np.floor(low - margin), 0, size - 1))
-            spans.append((first, int(np.clip(np.ceil(high + margin), first + 1, size))))
-    step = 1
-    while np.prod([-(-(stop - start) // step) for start, stop in spans]) > most:
-        step += 1
-    return Window(*((start, stop, step) for start, stop in spans))
 
 
 @dataclass(frozen=True)
@@ -146,9 +71,7 @@ class SectionImage:
         downwards: Whether the second axis grows down the page, as time and depth do.
         amplitudes: (T, S).
         dead: (T,) or (T, S), where there is no trace; None: nowhere.
-        layers: Pixels (T, S) uint8 by name: fill, doubt, truth, labels.
-        outline: Lines around the salt, xs and ys.
-        window: What of it is sent.
+        layers: Pixels (T, S) by name: fill, doubt, truth, labels.
     """
 
     axes: tuple[Axis, Axis]
@@ -156,9 +79,7 @@ class SectionImage:
     downwards: bool
     amplitudes: NDArray[np.floating]
     dead: NDArray[np.bool_] | None
-    window: Window
-    layers: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
-    outline: tuple[list[Any], list[Any]] = ([], [])
+    layers: Mapping[str, NDArray[np.unsignedinteger]] = field(default_factory=dict)
 
 
 class SectionFigure:
@@ -186,7 +107,7 @@ class SectionFigure:
             outline_line_color=colors["edge"],
         )  # fmt: skip
         self.mapper = LinearColorMapper(amplitude_palette("gray", reverse=False), low=0, high=1)
-        self.amplitude = ColumnDataSource(_no_amplitudes())
+        self.amplitude = ColumnDataSource(_no_amplitudes(), name="amplitude")
         self.plot.image(
             "image", "x", "y", "dw", "dh", source=self.amplitude, color_mapper=self.mapper
         )
@@ -196,7 +117,8 @@ class SectionFigure:
         for name in IMAGES:
             held = PIXELS_OF.get(name, name)
             source = self.sources.setdefault(held, ColumnDataSource(_EMPTY))
-            self.mappers[name] = LinearColorMapper(_first_palette(name), low=0, high=255)
+            palette = _first_palette(name)
+            self.mappers[name] = LinearColorMapper(palette, low=0, high=len(palette) - 1)
             self.renderers[name] = self.plot.image(
                 "image", "x", "y", "dw", "dh", source=source, color_mapper=self.mappers[name],
                 visible=False,
@@ -212,9 +134,11 @@ class SectionFigure:
         )
         self._add_brush()
         self._style(colors)
-        self._follow_pointer()
+        follow_pointer(self.plot, self.amplitude, self.sources["fill"])
         self._fitted: tuple[float, ...] | None = None
-        self._unit = 1.0
+        self._unit, self._span = 1.0, (0.0, 1.0)
+        self._image: SectionImage | None = None
+        self._window = Window((0, 1, 1), (0, 1, 1))
 
     def show(self, image: SectionImage, *, keep_zoom: bool) -> None:
         """Draw a section.
@@ -224,33 +148,47 @@ class SectionFigure:
             keep_zoom: Leave the ranges as they are, unless the axes are others.
         """
         across, down = image.axes
-        pixels, self._unit = as_int16(image.window.of(image.amplitudes))
-        place = _place(image.axes, image.window)
-        self.amplitude.data = {
-            "image": [_rows(pixels)],
-            "unit": [self._unit],
-            "name_across": [image.names[0]],
-            "name_down": [image.names[1]],
-            **place,
-        }
-        self._show_gaps(image, place)
-        self.show_layers(image)
         box = (across.start, across.end, down.start, down.end, float(image.downwards))
-        if box != self._fitted or not keep_zoom:
+        fresh = box != self._fitted or not keep_zoom
+        self._window = fit_window(image.axes, None if fresh else self.ranges())
+        self._draw(image)
+        if fresh:
             self._fitted = box
             self.plot.xaxis.axis_label, self.plot.yaxis.axis_label = across.label, down.label
             self.fit()
 
     def show_layers(self, image: SectionImage) -> None:
         """Draw the layers of a section whose amplitudes are drawn already."""
-        place = _place(image.axes, image.window)
+        self._image = image
+        place = self._window.place(image.axes)
         for name, source in self.sources.items():
             pixels = image.layers.get(name)
             if pixels is not None:
-                source.data = {"image": [_rows(image.window.of(pixels))], **place}
+                source.data = {"image": [_rows(self._window.of(pixels))], **place}
             elif source.data["image"]:
                 source.data = dict(_EMPTY)
-        self.show_outline(image.outline)
+
+    @property
+    def window(self) -> Window:
+        """What of the section is drawn."""
+        return self._window
+
+    @property
+    def is_coarse(self) -> bool:
+        """Whether what is on screen could be drawn more finely, or is not drawn in all."""
+        return self._image is not None and not self._window.serves(self._image.axes, self.ranges())
+
+    def refine(self) -> None:
+        """Draw what is on screen as finely as it can be drawn."""
+        if self._image is not None:
+            self._window = fit_window(self._image.axes, self.ranges())
+            self._draw(self._image)
+
+    def on_zoom(self, listener: Callable[[], None]) -> None:
+        """Call a function whenever other ranges are on screen."""
+        for ranged in (self.plot.x_range, self.plot.y_range):
+            for end in ("start", "end"):
+                ranged.on_change(end, lambda _attr, _old, _new: listener())
 
     def show_outline(self, lines: tuple[list[Any], list[Any]]) -> None:
         """Draw the outline of the salt."""
@@ -258,8 +196,9 @@ class SectionFigure:
 
     def color_amplitudes(self, palette: list[str], span: tuple[float, float]) -> None:
         """Spread colours over amplitudes; no pixel is sent for it."""
-        low, high = (value / self._unit for value in span)
-        self.mapper.update(palette=palette, low=low, high=high)
+        self._span = span
+        self.mapper.palette = palette
+        self._spread()
 
     def color_salt(self, threshold: float, opacity: float, shown: set[str]) -> None:
         """Apply threshold and opacity, and show these layers; no pixel is sent for it."""
@@ -292,7 +231,7 @@ class SectionFigure:
             half = (ranged.end - ranged.start) / 2 / zoom
             ranged.update(start=middle - half, end=middle + half)
 
-    def ranges(self) -> tuple[tuple[float, float], tuple[float, float]]:
+    def ranges(self) -> Ranges:
         """Return what is on screen, across and down."""
         x, y = self.plot.x_range, self.plot.y_range
         return (x.start, x.end), (y.start, y.end)
@@ -301,6 +240,25 @@ class SectionFigure:
         """Return width and height of what is drawn in screen pixels, as the browser said."""
         return self.plot.inner_width or 900, self.plot.inner_height or 580
 
+    def _draw(self, image: SectionImage) -> None:
+        pixels, self._unit = as_int16(self._window.of(image.amplitudes))
+        place = self._window.place(image.axes)
+        self.amplitude.data = {
+            "image": [_rows(pixels)],
+            "unit": [self._unit],
+            "name_across": [image.names[0]],
+            "name_down": [image.names[1]],
+            **place,
+        }
+        self._spread()
+        self._show_gaps(image, place)
+        self.show_layers(image)
+
+    def _spread(self) -> None:
+        """Give the first and the last colour their amplitudes."""
+        low, high = (value / self._unit for value in self._span)
+        self.mapper.update(low=low, high=high)
+
     def _show_gaps(self, image: SectionImage, place: Mapping[str, list[Any]]) -> None:
         if image.dead is None:
             if self.gaps.data["image"]:
@@ -308,7 +266,7 @@ class SectionFigure:
             return
         dead = image.dead if image.dead.ndim == 2 else image.dead[:, None]
         whole = np.broadcast_to(dead, image.amplitudes.shape)
-        self.gaps.data = {"image": [_rows(image.window.of(whole).astype(np.uint8))], **place}
+        self.gaps.data = {"image": [_rows(self._window.of(whole).astype(np.uint8))], **place}
 
     def _add_brush(self) -> None:
         self.stroke = ColumnDataSource({"xs": [], "ys": []})
@@ -331,13 +289,6 @@ class SectionFigure:
             "x", "y", source=self.cursor, marker="cross", size=22, line_width=2.5,
             line_color=_CROSS,
         )  # fmt: skip
-
-    def _follow_pointer(self) -> None:
-        self.plot.js_on_event(
-            "mousemove",
-            CustomJS(args={"amplitude": self.amplitude, "probs": self.sources["fill"]}, code=_READ),
-        )
-        self.plot.js_on_event("mouseleave", CustomJS(code=_LEAVE))
 
     def _style(self, colors: Mapping[str, str]) -> None:
         plot = self.plot
@@ -364,22 +315,15 @@ def _crosshair() -> CrosshairTool:
 def _first_palette(name: str) -> list[str]:
     if name == "labels":
         return list(LABEL_PALETTE)
-    if name in ("heat", "doubt"):
+    if name == "heat":
+        return ramp_palette(name) * 2  # what a model's rule drops is as probable as before
+    if name == "doubt":
         return ramp_palette(name)
     return fill_palette(0.5) if name == "fill" else truth_palette(0.5)
 
 
 def _no_amplitudes() -> dict[str, list[Any]]:
     return {**_EMPTY, "unit": [], "name_across": [], "name_down": []}
-
-
-def _place(axes: tuple[Axis, Axis], window: Window) -> dict[str, list[Any]]:
-    sides = []
-    for axis, (start, stop, step) in zip(axes, (window.across, window.down), strict=True):
-        count = -(-(stop - start) // step)
-        sides.append((axis.start + start * axis.step, count * step * axis.step))
-    (x, dw), (y, dh) = sides
-    return {"x": [x], "y": [y], "dw": [dw], "dh": [dh]}
 
 
 def _rows(pixels: NDArray[Any]) -> NDArray[Any]:

@@ -10,6 +10,7 @@ import panel as pn
 from numpy.typing import NDArray
 from PIL import Image
 
+from diapir.inference.postprocess import make_masks
 from diapir.io.images import encode_png
 from diapir.serve.viewer.bridge import Thumbnails
 from diapir.serve.viewer.colors import SALT, as_rgb
@@ -41,17 +42,17 @@ class Gallery:
         self._safely = safely
         state = view.state
         self.thumbnails = Thumbnails(self._enlarge, sizing_mode="stretch_width")
-        self.page = pn.widgets.IntInput(name="Page", value=1, start=1, width=76)
+        self.page = pn.widgets.IntInput(label="Page", value=1, start=1, width=76)
         self.pages = pn.pane.HTML("", margin=(26, 5, 0, 0))
-        self.predict = pn.widgets.Button(name="Predict all tiles", width=WIDTH)
+        self.predict = pn.widgets.Button(label="Predict all tiles", width=WIDTH)
         self.predict.on_click(predict)
-        self.quirk = pn.widgets.Select(name="Only with", options={"any": ""}, width=WIDTH)
+        self.quirk = pn.widgets.Select(label="Only with", options={"any": ""}, width=WIDTH)
         self.quirk.param.watch(self._choose_quirk, "value")
         self.controls = pn.Column(
             pn.widgets.Select.from_param(
-                state.param.sort, name="Sort by", options=list(SORTS), width=WIDTH
+                state.param.sort, label="Sort by", options=list(SORTS), width=WIDTH
             ),
-            pn.widgets.Checkbox.from_param(state.param.falling, name="Largest first", width=WIDTH),
+            pn.widgets.Checkbox.from_param(state.param.falling, label="Largest first", width=WIDTH),
             self.quirk,
             pn.Row(self.page, self.pages, margin=0),
             self.predict,
@@ -61,6 +62,7 @@ class Gallery:
             self.thumbnails, sizing_mode="stretch_both", scroll="y-auto", margin=(6, 10)
         )
         self.order: NDArray[np.intp] = np.zeros(0, np.intp)
+        self._masks: NDArray[np.bool_] | None = None
         self._measured: dict[str, NDArray[np.float64]] = {}
         self.page.param.watch(lambda _: self._safely(self.draw), "value")
         state.param.watch(lambda _: self._safely(self.rearrange), ["sort", "falling", "quirk"])
@@ -88,7 +90,11 @@ class Gallery:
         if not isinstance(source, TileSource):
             return
         probs = source.probs.get(state.salt, {}).get("probability")
-        measured = measures(source.tiles, probs, state.threshold)
+        self._masks = None
+        if probs is not None:
+            rule = self._view.library.models.rule(state.salt)
+            self._masks = make_masks(probs, state.threshold, rule)
+        measured = measures(source.tiles, probs, self._masks)
         self.order = arrange(
             source.tiles.ids, measured.get(state.sort), source.quirks.get(state.quirk),
             falling=state.falling,
@@ -120,8 +126,7 @@ class Gallery:
 
     def _item(self, source: TileSource, place: int) -> dict[str, str]:
         tiles, state = source.tiles, self._view.state
-        probs = source.probs.get(state.salt, {}).get("probability")
-        salt = None if probs is None else probs[place] > state.threshold
+        salt = None if self._masks is None else self._masks[place]
         if salt is None and tiles.masks is not None:
             salt = tiles.masks[place] > 0
         picture = thumbnail(tiles.images[place], salt)

@@ -15,6 +15,7 @@ from diapir.errors import DataError
 from diapir.inference.look import Look
 from diapir.inference.sections import predict_section
 from diapir.io.tiles import Tiles
+from diapir.models.maskrule import MaskRule, mean_rule
 from diapir.models.modelfile import ModelCard, read_card
 from diapir.runs.map import MapSettings, choose_look
 from diapir.serve.models import model_name, unique_names
@@ -107,6 +108,10 @@ class ModelShelf:
     def threshold(self, name: str) -> float:
         """Return the threshold that a model was scored with."""
         return float(np.mean([self._cards[key].threshold for key in self._members(name)]))
+
+    def rule(self, name: str) -> MaskRule:
+        """Return how the masks of tiles are cleaned up; for all models the mean of theirs."""
+        return mean_rule([self._cards[key].rule for key in self._members(name)])
 
     def known(self, name: str, key: tuple[Any, ...]) -> Found | None:
         """Return what was predicted before."""

@@ -1,32 +1,31 @@
 """A page of the viewer: its parts, its keys, and the state that its link holds."""
 
-import asyncio
 import html
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from functools import partial
+from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import panel as pn
 
 from diapir.errors import DiapirError
-from diapir.io.labels import UNLABELLED
-from diapir.serve.viewer.bridge import KEYS, TURN_THEME, Keys
+from diapir.serve.viewer.bridge import KEYS, TURN_THEME
 from diapir.serve.viewer.controls import WIDTH, Navigation, SaltControls, display_controls
 from diapir.serve.viewer.correct import CorrectControls
 from diapir.serve.viewer.download import DownloadControls
 from diapir.serve.viewer.gallery import Gallery
 from diapir.serve.viewer.library import Library
-from diapir.serve.viewer.models import Progress, StoppedError
+from diapir.serve.viewer.predictions import Predictions
+from diapir.serve.viewer.reads import Reads, SectionValues
 from diapir.serve.viewer.section import SectionView
-from diapir.serve.viewer.state import LAYERS, LINKED, ViewState
+from diapir.serve.viewer.shortcuts import Shortcuts
+from diapir.serve.viewer.state import LINKED, ViewState
 from diapir.serve.viewer.tiles import TileSource
 
 _HERE = Path(__file__).parent
-_LAYER_KEYS = dict(zip("fohdtc", LAYERS.values(), strict=True))
-_ARROWS = {"ArrowLeft": (-1, 0), "ArrowRight": (1, 0), "ArrowUp": (0, -1), "ArrowDown": (0, 1)}
+_ZOOM_REST_MS = 150  # so long must a zoom rest before finer pixels are sent
 _KEYS_STYLE = """
 dl { display: grid; grid-template-columns: 84px 1fr; gap: 5px 10px; margin: 6px 4px; width: 250px; }
 dt { font-weight: 600; } dd { margin: 0; }
@@ -55,19 +54,31 @@ class Page:
         self.message = pn.pane.HTML("", margin=0, sizing_mode="stretch_width", visible=False)
         self.view = SectionView(library, self.state, dark=dark, tell=self.tell)
         self.navigation = Navigation(self.view)
-        self.salt = SaltControls(self.view, self.predict, self.stop)
-        self.gallery = Gallery(self.view, self._safely, self.predict_all)
+        self._document = pn.state.curdoc
+        self.predictions = Predictions(
+            self.view,
+            self.telling,
+            lambda name: self._when_locked(lambda: self._predicted(name)),
+        )
+        self.salt = SaltControls(self.view, self.predictions.widgets)
+        self.gallery = Gallery(self.view, self._safely, self.predictions.predict_all)
         self.correct = CorrectControls(self.view, self._safely, self._go)
         self.download = DownloadControls(self.view, self._safely)
-        self.keys = Keys(self._step, self._press, keys=sorted(self._actions()))
-        self._progress: Progress | None = None
+        shortcuts = Shortcuts(
+            self.view, self.correct, self._safely, self.predictions.predict, self._turn_view
+        )
+        self.keys = shortcuts.keys(self._step)
+        self._reads = Reads(self._when_locked, self._was_read)
+        self._read_failed = False
+        self._refining: Any = None
         self._dark = dark
         self._settling = False
         self._plot = pn.pane.Bokeh(self.view.figure.plot, sizing_mode="stretch_both")
         self.stage = pn.Column(self._plot, self.gallery.body, sizing_mode="stretch_both", margin=0)
-        self._turn_button = pn.widgets.Button(name="Show the gallery", width=WIDTH)
+        self._turn_button = pn.widgets.Button(label="Show the gallery", width=WIDTH)
         self._turn_button.on_click(lambda _: self._turn_view())
         self.view.on_section(self._section_changed)
+        self.view.figure.on_zoom(self._zoomed)
         self._open(wanted)
 
     def template(self) -> pn.Template:
@@ -112,8 +123,12 @@ class Page:
         self.message.param.update(object=f'<div class="error">{text}</div>', visible=True)
 
     @contextmanager
-    def telling(self) -> Iterator[None]:
-        """Show what goes wrong inside the block instead of letting it pass in silence."""
+    def telling(self, *, clear: bool = True) -> Iterator[None]:
+        """Show what goes wrong inside the block instead of letting it pass in silence.
+
+        Args:
+            clear: Take the last message away where nothing goes wrong.
+        """
         try:
             yield
         except DiapirError as error:
@@ -123,70 +138,8 @@ class Page:
             self.tell(DiapirError(f"something went wrong: {error or type(error).__name__}",
                                   mend="Reload the page; corrections are kept."))  # fmt: skip
         else:
-            self.tell(None)
-
-    async def predict(self, _: Any = None) -> None:
-        """Predict the section that is shown, in the background."""
-        view, models, name = self.view, self.library.models, self._model()
-        source, direction, index = view.source, view.direction, view.index
-
-        def work(progress: Progress) -> None:
-            if isinstance(source, TileSource):
-                found = models.predict_tiles(name, source.tiles.subset([index]), progress)
-                one = {key: values[0].T for key, values in found.items()}
-                models.remember((name, source.name, direction, index), one)
-            else:
-                models.predict(name, source, direction, index, progress)
-
-        if await self._in_background(work):
-            self.state.salt = name
-            self._safely(view.show_layers)
-
-    async def predict_all(self, _: Any = None) -> None:
-        """Predict all tiles, in the background."""
-        source, name = self.view.source, self._model()
-        if not isinstance(source, TileSource):
-            return
-
-        def work(progress: Progress) -> None:
-            source.probs[name] = self.library.models.predict_tiles(name, source.tiles, progress)
-
-        if await self._in_background(work):
-            self.state.salt = name
-            self._safely(self.view.show_layers)
-            self._safely(self.gallery.rearrange)
-
-    async def _in_background(self, work: Callable[[Progress], None]) -> bool:
-        """Run work in a thread with its progress on the page; return whether it came to its end."""
-        if self._progress is not None:
-            return False
-        progress = self._progress = Progress()
-        self.salt.busy(on=True)
-        task = asyncio.create_task(asyncio.to_thread(work, progress))
-        done = False
-        try:
-            while not task.done():
-                await asyncio.wait([task], timeout=0.2)
-                self.salt.progress.value = int(100 * progress.done / max(1, progress.total))
-            with self.telling(), suppress(StoppedError):
-                task.result()
-                done = True
-        finally:
-            self._progress = None
-            self.salt.busy(on=False)
-        return done
-
-    def _model(self) -> str:
-        """Return the model that is chosen, or the first one where a map is looked at."""
-        name = self.state.salt
-        return (
-            name if name in self.library.models.names else next(iter(self.library.models.names), "")
-        )
-
-    def stop(self) -> None:
-        """End the prediction that runs."""
-        if self._progress is not None:
-            self._progress.stopped = True
+            if clear:
+                self.tell(None)
 
     def _open(self, wanted: dict[str, Any]) -> None:
         """Take the settings of a link, mend what does not fit, and follow changes from now on."""
@@ -198,12 +151,17 @@ class Page:
             state.view = wanted.get("view", "gallery") if "view" not in refused else "gallery"
         self._fit_place(fresh="number" not in wanted)
         self.salt.follow()
+        if "threshold" in wanted and "threshold" not in refused:
+            state.threshold = wanted["threshold"]  # rather than that of the model
         state.param.watch(self._place_changed, ["data", "direction", "number"])
         state.param.watch(lambda _: self._safely(self.view.color), ["display", "clip", "reverse"])
-        state.param.watch(lambda _: self._safely(self.view.color_salt), ["threshold", "opacity"])
-        state.param.watch(lambda _: self._safely(self.view.show_layers), ["layers", "salt"])
-        state.param.watch(lambda _: self._safely(self._show_stage), ["view"])
-        self._safely(self._show)
+        state.param.watch(lambda _: self._safely(self.view.color_salt), ["opacity"])
+        state.param.watch(lambda _: self._safely(self._threshold_changed), ["threshold"])
+        state.param.watch(lambda _: self._safely(self._salt_changed), ["layers", "salt"])
+        state.param.watch(lambda _: self._safely(self._view_changed), ["view"])
+        self._safely(self.navigation.follow)
+        self._show_stage()
+        self._when_locked(self._ask)
         self._safely(self.gallery.follow)
         if refused:
             self.tell(DiapirError(f"the link holds values that do not fit: {', '.join(refused)}"))
@@ -213,7 +171,7 @@ class Page:
         if state.direction not in source.directions:
             fresh = fresh or bool(state.direction)  # the number counts something else
             state.direction = source.directions[0]
-        numbers = source.numbers(self.view.direction)
+        numbers = source.numbers(self.view.wanted.direction)
         if fresh:
             state.number = float(numbers[len(numbers) // 2])
 
@@ -233,13 +191,67 @@ class Page:
         self._safely(self._show)
         if "data" in changed:
             self._safely(self.gallery.follow)
-        if self.salt.always.value and self.view.direction != "slice" and not self.view.found():
-            pn.state.execute(self.predict)
 
     def _show(self) -> None:
         self.navigation.follow()
-        self.view.show()
         self._show_stage()
+        self._ask()
+
+    def _ask(self) -> None:
+        """Read what the settings name in the background; other pages are served meanwhile."""
+        self._reads.ask(self.view.reading())
+
+    def _was_read(self, future: "Future[SectionValues]") -> None:
+        """Draw what was read, or say why it was not."""
+        try:
+            with self.telling(clear=self._read_failed):
+                self._read_failed = True
+                self.view.draw(future.result())
+                self._read_failed = False
+        finally:
+            self.keys.served += 1  # the next steps may come
+
+    def _when_locked(self, action: Callable[[], None]) -> None:
+        """Do it where the page may be changed; called from any thread."""
+        if self._document is None or self._document.session_context is None:
+            action()
+        else:
+            self._document.add_next_tick_callback(action)
+
+    def _zoomed(self) -> None:
+        """Send finer pixels of a large section once a zoom rests."""
+        if self._document is None or not self.view.figure.is_coarse:
+            return
+        if self._refining is not None:
+            self._document.remove_timeout_callback(self._refining)
+        self._refining = self._document.add_timeout_callback(self._refine, _ZOOM_REST_MS)
+
+    def _refine(self) -> None:
+        self._refining = None
+        self._safely(self.view.refine)
+
+    def _salt_changed(self) -> None:
+        if self.view.is_current:
+            self.view.show_layers()
+        else:  # such as the salt of a map, which was not read so far
+            self._ask()
+
+    def _threshold_changed(self) -> None:
+        self.view.threshold_changed()
+        if self.gallery.body.visible:
+            self.gallery.rearrange()
+
+    def _view_changed(self) -> None:
+        self._show_stage()
+        if self.gallery.body.visible:
+            self.gallery.rearrange()
+
+    def _predicted(self, name: str) -> None:
+        """Show what a model has just found."""
+        self.state.salt = name
+        self._safely(self.view.show_layers)
+        if isinstance(self.view.source, TileSource):
+            self._safely(self.gallery.rearrange)
 
     def _show_stage(self) -> None:
         """Show the gallery or the section."""
@@ -247,7 +259,7 @@ class Page:
         gallery = tiles and self.state.view == "gallery"
         self._plot.visible, self.gallery.body.visible = not gallery, gallery
         self.gallery.controls.visible = self._turn_button.visible = tiles
-        self._turn_button.name = "Show the tile" if gallery else "Show the gallery"
+        self._turn_button.label = "Show the tile" if gallery else "Show the gallery"
 
     def _side(self) -> pn.Tabs:
         rows = (f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in KEYS.items())
@@ -264,13 +276,17 @@ class Page:
         )  # fmt: skip
 
     def _theme_button(self) -> pn.widgets.Button:
-        button = pn.widgets.Button(name="Light" if self._dark else "Dark", width=56, margin=(6, 0))
+        button = pn.widgets.Button(label="Light" if self._dark else "Dark", width=56, margin=(6, 0))
         button.jscallback(args={"dark": self._dark}, clicks=TURN_THEME)
         return button
 
     def _section_changed(self) -> None:
         self.correct.follow()
         self.download.follow()
+        place = self.view.shown
+        known = place.direction == "slice" or self.view.found()
+        if self.salt.always.value and self.view.is_current and not known:
+            pn.state.execute(self.predictions.predict)
 
     def _go(self, key: str) -> None:
         """Show the section whose labels have this name."""
@@ -291,86 +307,14 @@ class Page:
             action()
 
     def _step(self, count: int) -> None:
-        source = self.view.source
-        if isinstance(source, TileSource):  # in the order of the gallery
-            place = self.gallery.neighbour(self.view.index, count)
+        if isinstance(self.view.source, TileSource):  # in the order of the gallery
+            place = self.gallery.neighbour(self.view.wanted.index, count)
             self._safely(lambda: self.state.param.update(number=float(place)))
         else:
             self._safely(lambda: self.view.step(count))
-
-    def _press(self, key: str) -> None:
-        action = self._actions()[key]
-        if asyncio.iscoroutinefunction(action):
-            pn.state.execute(action)
-        else:
-            self._safely(action)
-
-    def _actions(self) -> dict[str, Callable[[], Any]]:
-        """Return what the keys do that do not step."""
-        figure = self.view.figure
-        actions: dict[str, Callable[[], Any]] = {
-            "+": lambda: figure.move(zoom=1.25),
-            "=": lambda: figure.move(zoom=1.25),
-            "-": lambda: figure.move(zoom=0.8),
-            "0": figure.fit,
-            "shift+ArrowLeft": lambda: figure.move(across=-0.1),
-            "shift+ArrowRight": lambda: figure.move(across=0.1),
-            "shift+ArrowUp": lambda: figure.move(down=0.1),
-            "shift+ArrowDown": lambda: figure.move(down=-0.1),
-            "[": lambda: self._nudge(-0.02),
-            "]": lambda: self._nudge(0.02),
-            "v": lambda: self.state.param.update(reverse=not self.state.reverse),
-            "p": self.predict,
-            "g": self._turn_view,
-            **self._drawing(),
-        }
-        for key, layer in _LAYER_KEYS.items():
-            actions[key] = partial(self._toggle, layer)
-        for place, key in enumerate("123"):
-            actions[key] = partial(self._turn, place)
-        return actions
-
-    def _drawing(self) -> dict[str, Callable[[], Any]]:
-        """Return what the keys do that correct."""
-        correct, cursor = self.correct, self.correct.cursor
-        actions: dict[str, Callable[[], Any]] = {
-            "k": self._toggle_cursor,
-            "Escape": self._leave_cursor,
-            "Enter": cursor.corner,
-            "shift+Enter": cursor.finish,
-            "u": correct.take_back,
-            "s": correct.store,
-            "a": lambda: correct.choose(1),
-            "r": lambda: correct.choose(0),
-            "e": lambda: correct.choose(UNLABELLED),
-        }
-        for name, (across, down) in _ARROWS.items():
-            for prefix, far in (("", 1), ("alt+", 10)):
-                actions[prefix + name] = partial(cursor.move, across * far, down * far)
-        return actions
-
-    def _toggle_cursor(self) -> None:
-        self.correct.cursor.toggle()
-        self.keys.cursor = self.correct.cursor.is_on
-
-    def _leave_cursor(self) -> None:
-        self.correct.cursor.leave()
-        self.keys.cursor = False
+        if not self._reads.busy:  # at the end of the survey there is nothing to read
+            self.keys.served += 1
 
     def _turn_view(self) -> None:
         if isinstance(self.view.source, TileSource):
             self.state.view = "section" if self.state.view == "gallery" else "gallery"
-
-    def _nudge(self, change: float) -> None:
-        self.state.threshold = round(min(1.0, max(0.0, self.state.threshold + change)), 2)
-
-    def _toggle(self, layer: str) -> None:
-        shown = self.state.layers
-        self.state.layers = (
-            [one for one in shown if one != layer] if layer in shown else [*shown, layer]
-        )
-
-    def _turn(self, place: int) -> None:
-        directions = self.view.source.directions
-        if place < len(directions):
-            self.state.direction = directions[place]

@@ -1,5 +1,6 @@
 """What can be looked at: surveys, 2-D lines and pictures, as sections with axes and units."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -80,6 +81,7 @@ class SurveySource:
         paths: Where it comes from.
         salt: Probability and disagreement by name, of the survey's shape, as arrays to slice.
         truth: Array of 0 and 1 of the survey's shape.
+        map_threshold: Of the map that the salt comes from.
     """
 
     def __init__(
@@ -89,10 +91,12 @@ class SurveySource:
         paths: SurveyPaths,
         salt: Mapping[str, Any] | None = None,
         truth: Any = None,
+        map_threshold: float = 0.5,
     ) -> None:
         self.name = name
         self.volume = volume
         self.paths = paths
+        self.map_threshold = map_threshold
         self.geometry: Geometry = geometry_of(volume)
         self._arrays = {"amplitude": volume["amplitude"].data, **(salt or {})}
         if truth is not None:
@@ -275,7 +279,8 @@ def open_survey(paths: SurveyPaths, options: Mapping[str, Any] | None = None) ->
     truth = None
     if paths.truth is not None:
         truth = _fitting(open_volume(paths.truth)["amplitude"].data, shape, paths.truth)
-    return SurveySource(paths.source.stem, volume, paths, salt, truth)
+    threshold = 0.5 if paths.salt is None else _map_threshold(paths.salt)
+    return SurveySource(paths.source.stem, volume, paths, salt, truth, threshold)
 
 
 def _open_salt(path: Path, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -290,6 +295,16 @@ def _open_salt(path: Path, shape: tuple[int, ...]) -> dict[str, Any]:
     if "probability" not in names:
         raise _no_salt(path)
     return {name: _fitting(group[name], shape, store) for name in names}
+
+
+def _map_threshold(path: Path) -> float:
+    """Return the threshold that `map.json` beside the salt names; 0.5 where there is none."""
+    folder = path.parent if (path / "zarr.json").exists() else path
+    try:
+        found = float(json.loads((folder / "map.json").read_text(encoding="utf-8"))["threshold"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.5
+    return found if 0 <= found <= 1 else 0.5
 
 
 def _no_salt(path: Path) -> DataError:

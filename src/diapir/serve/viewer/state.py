@@ -65,6 +65,8 @@ class ViewState(param.Parameterized):  # type: ignore[misc]
             name: _written(value)
             for name in LINKED
             if (value := getattr(self, name)) != self.param[name].default
+            # else the model's own would be taken
+            or (name == "threshold" and self.salt)
         }
         return "?" + urlencode({**told, **theme})
 

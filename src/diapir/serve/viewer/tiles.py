@@ -116,14 +116,14 @@ def _has_masks(path: Path) -> bool:
 
 
 def measures(
-    tiles: Tiles, probs: NDArray[np.float32] | None, threshold: float
+    tiles: Tiles, probs: NDArray[np.float32] | None, masks: NDArray[np.bool_] | None
 ) -> dict[str, NDArray[np.float64]]:
     """Return what tiles can be sorted by.
 
     Args:
         tiles: The tiles.
         probs: (N, H, W) probability; without it there are neither score nor uncertainty.
-        threshold: A pixel is salt where its probability is greater.
+        masks: (N, H, W) what is taken as salt; None where `probs` is.
 
     Returns:
         (N,) by name: 'score' of the competition; 'uncertainty', the mean of 4 p (1 - p), 0..1;
@@ -132,8 +132,7 @@ def measures(
     found: dict[str, NDArray[np.float64]] = {}
     if tiles.masks is not None:
         found["coverage"] = tiles.coverage.astype(np.float64)
-    if probs is not None:
-        masks = probs > threshold
+    if probs is not None and masks is not None:
         found["uncertainty"] = (4 * probs * (1 - probs)).mean(axis=(1, 2), dtype=np.float64)
         found.setdefault("coverage", masks.mean(axis=(1, 2), dtype=np.float64))
         if tiles.masks is not None:
