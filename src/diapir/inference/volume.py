@@ -131,11 +131,18 @@ class Job:
     scratch: bool
 
     def __call__(self, block: Block) -> dict[str, float]:
-        """Predict and store a block; return its seconds, in all and inside the networks."""
+        """Predict and store a block; return its seconds, in all and inside the networks.
+
+        A block that the journal holds is not done again: Dask asks for the results of a worker that
+        died once more, also of those that it had finished.
+        """
         import dask
         import zarr
 
         block = Block(*block)  # Dask hands over a plain tuple
+        finished = self.journal.find(block.name)
+        if finished is not None:
+            return finished
         started = time.perf_counter()
         # few chunks in flight: each is decoded whole, and memory is to stay bounded
         with dask.config.set(scheduler="synchronous"), zarr.config.set({"async.concurrency": 2}):
@@ -279,9 +286,10 @@ def predict_volume(
         RunError: Workers died, or the disk is full.
     """
     started = time.perf_counter()
-    done = job.journal.done()
     if not (job.journal.folder / "ready").exists():
+        job.journal.forget()
         _create_stores(job, plan, survey, attributes or {})
+    done = job.journal.done()
     resumed = len(done)
     advance(resumed)
     records = list(done.values())
