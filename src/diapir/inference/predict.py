@@ -1,6 +1,7 @@
 """Salt probabilities of tiles and sections from one or several models."""
 
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diapir.errors import DataError, ModelFileError
+from diapir.errors import DataError, DeviceError, ModelFileError
 from diapir.inference.postprocess import make_masks
 from diapir.metrics.calibration import tile_disagreement
 from diapir.models.ensemble import load_networks
 from diapir.models.maskrule import AS_THRESHOLDED, MaskRule
+from diapir.models.memory import is_out_of_memory, largest_batch
 from diapir.models.modelfile import ModelCard
 from diapir.models.packaged import models_or_packaged
 from diapir.models.unet import SaltNet
@@ -78,6 +80,7 @@ class Predictor:
 
         Raises:
             DataError: A model wants depths and there are none.
+            DeviceError: The device's memory is not enough; it names a batch that fits.
         """
         probs, _ = self._predict(images, z_feet, advance)
         return probs
@@ -102,6 +105,7 @@ class Predictor:
 
         Raises:
             DataError: A model wants depths and there are none.
+            DeviceError: The device's memory is not enough; it names a batch that fits.
         """
         return self._predict(images, z_feet, advance)
 
@@ -124,7 +128,7 @@ class Predictor:
             stop = start + self.batch_size
             depths = None if z_feet is None else torch.tensor(z_feet[start:stop])
             # a copy: the array may be read-only, which torch warns of
-            views = self._batch_views(torch.tensor(images[start:stop]), depths)
+            views = self._fitting_views(torch.tensor(images[start:stop]), depths)
             mean = torch.einsum("v,vbhw->bhw", self._view_weights(views), views)
             if self.rule.temperature != 1:
                 mean = torch.sigmoid(torch.logit(mean, 1e-6) / self.rule.temperature)
@@ -139,6 +143,31 @@ class Predictor:
     def _view_weights(self, views: Tensor) -> Tensor:
         times = len(views) // len(self.nets)
         return views.new_tensor(self._shares).repeat_interleave(times) / times
+
+    def _fitting_views(self, images: Tensor, z_feet: Tensor | None) -> Tensor:
+        """Return `_batch_views`, or say which batch would fit where the device's memory is full."""
+        try:
+            return self._batch_views(images, z_feet)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            traceback.clear_frames(error.__traceback__)  # they hold what fills the device
+            fits = largest_batch(
+                lambda count: self._batch_views(
+                    torch.zeros_like(images[:count]), None if z_feet is None else z_feet[:count]
+                ),
+                len(images),
+            )
+            height, width = images.shape[1:]
+            raise DeviceError(
+                f"out of memory on the device with {len(images)} images of {height} x {width} "
+                "pixels a pass",
+                where=str(self.device),
+                mend=f"Give --batch-size {fits}, which fits."
+                if fits
+                else "Not even one fits: give --no-flip, --device cpu, fewer models, or to "
+                "'diapir map' a smaller --window.",
+            ) from error
 
     @torch.inference_mode()
     def _batch_views(self, images: Tensor, z_feet: Tensor | None) -> Tensor:

@@ -56,13 +56,31 @@ def atomic_write(path: Path, *, sync: bool = True) -> Iterator[Path]:
         if sync:
             _sync(target.parent)
     except OSError as error:
-        raise RunError(
-            f"cannot write the file: {error.strerror or error}",
-            where=path,
-            mend=_MENDS.get(error.errno or 0, "Choose another place."),
-        ) from error
+        raise cannot_write(path, error) from error
     finally:
         _discard(temporary)
+
+
+def cannot_write(path: object, error: OSError, what: str = "the file") -> RunError:
+    """Return the error of a place that cannot be written, with what to do about it."""
+    return RunError(
+        f"cannot write {what}: {error.strerror or error}",
+        where=path,
+        mend=_MENDS.get(error.errno or 0, "Choose another place."),
+    )
+
+
+@contextmanager
+def disk_told(path: Path, what: str = "the file") -> Iterator[None]:
+    """Turn what the disk says inside the block into an error about `path`.
+
+    Raises:
+        RunError: The disk is full, or the place cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error, what) from error
 
 
 def write_bytes_atomic(path: Path, data: bytes, *, sync: bool = True) -> None:

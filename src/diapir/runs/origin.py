@@ -1,4 +1,4 @@
-"""What a submission, an evaluation or a run says of how it was made."""
+"""What a submission, a report, an evaluation or a run says of how it was made."""
 
 from collections.abc import Iterator
 from hashlib import sha256
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diapir.errors import RunError
+from diapir.report import html
 from diapir.runs.folder import read_json
 
 _NESTED = ("provenance", "versions", "models", "tiles", "metrics")
@@ -17,11 +18,13 @@ def read_origin(path: Path) -> list[tuple[str, str]]:
 
     Args:
         path: A submission, beside which the `.json` of the same name lies; or such a JSON file:
-            that of a submission, `metrics.json`, `evaluation.json` or `map.json`.
+            that of a submission, `metrics.json`, `evaluation.json` or `map.json`; or a report.
 
     Raises:
-        RunError: There is no such JSON file, or it is damaged.
+        RunError: Nothing says it, or that is damaged.
     """
+    if path.suffix.lower() == ".html":
+        return list(_rows(html.read_origin(path)))
     if path.suffix.lower() == ".json":
         return list(_rows(read_json(path)))
     beside = path.with_suffix(".json")

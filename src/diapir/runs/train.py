@@ -5,7 +5,8 @@ import os
 import shlex
 import tempfile
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ from diapir.io.atomic import remove_leftovers, write_text_atomic
 from diapir.io.csv_tables import index_rows, read_rows
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.metrics.calibration import scale_probs
-from diapir.models.modelfile import ModelCard, save_model
+from diapir.models.modelfile import ModelCard, library_versions, save_model, source_commit
 from diapir.models.unet import SaltNet
-from diapir.runs.folder import RunFolder, is_main_process, new_run_folder, plain, write_json
+from diapir.runs.folder import RunFolder, is_main_process, new_run_folder, write_json
 from diapir.runs.machine import command_line, describe_machine, keep_freed_memory
 from diapir.runs.out_of_fold import write_out_of_fold_probs
 from diapir.runs.report import save_data_figures, write_run_report
@@ -201,6 +202,7 @@ def _train_split(
     with folder.locked() if is_main_process() else nullcontext():
         if is_main_process():
             remove_leftovers(folder.path)
+            folder.note_start(_start_of(recipe))
         shown = hardware.progress and is_main_process()
         lessons = ask_teachers(tiles, split, recipe, data, progress=shown)
         fitted = fit(
@@ -227,6 +229,18 @@ def _train_split(
         return fitted, [result]
 
 
+def _start_of(recipe: Recipe) -> dict[str, Any]:
+    """Return what a training begins with; what is known at its end alone may have changed."""
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git": source_commit(),
+        "recipe_sha256": recipe.sha256(),
+        "versions": library_versions(),
+        "command": command_line(),
+        "machine": describe_machine(),
+    }
+
+
 def _finish(
     tiles: Tiles, split: Split, recipe: Recipe, folder: RunFolder, data: Path, fitted: FitResult
 ) -> RunResult:
@@ -235,9 +249,10 @@ def _finish(
     most = SECONDS_WHEN_ASKED_TO_END / (1 + len(fitted.snapshots)) if ending else math.inf
     for number, net in enumerate(fitted.snapshots, start=1):
         snapshot = score_network(tiles, split, recipe, net.to(device), most)
-        save_model(folder.snapshot(number), net, snapshot.card)
+        save_model(folder.snapshot(number), net, replace(snapshot.card, git=folder.commits()))
     scored = score_network(tiles, split, recipe, fitted.net, most)
-    threshold, val, holdout, card = scored.threshold, scored.val, scored.holdout, scored.card
+    threshold, val, holdout = scored.threshold, scored.val, scored.holdout
+    card = replace(scored.card, git=folder.commits())
     save_model(folder.model, fitted.net, card)
     write_json(folder.metrics, _metrics_table(recipe, split, fitted, threshold, val, holdout, card))
     shown, index = (holdout, split.holdout) if holdout else (val, split.val)
@@ -274,8 +289,8 @@ def _metrics_table(
         "data_fingerprint": card.data_fingerprint,
         "versions": card.versions,
         "git": card.git,
-        "val": None if val is None else plain(val.to_dict()),
-        "holdout": None if holdout is None else plain(holdout.to_dict()),
+        "val": None if val is None else val.to_dict(),
+        "holdout": None if holdout is None else holdout.to_dict(),
     }
 
 
@@ -297,7 +312,7 @@ def write_out_of_fold(
     )
     write_out_of_fold_probs(folder.path, chosen.ids, probs)
     table = {**evaluation.to_dict(), "choice": asdict(found)}
-    write_json(folder.path / "out_of_fold.json", plain(table))
+    write_json(folder.path / "out_of_fold.json", table)
     return evaluation
 
 
