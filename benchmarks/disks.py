@@ -25,8 +25,8 @@ from diapir.io.atomic import write_bytes_atomic
 MEBIBYTES = 24
 FREE_KIB = (0, 8, 128)
 """What is left on a full disk: nothing, or a little, so that something is written first."""
-AFRESH = ("ingest", "synth tiles")
-"""These refuse a place where something is, or find their work done: they get another."""
+AFRESH = ("ingest", "synth tiles", "map")
+"""These refuse a place where something is, or find work done: they get another."""
 CANNOT_MOUNT = 3
 _FULL, _READ_ONLY = "full, {} KiB left", "read-only"
 
@@ -107,7 +107,9 @@ def trial(verb: str, disk: str, inputs: Path, out: Path, log: Path) -> Trial:
     if disk == _READ_ONLY and after != before:
         broken.append("something has changed")
     told = said.count("error: ") == 1 and "Traceback" not in said
-    first = next((line for line in said.splitlines() if "error: " in line), said[-200:])
+    first = next((line for line in said.splitlines() if "error: " in line), "")
+    if code and not told:
+        broken.append(said[-300:])
     return Trial(verb, disk, code, first, told, not broken, "; ".join(broken))
 
 

@@ -100,7 +100,8 @@ def test_a_map_says_what_made_it(tiny_recipe: Make, tmp_path: Path) -> None:
     recipe = tiny_recipe()
     model = tmp_path / "model.safetensors"
     save_model(model, SaltNet(recipe.model), ModelCard(recipe, 0.5, {"val_score": 0.25}, "abc"))
-    np.save(tmp_path / "line.npy", np.zeros((40, 40), np.float32))
+    noise = np.random.default_rng(0).normal(size=(40, 40))
+    np.save(tmp_path / "line.npy", noise.astype(np.float32))
     map_survey(tmp_path / "line.npy", tmp_path / "map", [model], device="cpu", progress=False)
     for name in ("map.json", "report.html"):
         rows = dict(read_origin(tmp_path / "map" / name))

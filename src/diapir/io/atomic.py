@@ -24,6 +24,8 @@ _MENDS = {
 }
 
 
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+"""Of a place that cannot take what is written; nothing else has these numbers."""
 _TEMPORARY = re.compile(r"\..{0,80}-[0-9a-f]{12}(\.\w+)?")
 
 
@@ -72,7 +74,10 @@ def cannot_write(path: object, error: OSError, what: str = "the file") -> RunErr
 
 @contextmanager
 def disk_told(path: Path, what: str = "the file") -> Iterator[None]:
-    """Turn what the disk says inside the block into an error about `path`.
+    """Turn a full or read-only disk inside the block into an error about `path`.
+
+    For libraries that write by themselves; other errors, such as those of reading, stay what they
+    are.
 
     Raises:
         RunError: The disk is full, or the place cannot be written.
@@ -80,6 +85,8 @@ def disk_told(path: Path, what: str = "the file") -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
         raise cannot_write(path, error, what) from error
 
 
