@@ -42,8 +42,10 @@ format: $(INSTALLED)  ## Format, and mend what can be mended by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-fuzz: $(INSTALLED)  ## Feed 100,000 damaged and hostile inputs to every reader
-	$(BIN)/python benchmarks/fuzz.py --count 100000 --out docs/reliability/fuzz.json
+fuzz: $(INSTALLED)  ## Feed 100,000 damaged and hostile inputs to every reader; RESUME=1 goes on
+	$(BIN)/python benchmarks/fuzz.py --count 100000 --out docs/reliability/fuzz.json \
+		$(if $(RESUME),--resume)
+	$(BIN)/python benchmarks/reliability.py
 
 venv: $(INSTALLED)  ## Install into .venv, with the versions of constraints.txt
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from diapir.errors import RunError
-from diapir.report import html
 from diapir.runs.folder import read_json
 
 _NESTED = ("provenance", "versions", "models", "tiles", "metrics")
@@ -24,7 +23,9 @@ def read_origin(path: Path) -> list[tuple[str, str]]:
         RunError: Nothing says it, or that is damaged.
     """
     if path.suffix.lower() == ".html":
-        return list(_rows(html.read_origin(path)))
+        from diapir.report.html import read_origin as read_report  # matplotlib comes with it
+
+        return list(_rows(read_report(path)))
     if path.suffix.lower() == ".json":
         return list(_rows(read_json(path)))
     beside = path.with_suffix(".json")
