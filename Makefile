@@ -43,8 +43,10 @@ format: $(INSTALLED)  ## Format, and mend what can be mended by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-fuzz: $(INSTALLED)  ## Feed 100,000 damaged and hostile inputs to every reader
-	$(BIN)/python benchmarks/fuzz.py --count 100000 --out docs/reliability/fuzz.json
+fuzz: $(INSTALLED)  ## Feed 100,000 damaged and hostile inputs to every reader; RESUME=1 goes on
+	$(BIN)/python benchmarks/fuzz.py --count 100000 --out docs/reliability/fuzz.json \
+		$(if $(RESUME),--resume)
+	$(BIN)/python benchmarks/reliability.py
 
 bench: $(INSTALLED)  ## Measure all that is claimed of speed and memory; DATA=folder for real data
 	$(BIN)/python benchmarks/performance.py $(if $(DATA),--data "$(DATA)")

@@ -12,11 +12,12 @@ from diapir.data.competition import write_competition
 from diapir.data.splits import make_splits
 from diapir.errors import TrainingError
 from diapir.io.tiles import Tiles
+from diapir.models.memory import largest_batch
 from diapir.models.modelfile import load_model
 from diapir.runs.train import Hardware, train_recipe
 from diapir.training.fit import fit
 from diapir.training.task import SaltTask
-from diapir.training.watch import diverges, largest_batch
+from diapir.training.watch import diverges
 
 Make = Callable[..., Recipe]
 
@@ -136,3 +137,11 @@ def test_halves_are_tried_from_large_to_small() -> None:
 
     assert largest_batch(step, 64) == 4
     assert tried == [32, 16, 8, 4]
+
+
+def test_other_errors_are_not_taken_for_full_memory() -> None:
+    def step(count: int) -> None:
+        raise RuntimeError("shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        largest_batch(step, 8)

@@ -1,6 +1,5 @@
 """What the verbs share: options that mean the same everywhere, tables, JSON."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from diapir.errors import RunError
+from diapir.io.json_text import json_text
 
 Data = Annotated[
     Path,
@@ -68,7 +68,7 @@ def require_libraries(names: Sequence[str], extras: str = "serve,volume") -> Non
 
 def print_json(value: Any) -> None:
     """Print a result for programs, on standard output alone."""
-    typer.echo(json.dumps(value, indent=2))
+    typer.echo(json_text(value))
 
 
 def printable(text: str) -> str:

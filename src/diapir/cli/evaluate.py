@@ -49,7 +49,6 @@ def evaluate(
     """
     from diapir.inference.predict import PredictOptions
     from diapir.runs.evaluate import evaluate_models
-    from diapir.runs.folder import plain
     from diapir.runs.report import group_rows, metric_rows
 
     judged = evaluate_models(
@@ -64,7 +63,7 @@ def evaluate(
     if judged.warning:
         typer.secho(f"warning: {judged.warning}", err=True, fg="yellow")
     if as_json:
-        print_json(plain(judged.to_dict()))
+        print_json(judged.to_dict())
         return
     title = f"{len(found):,} tiles, threshold {found.threshold:.2f}"
     print_table(title, ("metric", "value", "from", "to"), metric_rows(found))

@@ -18,12 +18,11 @@ def mosaic(
     quiet: Quiet = False,
 ) -> None:
     """Find neighbouring tiles by their borders; write sections, and groups for leak-free splits."""
-    from diapir.runs.folder import plain
     from diapir.runs.mosaic import evidence_rows, write_mosaics
 
     result = write_mosaics(data, out, false_share=false_share, progress=not quiet)
     if as_json:
-        print_json(plain(result.evidence))
+        print_json(result.evidence)
         return
     rows, columns, pairs = evidence_rows(result.evidence)
     print_table("Mosaics", ("what", "count"), rows)

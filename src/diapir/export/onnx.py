@@ -5,7 +5,6 @@ and temperature are part of the graph. The threshold and where the model comes f
 metadata. The file is compared with the model before it gets its name.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from diapir.inference.engine import quiet_openvino
 from diapir.inference.graphs import DEPTHS, IMAGES, plain_copy, traced_graph
 from diapir.inference.predict import Predictor
 from diapir.io.atomic import write_bytes_atomic
+from diapir.io.json_text import json_text
 from diapir.models.modelfile import ModelCard
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml"}
@@ -111,7 +111,7 @@ def metadata(predictor: Predictor, card: ModelCard) -> dict[str, str]:
         "empty_below": repr(float(predictor.rule.empty_below)),
         "images": "uint8 grey values 0..255, (N, 1, H, W)",
         "probs": "float32 probability of salt 0..1, (N, 1, H, W); salt is above the threshold",
-        "diapir": json.dumps(
+        "diapir": json_text(
             {
                 "recipe": card.recipe.model_dump(mode="json"),
                 "recipe_sha256": card.recipe.sha256(),

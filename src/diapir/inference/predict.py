@@ -1,6 +1,7 @@
 """Salt probabilities of tiles and sections from one or several models."""
 
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diapir.errors import DataError, ModelFileError
+from diapir.errors import DataError, DeviceError, ModelFileError
 from diapir.inference.engine_pool import EnginePool
 from diapir.inference.postprocess import make_masks
 from diapir.metrics.calibration import tile_disagreement
 from diapir.models.ensemble import load_networks
 from diapir.models.maskrule import AS_THRESHOLDED, MaskRule, mean_rule
+from diapir.models.memory import is_out_of_memory, largest_batch
 from diapir.models.modelfile import ModelCard
 from diapir.models.packaged import models_or_packaged
 from diapir.models.unet import SaltNet
@@ -87,6 +89,7 @@ class Predictor:
 
         Raises:
             DataError: A model wants depths and there are none.
+            DeviceError: The device's memory is not enough; it names a batch that fits.
         """
         probs, _ = self._predict(images, z_feet, advance)
         return probs
@@ -111,6 +114,7 @@ class Predictor:
 
         Raises:
             DataError: A model wants depths and there are none.
+            DeviceError: The device's memory is not enough; it names a batch that fits.
         """
         return self._predict(images, z_feet, advance)
 
@@ -135,7 +139,7 @@ class Predictor:
             stop = start + self.batch_size
             depths = None if z_feet is None else torch.tensor(z_feet[start:stop])
             # a copy: the array may be read-only, which torch warns of
-            views = self._batch_views(torch.tensor(images[start:stop]), depths)
+            views = self._fitting_views(torch.tensor(images[start:stop]), depths)
             mean = torch.einsum("v,vbhw->bhw", self._view_weights(views), views)
             if self.rule.temperature != 1:
                 mean = torch.sigmoid(torch.logit(mean, 1e-6) / self.rule.temperature)
@@ -154,6 +158,31 @@ class Predictor:
         depths = None if z_feet is None else torch.tensor(z_feet[some])
         x, depths = self._views(torch.tensor(images[some]), depths)
         self.engines.prepare(x, depths, len(images) * (2 if self.flip else 1))
+
+    def _fitting_views(self, images: Tensor, z_feet: Tensor | None) -> Tensor:
+        """Return `_batch_views`, or say which batch would fit where the device's memory is full."""
+        try:
+            return self._batch_views(images, z_feet)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            traceback.clear_frames(error.__traceback__)  # they hold what fills the device
+            fits = largest_batch(
+                lambda count: self._batch_views(
+                    torch.zeros_like(images[:count]), None if z_feet is None else z_feet[:count]
+                ),
+                len(images),
+            )
+            height, width = images.shape[1:]
+            raise DeviceError(
+                f"out of memory on the device with {len(images)} images of {height} x {width} "
+                "pixels a pass",
+                where=str(self.device),
+                mend=f"Give --batch-size {fits}, which fits."
+                if fits
+                else "Not even one fits: give --no-flip, --device cpu, fewer models, or to "
+                "'diapir map' a smaller --window.",
+            ) from error
 
     def _views(self, images: Tensor, z_feet: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return (B, 1, H, W) grey values and depths on the device; mirrored tiles follow."""

@@ -25,6 +25,7 @@ from diapir.inference.journal import Journal
 from diapir.inference.look import Look
 from diapir.inference.schedule import Workers, open_pool
 from diapir.inference.sections import SectionModel, Tiling, predict_section
+from diapir.io.atomic import disk_told
 
 STORE = "salt.zarr"
 """Name of the store with `probability`, `mask` and `disagreement`."""
@@ -285,10 +286,23 @@ def predict_volume(
     Raises:
         RunError: Workers died, or the disk is full.
     """
+    # Zarr writes by itself, and workers hand its errors on
+    with disk_told(job.journal.folder.parent, "the map"):
+        return _predict_volume(job, plan, survey, workers, attributes or {}, advance)
+
+
+def _predict_volume(
+    job: Job,
+    plan: Plan,
+    survey: Any,
+    workers: Workers,
+    attributes: dict[str, Any],
+    advance: Callable[[int], None],
+) -> Prediction:
     started = time.perf_counter()
     if not (job.journal.folder / "ready").exists():
         job.journal.forget()
-        _create_stores(job, plan, survey, attributes or {})
+        _create_stores(job, plan, survey, attributes)
     done = job.journal.done()
     resumed = len(done)
     advance(resumed)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from diapir.errors import DataError, RunError
 from diapir.inference.postprocess import Choice, choose
 from diapir.inference.predict import Predictor
+from diapir.io.lock import sole_writer
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.models.ensemble import Member, Networks, load_networks, read_members, save_ensemble
 from diapir.models.maskrule import MaskRule, mean_rule
@@ -88,15 +89,16 @@ def make_ensemble(
             expected="a name that ends in .safetensors",
             mend=f"Give --out {out.with_suffix('.safetensors')}.",
         )
-    sources = _open(runs, weights)
-    members = [member for source in sources for member in _members(source)]
-    cards = [found.card for source in sources for found in source.found]
-    choice, score, chosen_on = _choose(sources, members, cards, data, progress)
-    card = _card(members, cards, choice, score, chosen_on)
-    if len(members) == 1:
-        save_model(out, members[0].net, card, half=half)
-    else:
-        save_ensemble(out, members, card, half=half)
+    with sole_writer(out):
+        sources = _open(runs, weights)
+        members = [member for source in sources for member in _members(source)]
+        cards = [found.card for source in sources for found in source.found]
+        choice, score, chosen_on = _choose(sources, members, cards, data, progress)
+        card = _card(members, cards, choice, score, chosen_on)
+        if len(members) == 1:
+            save_model(out, members[0].net, card, half=half)
+        else:
+            save_ensemble(out, members, card, half=half)
     return EnsembleResult(
         path=out,
         networks=len(members),

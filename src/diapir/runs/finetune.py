@@ -25,7 +25,7 @@ from diapir.report.html import Card, Picture, ReportContent, Section, Table, wri
 from diapir.runs.folder import RunFolder, write_json
 from diapir.runs.machine import command_line, describe_machine
 from diapir.runs.map import MapSettings, choose_look
-from diapir.runs.report import provenance
+from diapir.runs.provenance import made_with, provenance
 from diapir.training.finetune import LabelledSection, Tuning, finetune_net
 
 _Sections = list[NDArray[np.float32]]
@@ -337,7 +337,7 @@ def _write(
             "block": list(split.block),
             "command": command_line(),
             "machine": describe_machine(),
-            "versions": card.versions,
+            **made_with([(result.model.name, card)], str(survey.attrs.get("fingerprint", ""))),
         },
     )
     names = {"iou": "IoU", "dice": "Dice", "accuracy": "pixel accuracy"}
@@ -366,6 +366,7 @@ def _write(
             )
         ],
         provenance=provenance(card),
+        origin={"provenance": dict(provenance(card)), "metrics": card.metrics},
     )  # fmt: skip
     write_report(result.out / "report.html", content)
 

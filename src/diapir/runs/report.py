@@ -19,6 +19,7 @@ from diapir.report.figures_tiles import predictions, sample_grid
 from diapir.report.figures_training import score_by_group, threshold_curve, training_curves
 from diapir.report.html import Card, Picture, ReportContent, Section, Table, write_report
 from diapir.runs.folder import RunFolder
+from diapir.runs.provenance import provenance
 
 if TYPE_CHECKING:  # torch comes with it, and who only describes data needs none
     from diapir.models.modelfile import ModelCard
@@ -104,6 +105,7 @@ def write_run_report(
         cards=cards,
         sections=sections,
         provenance=provenance(card),
+        origin={"provenance": dict(provenance(card)), "metrics": card.metrics},
     )
     write_report(folder.report, content)
 
@@ -150,24 +152,6 @@ def save_data_figures(tiles: Tiles, figures: Path, *, seed: int = 0) -> None:
     save_figure(coverage_histogram(tiles.coverage), figures / _COVERAGE)
     if tiles.z_feet is not None:
         save_figure(coverage_against_depth(tiles.z_feet, tiles.coverage), figures / _DEPTH)
-
-
-def provenance(card: "ModelCard") -> list[tuple[str, str]]:
-    """Return what made a model, as rows of name and value."""
-    rows = [
-        ("recipe", card.recipe.name),
-        ("recipe SHA-256", card.recipe.sha256()),
-        ("data SHA-256", card.data_fingerprint),
-        ("training tiles", f"{len(card.train_ids):,}"),
-        ("seed", str(card.recipe.train.seed)),
-        ("threshold", f"{card.threshold:.2f}"),
-        ("temperature", f"{card.rule.temperature:.3f}"),
-        ("smallest body", f"{card.rule.min_body} pixels"),
-        ("empty below", f"{card.rule.empty_below:g} pixels of summed probability"),
-        ("source commit", card.git or "not from a source tree"),
-        ("created", card.created),
-    ]
-    return rows + [(name, found) for name, found in card.versions.items()]
 
 
 def metric_rows(found: Evaluation) -> list[tuple[str, float, float, float]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from diapir.errors import RunError
 from diapir.io.atomic import write_bytes_atomic, write_text_atomic
+from diapir.io.lock import sole_writer
 from diapir.runs.folder import RunFolder, read_json, write_json
 
 _HEAD = """# Results
@@ -57,6 +58,11 @@ def write_results(runs: Sequence[Path], submissions: Sequence[Path], out: Path) 
     Raises:
         RunError: A folder holds no finished run, there is none at all, or a file cannot be written.
     """
+    with sole_writer(out):
+        return _write_results(runs, submissions, out)
+
+
+def _write_results(runs: Sequence[Path], submissions: Sequence[Path], out: Path) -> int:
     found = [_read_run(path) for path in runs]
     handed_in = [(path.stem, read_json(path)) for path in submissions]
     kept = out.with_suffix("")

@@ -16,7 +16,7 @@ from diapir.io.atomic import write_text_atomic
 from diapir.models.modelfile import library_versions, source_commit
 from diapir.runs.ensemble import EnsembleResult, make_ensemble
 from diapir.runs.evaluate import Judgement, evaluate_models
-from diapir.runs.folder import RunFolder, plain, write_json
+from diapir.runs.folder import RunFolder, write_json
 from diapir.runs.machine import command_line, describe_machine
 from diapir.runs.next_steps import after_rounds
 
@@ -139,7 +139,7 @@ def _join(
     judged = None
     if recipe.split.holdout > 0:
         judged = evaluate_models([folder.model], data, out=folder.path, progress=progress)
-    write_json(folder.metrics, plain(_table(recipe, results, places, made, judged)))
+    write_json(folder.metrics, _table(recipe, results, places, made, judged))
     write_text_atomic(folder.next_steps, after_rounds(folder, data, places))
     return RoundsResult(results, made, judged)
 

@@ -5,6 +5,7 @@ import os
 import tempfile
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ from diapir.io.atomic import remove_leftovers, write_text_atomic
 from diapir.io.csv_tables import index_rows, read_rows
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.metrics.calibration import scale_probs
-from diapir.models.modelfile import save_model
+from diapir.models.modelfile import library_versions, save_model, source_commit
 from diapir.models.unet import SaltNet
-from diapir.runs.folder import RunFolder, is_main_process, new_run_folder, plain, write_json
+from diapir.runs.folder import RunFolder, is_main_process, new_run_folder, write_json
 from diapir.runs.machine import command_line, describe_machine, keep_freed_memory
 from diapir.runs.next_steps import after_interrupted_rounds, after_training
 from diapir.runs.out_of_fold import write_out_of_fold_probs
@@ -260,6 +261,7 @@ def _train_split(
     with folder.locked() if is_main_process() else nullcontext():
         if is_main_process():
             remove_leftovers(folder.path)
+            folder.note_start(_start_of(recipe))
         shown = hardware.progress and is_main_process()
         lessons = ask_teachers(tiles, split, recipe, data, progress=shown)
         fitted = fit(
@@ -286,6 +288,18 @@ def _train_split(
         return fitted, [result]
 
 
+def _start_of(recipe: Recipe) -> dict[str, Any]:
+    """Return what a training begins with; what is known at its end alone may have changed."""
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git": source_commit(),
+        "recipe_sha256": recipe.sha256(),
+        "versions": library_versions(),
+        "command": command_line(),
+        "machine": describe_machine(),
+    }
+
+
 def _finish(
     tiles: Tiles, split: Split, recipe: Recipe, folder: RunFolder, data: Path, fitted: FitResult
 ) -> RunResult:
@@ -295,9 +309,10 @@ def _finish(
     together = []
     for number, net in enumerate(fitted.snapshots, start=1):
         snapshot = score_network(tiles, split, recipe, net.to(device), most)
-        save_model(folder.snapshot(number), net, snapshot.card)
+        save_model(folder.snapshot(number), net, replace(snapshot.card, git=folder.commits()))
         together.append(snapshot.val_probs)
     scored = score_network(tiles, split, recipe, fitted.net, most)
+    scored = replace(scored, card=replace(scored.card, git=folder.commits()))
     together = [p for p in (*together, scored.val_probs) if len(p) == len(scored.val_probs)]
     val, holdout, card = scored.val, scored.holdout, scored.card
     save_model(folder.model, fitted.net, card)
@@ -342,8 +357,8 @@ def _metrics_table(
         "data_fingerprint": card.data_fingerprint,
         "versions": card.versions,
         "git": card.git,
-        "val": None if val is None else plain(val.to_dict()),
-        "holdout": None if holdout is None else plain(holdout.to_dict()),
+        "val": None if val is None else val.to_dict(),
+        "holdout": None if holdout is None else holdout.to_dict(),
     }
 
 
@@ -365,7 +380,7 @@ def write_out_of_fold(
     )
     write_out_of_fold_probs(folder.path, chosen.ids, probs)
     table = {**evaluation.to_dict(), "choice": asdict(found)}
-    write_json(folder.path / "out_of_fold.json", plain(table))
+    write_json(folder.path / "out_of_fold.json", table)
     return evaluation
 
 

@@ -1,6 +1,5 @@
 """Watches the numbers of a training: losses that run away, and memory that is not enough."""
 
-import gc
 import sys
 from collections.abc import Callable
 from itertools import pairwise
@@ -10,6 +9,7 @@ import lightning
 import torch
 
 from diapir.errors import TrainingError
+from diapir.models.memory import largest_batch
 from diapir.training.task import SaltTask, total_loss
 
 _TIMES, _EPOCHS = 2.0, 3
@@ -70,19 +70,6 @@ def out_of_memory(task: SaltTask, size: tuple[int, int], device: torch.device) -
         where=str(device),
         mend=advice,
     )
-
-
-def largest_batch(step: Callable[[int], None], batch: int) -> int:
-    """Return the largest halving of `batch` for which `step` does not run out of memory, or 0."""
-    while batch > 1:
-        batch //= 2
-        try:
-            gc.collect()
-            step(batch)
-        except torch.OutOfMemoryError:
-            continue
-        return batch
-    return 0
 
 
 def _try_step(task: SaltTask, count: int, size: tuple[int, int], device: torch.device) -> None:
