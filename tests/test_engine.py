@@ -257,3 +257,13 @@ def test_predictors_agree_whatever_computes(backend: str) -> None:
     other = Predictor(nets(), weights=[1, 3], engine=backend, precision="float32", batch_size=3)
     assert np.abs(plain.predict_probs(images) - other.predict_probs(images)).max() < 1e-4
     assert other.engines.describe() == [f"{backend}, float32, 16 tiles a pass"]
+
+
+def test_full_memory_while_measuring_leaves_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("diapir.inference.engine_pool.choose_engine", full)
+    pool = EnginePool([network()])
+    pool.prepare(tiles(4, 101, 101), None, 5000)
+    assert pool.describe() == ["eager, auto, 16 tiles a pass"]

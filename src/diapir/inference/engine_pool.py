@@ -102,7 +102,10 @@ class EnginePool:
         key = memory_key(net, images.shape[1:], self._precision)
         known = memory.recall(key)
         if known is None and work >= WORTH_MEASURING:
-            known, seconds = choose_engine(net, images, z_feet, self._precision)
+            try:
+                known, seconds = choose_engine(net, images, z_feet, self._precision)
+            except (RuntimeError, MemoryError):  # full memory: the pass itself will say what fits
+                return self._plain()
             memory.remember(key, known, seconds)
         return known or self._plain()
 

@@ -24,7 +24,13 @@ class Divergence(lightning.Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Look at the losses so far; the journal has run before."""
-        losses = [row["train_loss"] for row in self.rows() if "train_loss" in row]
+        stages = pl_module.recipe.loss
+        rows = [row for row in self.rows() if "train_loss" in row]
+        kinds = [stages.stage_at(int(row["epoch"]), row.get("progress", 0.0)) for row in rows]
+        # losses of another kind are no measure of these
+        losses = [
+            row["train_loss"] for row, kind in zip(rows, kinds, strict=True) if kind == kinds[-1]
+        ]
         if not self.said and trainer.is_global_zero and diverges(losses):
             self.said = True
             sys.stderr.write(
