@@ -1,7 +1,8 @@
 """Reading what nobody should have to read: what became of it, how long it took, what it held.
 
 Shared by `fuzz.py` and `hostile.py`. A trial passes when the reader returns or raises a
-`DiapirError`, within five seconds and 512 MiB above the idle process. Trials run in child
+`DiapirError`, within five seconds and 512 MiB above the idle process. Seconds in which a busy
+machine gave the process no processor do not count. Trials run in child
 processes, so that a crash or a hang inside a library is counted and not suffered.
 """
 
@@ -115,10 +116,10 @@ class TooSlow(Exception):  # noqa: N818  # not an error of what is tried
 def attempt(name: str, read: Callable[[], object]) -> Outcome:
     """Return what became of one input; to be called in the main thread of a child process."""
     idle = _peak_memory()
-    started = time.perf_counter()
+    clock = _Clock()
     kind, detail = READ, ""
     try:
-        with _alarm(SECONDS):
+        with _alarm(SECONDS, clock):
             read()
     except DiapirError as error:
         kind, detail = REFUSED, error.what
@@ -127,7 +128,7 @@ def attempt(name: str, read: Callable[[], object]) -> Outcome:
         kind, detail = "too slow", f"more than {SECONDS:g} s"
     except Exception as error:  # that is what is looked for
         kind, detail = "other error", f"{type(error).__name__}: {error} at {_place(error)}"
-    seconds, held = time.perf_counter() - started, max(0.0, _peak_memory(after=True) - idle)
+    seconds, held = clock.seconds(), max(0.0, _peak_memory(after=True) - idle)
     if held > MEBIBYTES and kind in (READ, REFUSED):
         kind, detail = "too much memory", f"{held:.0f} MiB"
     return Outcome(name, kind, " ".join(detail.split())[:300], seconds, held)
@@ -159,7 +160,9 @@ def run_trials(
             outlet.close()
             try:
                 # the first answer comes after the sound files are made, on a busy machine late
-                while done < count and inlet.poll(patience if done > born else 10 * patience):
+                while done < count and _answers(
+                    inlet, child.pid, patience if done > born else 10 * patience
+                ):
                     yield Outcome(**json.loads(inlet.recv()))
                     done += 1
                 if done < count:
@@ -176,6 +179,15 @@ def run_trials(
                 child.join()
 
 
+def _answers(inlet: Any, child: int | None, patience: float) -> bool:
+    """Return whether a child says something, or ends, before the patience is over."""
+    clock = _Clock(child or "self")
+    while not inlet.poll(min(patience, 1.0)):
+        if clock.seconds() > patience:
+            return False
+    return True
+
+
 def _work(
     outlet: Any, start: Callable[[Path, int], Iterator[Outcome]], folder: Path, number: int
 ) -> None:
@@ -184,10 +196,40 @@ def _work(
     time.sleep(60)  # the parent ends this process; an end of its own would look like a crash
 
 
+class _Clock:
+    """Counts seconds, without those in which a busy machine gave a process no processor.
+
+    Args:
+        process: Its number; 'self' is this one.
+
+    Source: Linux, Documentation/scheduler/sched-stats.rst, /proc/<pid>/schedstat: the second number
+    is the time spent waiting on a run queue, in nanoseconds.
+    """
+
+    def __init__(self, process: int | str = "self") -> None:
+        self._path = Path(f"/proc/{process}/schedstat")
+        self._started, self._waited = time.perf_counter(), self._waiting()
+
+    def seconds(self) -> float:
+        """Return the seconds since it was made."""
+        waited = self._waiting() - self._waited
+        return max(0.0, time.perf_counter() - self._started - waited)
+
+    def _waiting(self) -> float:
+        try:
+            text = self._path.read_text(encoding="ascii")
+        except OSError:  # a kernel without these numbers: all seconds count
+            return 0.0
+        return int(text.split()[1]) / 1e9
+
+
 @contextmanager
-def _alarm(seconds: float) -> Iterator[None]:
+def _alarm(seconds: float, clock: _Clock) -> Iterator[None]:
     def ring(number: int, frame: Any) -> None:
-        raise TooSlow
+        left = seconds - clock.seconds()
+        if left <= 0:
+            raise TooSlow
+        signal.setitimer(signal.ITIMER_REAL, max(left, 0.01))
 
     previous = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, seconds)
