@@ -212,13 +212,13 @@ from diapir.models.unet import SaltNet
 torch.set_num_threads(1)
 model = {"encoder": "scratch", "scratch_channels": [8, 16], "decoder_channels": [8]}
 net = SaltNet(parse_recipe({"name": "tiny", "model": model}, where="test").model)
-images = np.zeros((2048, 128, 128), np.uint8)
+images = np.zeros((8192, 128, 128), np.uint8)
 Predictor([net], batch_size=1).predict_probs(images[:1])
 pages = int(Path("/proc/self/statm").read_text().split()[0])
-limit = pages * resource.getpagesize() + (200 << 20)
+limit = pages * resource.getpagesize() + (900 << 20)
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 try:
-    Predictor([net], batch_size=2048, engine="eager").predict_probs(images)
+    Predictor([net], batch_size=8192, engine="eager").predict_probs(images)
 except DeviceError as error:
     fits = int(error.mend.split("--batch-size ")[1].split(",")[0])
     Predictor([net], batch_size=fits, engine="eager").predict_probs(images[:fits])
@@ -233,4 +233,4 @@ def test_the_batch_that_is_named_fits() -> None:
     assert done.returncode == 0, done.stderr
     name, count = done.stdout.split()
     assert name == "fits"
-    assert 1 <= int(count) < 2048
+    assert 1 <= int(count) < 8192
