@@ -7,6 +7,7 @@ BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
 # Of `make demo`: where the data is (nothing: it draws its own), and where the results go.
+# DATA is taken by `make bench`, too.
 DATA =
 OUT = demo
 
@@ -15,11 +16,11 @@ COVERAGE = 85
 CORE = io data metrics inference
 CORE_COVERAGE = 95
 
-.PHONY: help demo test lint format fuzz freeze venv clean
+.PHONY: help demo test lint format fuzz bench bench-quick freeze venv clean
 .DELETE_ON_ERROR:
 
 help:  ## Say what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED)  ## Train, score and predict in minutes; DATA=folder for real data, OUT=folder
 	$(BIN)/diapir demo $(if $(DATA),--data "$(DATA)") --out "$(OUT)"
@@ -42,8 +43,17 @@ format: $(INSTALLED)  ## Format, and mend what can be mended by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-fuzz: $(INSTALLED)  ## Feed 100,000 damaged and hostile inputs to every reader
-	$(BIN)/python benchmarks/fuzz.py --count 100000 --out docs/reliability/fuzz.json
+fuzz: $(INSTALLED)  ## Feed 100,000 damaged and hostile inputs to every reader; RESUME=1 goes on
+	$(BIN)/python benchmarks/fuzz.py --count 100000 --out docs/reliability/fuzz.json \
+		$(if $(RESUME),--resume)
+	$(BIN)/python benchmarks/reliability.py
+
+bench: $(INSTALLED)  ## Measure all that is claimed of speed and memory; DATA=folder for real data
+	$(BIN)/python benchmarks/performance.py $(if $(DATA),--data "$(DATA)")
+
+bench-quick: $(INSTALLED)  ## The same on little, within minutes, compared with no limit of speed
+	$(BIN)/python benchmarks/performance.py --effort quick --out artifacts/bench \
+		$(if $(DATA),--data "$(DATA)")
 
 venv: $(INSTALLED)  ## Install into .venv, with the versions of constraints.txt
 
@@ -53,7 +63,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	3.11 or newer, this is %d.%d; name another: make PYTHON=python3.12" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check \
-		--constraint constraints.txt --editable '.[dev,volume,serve]'
+		--constraint constraints.txt --editable '.[dev,volume,serve,export]'
 	@touch $@
 
 freeze: $(INSTALLED)  ## Write the versions that are in .venv to constraints.txt

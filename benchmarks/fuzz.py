@@ -4,7 +4,8 @@
 
 Sound files of every kind are made, one of them is changed (`mutate.py`), and the reader is asked
 to read it. It must return or raise a `DiapirError` within the limits of `trial.py`. Inputs are
-numbered and follow from the seed: `--reader png --number 17` makes one again and reads it with its
+numbered and follow from the seed. What is counted is written every 200 inputs, and `--resume` goes
+on from there. `--reader png --number 17` makes one again and reads it with its
 traceback.
 """
 
@@ -50,7 +51,9 @@ from diapir.io.volume import Geometry, open_volume
 from diapir.models.encoders import build_encoder
 from diapir.models.modelfile import ModelCard, load_model, save_model
 from diapir.models.unet import SaltNet
+from diapir.report.html import ReportContent, write_report
 from diapir.runs.folder import RunFolder
+from diapir.runs.origin import read_origin
 from diapir.training.fit import LAST_CHECKPOINT, fit
 
 Files = dict[str, bytes]
@@ -318,6 +321,26 @@ def read_all_labels(folder: Path, changed: Path) -> None:
     read_labels(folder / kind, open_volume(folder / "cube.zarr"))
 
 
+# --- what says how a result was made
+
+
+def make_origins(folder: Path) -> None:
+    """Write a submission with its JSON, and a report."""
+    origin = {
+        "versions": {"diapir": "1"},
+        "git": None,
+        "models": [{"file": "m", "seed": "0", "metrics": {"val_score": 0.5}}],
+    }
+    (folder / "s.csv").write_text("id,rle_mask\na,1 2\n", encoding="utf-8")
+    (folder / "s.json").write_text(json.dumps({**origin, "sha256": "0"}), encoding="utf-8")
+    write_report(folder / "report.html", ReportContent("Run", origin=origin))
+
+
+def read_origins(folder: Path, changed: Path) -> None:
+    """Ask both how they were made."""
+    each(*(partial(read_origin, folder / name) for name in ("s.csv", "s.json", "report.html")))
+
+
 READERS = {
     "png": Reader(make_pictures, "*.png", read_picture),
     "zip": Reader(make_zips, "data/*.zip", read_data),
@@ -325,6 +348,7 @@ READERS = {
     "csv and run-lengths": Reader(make_tables, "*.*", read_tables),
     "recipe": Reader(make_recipes, "r.*", read_recipe),
     "model file": Reader(make_models, "*.safetensors", read_model),
+    "origin": Reader(make_origins, "*.*", read_origins),
     "run folder": Reader(make_run, "run/**/*.*", read_run),
     "SEG-Y": Reader(make_segy, "*.sgy", read_segy),
     "Zarr": Reader(make_store, "cube.zarr/**/*", read_store),
@@ -373,6 +397,10 @@ class Changed:
         self.path.write_bytes(self.sound)
 
 
+_KEPT_EVERY = 200
+"""Inputs; what is counted is written so often."""
+
+
 def shares(count: int) -> dict[str, int]:
     """Return how many inputs each reader gets."""
     weights = {name: SHARES.get(name, 1.0) for name in READERS}
@@ -380,21 +408,32 @@ def shares(count: int) -> dict[str, int]:
     return {name: int(np.ceil(unit * weight)) for name, weight in weights.items()}
 
 
-def fuzz(count: int, seed: int, minutes: float) -> dict[str, Tally]:
-    """Return the counts of each reader; every reader gets its part of the time, too."""
-    tallies = {}
+def fuzz(
+    count: int, seed: int, minutes: float, tallies: dict[str, Tally], keep: Callable[[], None]
+) -> None:
+    """Add to the counts of each reader; every reader gets its part of the time, too.
+
+    Args:
+        count: Of inputs in all, those included that are counted already.
+        seed: From which they follow.
+        minutes: At most, for all readers.
+        tallies: By reader; what is counted already is not tried again.
+        keep: Called now and then.
+    """
     wanted = shares(count)
     for name, number in wanted.items():
-        tally = tallies[name] = Tally()
+        tally = tallies.setdefault(name, Tally())
         until = time.monotonic() + 60 * minutes * number / sum(wanted.values())
-        for outcome in run_trials(number, partial(inputs, name, seed)):
+        for outcome in run_trials(number, partial(inputs, name, seed), first=tally.tried):
             tally.add(outcome)
             if outcome.failed:
                 print(f"{outcome.name}: {outcome.kind}: {outcome.detail}", file=sys.stderr)
+            if tally.tried % _KEPT_EVERY == 0:
+                keep()
             if time.monotonic() > until:
                 break
+        keep()
         print(f"{name}: {tally.tried:,} tried, {tally.failed} failed", file=sys.stderr)
-    return tallies
 
 
 def main() -> None:
@@ -404,26 +443,43 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=1e6, help="end by then")
     parser.add_argument("--out", type=Path, help="JSON file for the counts")
+    parser.add_argument("--resume", action="store_true", help="count on from what --out holds")
     parser.add_argument("--reader", choices=READERS, help="with --number: this input alone")
     parser.add_argument("--number", type=int)
     wanted = parser.parse_args()
     if wanted.reader:
         again(wanted.reader, wanted.seed, wanted.number or 0)
         return
+    tallies, minutes = earlier(wanted.out, wanted.seed) if wanted.resume else ({}, 0.0)
     started = time.monotonic()
-    tallies = fuzz(wanted.count, wanted.seed, wanted.minutes)
-    found = {
-        "asked": wanted.count,
-        "tried": sum(tally.tried for tally in tallies.values()),
-        "failed": sum(tally.failed for tally in tallies.values()),
-        "minutes": round((time.monotonic() - started) / 60, 1),
-        "seed": wanted.seed,
-        "readers": {name: tally.to_json() for name, tally in tallies.items()},
-    }
-    if wanted.out:
-        write_bytes_atomic(wanted.out, (json.dumps(found, indent=2) + "\n").encode())
+    found: dict[str, Any] = {}
+
+    def keep() -> None:
+        found.update(
+            asked=wanted.count,
+            tried=sum(tally.tried for tally in tallies.values()),
+            failed=sum(tally.failed for tally in tallies.values()),
+            minutes=round(minutes + (time.monotonic() - started) / 60, 1),
+            seed=wanted.seed,
+            readers={name: tally.to_json() for name, tally in tallies.items()},
+        )
+        if wanted.out:
+            write_bytes_atomic(wanted.out, (json.dumps(found, indent=2) + "\n").encode())
+
+    fuzz(wanted.count, wanted.seed, wanted.minutes, tallies, keep)
     print(f"{found['tried']:,} tried, {found['failed']} failed")
     sys.exit(bool(found["failed"]))
+
+
+def earlier(out: Path | None, seed: int) -> tuple[dict[str, Tally], float]:
+    """Return what an earlier call has counted, and the minutes that took; nothing without one."""
+    if out is None or not out.is_file():
+        return {}, 0.0
+    found = json.loads(out.read_text(encoding="utf-8"))
+    if found["seed"] != seed:
+        sys.exit(f"{out} counts inputs of seed {found['seed']}: give --seed {found['seed']}")
+    counts = found["readers"].items()
+    return {name: Tally.from_json(tally) for name, tally in counts}, float(found["minutes"])
 
 
 def again(name: str, seed: int, number: int) -> None:

@@ -18,6 +18,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -118,6 +119,8 @@ def start(log: Path, *arguments: object, hook: Callable[[], None] | None = None)
         code = 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except Exception:  # a defect: the log is to show it
+        traceback.print_exc()
     finally:
         sys.stderr.flush()
         os._exit(code)

@@ -71,12 +71,40 @@ def hostile(found: dict[str, Any]) -> str:
     return table(rows)
 
 
+def disks(found: dict[str, Any]) -> str:
+    """Return what became of verbs on full and read-only disks."""
+    rows = [
+        f"| verbs that write | {found['verbs']} |",
+        f"| times one ran on a full or a read-only disk | {found['tried']} |",
+        f"| told with one error and exit code 2 | {found['told']} |",
+        f"| ended well with the little that was left | {found['had_room']} |",
+        f"| left every file as it was or whole | {found['whole']} |",
+        f"| failed | {found['failed']} |",
+    ]
+    return "\n".join([table(rows), "", f"Tried: {_verbs(found)}."])
+
+
+def crowds(found: dict[str, Any]) -> str:
+    """Return what became of two processes in one place."""
+    rows = [
+        f"| verbs run twice at once into one place | {found['verbs']} |",
+        f"| of these, would write the same files | {found['collided']} |",
+        f"| of these, the second was told so and wrote nothing | {found['told']} |",
+        f"| failed | {found['failed']} |",
+    ]
+    return "\n".join([table(rows), "", f"Tried: {_verbs(found)}."])
+
+
+def _verbs(found: dict[str, Any]) -> str:
+    return ", ".join(f"`{verb}`" for verb in dict.fromkeys(one["verb"] for one in found["each"]))
+
+
 def table(rows: list[str]) -> str:
     """Return rows of two cells under a head."""
     return "\n".join(["| what | count |", "|---|---|", *rows])
 
 
-SECTIONS = {"kills": kills, "fuzz": fuzz, "hostile": hostile}
+SECTIONS = {"kills": kills, "fuzz": fuzz, "hostile": hostile, "disks": disks, "crowds": crowds}
 
 
 def render(page: str) -> str:

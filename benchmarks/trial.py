@@ -91,10 +91,21 @@ class Tally:
             "read": self.kinds[READ],
             "refused": self.kinds[REFUSED],
             "failed": self.failed,
+            "kinds": dict(self.kinds),
             "longest_seconds": round(self.seconds, 2),
             "most_mebibytes": round(self.mebibytes),
             "failures": [asdict(outcome) for outcome in self.failures],
         }
+
+    @classmethod
+    def from_json(cls, counts: dict[str, Any]) -> "Tally":
+        """Return the tally that `to_json` gave, to count on."""
+        return cls(
+            kinds=Counter(counts["kinds"]),
+            failures=[Outcome(**outcome) for outcome in counts["failures"]],
+            seconds=counts["longest_seconds"],
+            mebibytes=counts["most_mebibytes"],
+        )
 
 
 class TooSlow(Exception):  # noqa: N818  # not an error of what is tried
@@ -126,16 +137,18 @@ def run_trials(
     count: int,
     start: Callable[[Path, int], Iterator[Outcome]],
     *,
+    first: int = 0,
     patience: float = 6 * SECONDS,
 ) -> Iterator[Outcome]:
-    """Yield the outcomes of inputs 0 to `count` - 1, one after the other, in child processes.
+    """Yield the outcomes of inputs `first` to `count` - 1 one after the other, in child processes.
 
     Args:
         count: Of inputs.
         start: Given a folder of its own and a number, yields the outcomes from that number on.
+        first: Number of the first input.
         patience: Seconds without an outcome after which a child counts as stuck in a library.
     """
-    done = born = 0
+    done = born = first
     context = multiprocessing.get_context("fork")
     while done < count:
         inlet, outlet = context.Pipe(duplex=False)

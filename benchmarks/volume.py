@@ -204,6 +204,7 @@ def score(folder: Path, truth: Any, free: np.ndarray) -> tuple[float, float, flo
 def proofs() -> dict[str, Callable[[Path, argparse.Namespace], Rows]]:
     """Return every proof by its name."""
     from volume_products import PROOFS
+    from volume_tutorial import prove_tutorial
 
     return {
         **PROOFS,
@@ -211,6 +212,7 @@ def proofs() -> dict[str, Callable[[Path, argparse.Namespace], Rows]]:
         "kills": prove_kills,
         "memory": prove_memory,
         "time": prove_time,
+        "tutorial": prove_tutorial,
         "finetune": prove_finetune,
     }
 

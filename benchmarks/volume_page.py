@@ -11,8 +11,9 @@ PAGE = ROOT / "docs" / "volume-results.md"
 HEAD = """# Results on surveys
 
 This page is written by `benchmarks/volume.py` from what it measured; nothing in it is typed by
-hand. Only ratios and equalities count here. The machine was busy with other work, so no time on
-this page says how fast Diapir is; the times of a ratio were taken within the same process.
+hand. Ratios and equalities count here; the machine may have been busy with other work, and the
+times of a ratio were taken within the same process. The seconds of the tutorial are those of the
+machine that its part names.
 
 `make test` holds most of this on smaller surveys with every change.
 """
@@ -55,6 +56,10 @@ ABOUT = {
         "A network of the recipe `demo` on a survey of 64 x 160 x 192 in windows of 128 pixels "
         "that overlap by 32, one worker in the process itself, three times. Creating the "
         "stores counts; importing libraries and loading the model do not, but in the second row."
+    ),
+    "tutorial": (
+        "Every command and every line of Python of the tutorial in [mapping.md](mapping.md), read "
+        "out of that page and run one after the other in a fresh folder."
     ),
     "finetune": (
         "`diapir demo --survey` on a survey of 96 x 112 x 160 that it draws. The model was "

@@ -47,6 +47,7 @@ def test_probability_zero_is_the_identity_even_when_moved() -> None:
         shift=0.3,
         rotate_degrees=20,
         shear_degrees=20,
+        elastic=0.08,
         brightness=0.5,
         contrast=0.5,
         noise=0.5,
@@ -77,6 +78,7 @@ def test_half_of_the_tiles_are_flipped() -> None:
         {"shift": 0.3},
         {"rotate_degrees": 30},
         {"shear_degrees": 30},
+        {"elastic": 0.08},
         {"flip": 0.5, "zoom": 0.2, "shift": 0.2, "rotate_degrees": 20, "shear_degrees": 10},
     ],
     ids=lambda changes: "+".join(changes),
@@ -170,3 +172,16 @@ def test_other_seed_gives_other_tiles_and_leaves_torch_alone() -> None:
     b, _ = augmented(images, masks, 2, brightness=0.3)
     assert not torch.equal(a, b)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_elastic_bends_layers_without_folding_them() -> None:
+    side, elastic = 65, 0.08
+    rows = torch.linspace(0, 1, side).view(1, 1, side, 1).expand(64, 1, side, side)
+    columns = rows.transpose(2, 3)
+    for picture, axis in ((rows, 2), (columns, 3)):
+        bent, _ = augmented(picture, torch.zeros_like(picture), elastic=elastic)
+        inner = bent[..., 8:-8, 8:-8]  # borders are reflected
+        moved = (inner - picture[..., 8:-8, 8:-8]).abs()
+        assert 0.02 < moved.max().item() <= 1.3 * elastic  # a spline overshoots a little
+        assert (inner.diff(dim=axis) > 0).all()  # no layer lies below one that it lay above
+        assert moved.std(dim=(2, 3)).min().item() > 0  # it bends; it does not only shift

@@ -1,5 +1,6 @@
 import csv
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -147,6 +148,32 @@ def test_a_mesh_of_a_body_at_the_border_is_closed():
     assert all(edges.get((b, a)) == n for (a, b), n in edges.items())
     assert mesh.vertices.min() >= -0.5
     assert mesh.vertices.max() <= 15.5 + 1e-9
+
+
+def test_slabs_do_not_change_a_mesh():
+    probs = np.random.default_rng(1).random((23, 9, 11)).astype(np.float32)
+    frame = index_frame(probs.shape)
+    found = [body_meshes(find_bodies(probs, 0.6, frame, slab_lines=n), frame) for n in (23, 7, 1)]
+    for meshes in zip(*found, strict=True):
+        whole, *cut = meshes
+        for mesh in cut:
+            assert np.allclose(mesh.vertices, whole.vertices, atol=1e-3)
+            assert len(mesh.triangles) == len(whole.triangles)
+            assert mesh.volume == pytest.approx(whole.volume, rel=1e-6)
+
+
+def test_memory_of_a_mesh_is_that_of_a_slab_and_of_its_own_numbers():
+    probs = np.random.default_rng(0).random((320, 12, 12)).astype(np.float32)
+    frame = index_frame(probs.shape)
+    bodies = find_bodies(probs, 0.4, frame, slab_lines=8, max_bodies=1)
+    body_meshes(bodies, frame)  # loads what is loaded once
+    tracemalloc.start()
+    (mesh,) = body_meshes(bodies, frame)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    own = mesh.vertices.nbytes + mesh.triangles.nbytes
+    assert own > 3e6
+    assert peak < 4 * own  # in slabs and in one piece, and a slab
 
 
 def test_a_mesh_lies_in_the_world(make_frame):

@@ -3,14 +3,17 @@
 import numpy as np
 import pytest
 
+from diapir.inference.postprocess import choose, describe_trial
 from diapir.inference.trust import judge_trust
 from diapir.metrics.calibration import (
+    TemperatureTrial,
     fit_temperature,
     kept_curve,
     reliability,
     scale_probs,
     tile_disagreement,
     tile_doubt,
+    try_temperature,
 )
 
 
@@ -116,3 +119,75 @@ def test_trust_tells_before_and_after(calibrated: tuple[np.ndarray, np.ndarray])
     alone = judge_trust(probs, truth, scores, 1.0)
     assert alone.before is alone.after
     assert set(alone.kept) == {"probabilities"}
+
+
+# --- a temperature is kept only where it helps tiles that did not fit it
+
+
+def moody(tiles: int, seed: int, sharpness: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities of a network that is too sure of some tiles and not sure enough of others."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 2.5, (tiles, 20, 20))
+    truth = (rng.random(logits.shape) < 1 / (1 + np.exp(-logits))).astype(np.uint8)
+    sure = sharpness * np.exp(rng.normal(0, 0.8, (tiles, 1, 1)))
+    return (1 / (1 + np.exp(-logits * sure))).astype(np.float32), truth
+
+
+def test_a_temperature_that_helps_is_kept(calibrated: tuple[np.ndarray, np.ndarray]) -> None:
+    probs, truth = scale_probs(calibrated[0], 0.4), calibrated[1]
+    trial = try_temperature(probs, truth)
+    assert trial.helps
+    assert trial.kept == trial.temperature == fit_temperature(probs, truth)
+    assert 0 < trial.likelihood_low < trial.likelihood_gain
+    # nearly what it gains on the tiles that fitted it: there are enough of them
+    after = reliability(scale_probs(probs, trial.temperature), truth).error
+    assert trial.error_gain == pytest.approx(reliability(probs, truth).error - after, abs=0.01)
+    found = choose(probs, truth, clean_up=False)
+    assert found.rule.temperature == trial.temperature
+    assert f"Temperature {trial.temperature:.3f} is kept" in found.calibration
+
+
+def test_a_temperature_that_only_suits_its_own_tiles_is_not_kept() -> None:
+    for seed in range(5):
+        probs, truth = moody(12, seed)
+        trial = try_temperature(probs, truth)
+        assert trial.temperature != 1
+        assert trial.kept == 1
+        found = choose(probs, truth)
+        assert found.rule.temperature == 1
+        assert "not kept" in found.calibration
+    # where such a network is far too sure of nearly all tiles, enough of them show it
+    assert try_temperature(*moody(60, 0, sharpness=3)).helps
+
+
+def test_gains_are_those_of_parts_that_did_not_fit() -> None:
+    probs, truth = moody(9, 1)
+    order = np.lexsort((probs.sum(axis=(1, 2)), truth.sum(axis=(1, 2))))
+    gains, scaled = np.empty(9), np.empty_like(probs)
+    for k in range(3):
+        part, others = order[k::3], np.setdiff1d(order, order[k::3])
+        scaled[part] = scale_probs(probs[part], fit_temperature(probs[others], truth[others]))
+        for tile in part:
+            chance, new = (np.where(truth[tile], p, 1 - p) for p in (probs[tile], scaled[tile]))
+            gains[tile] = np.log(new).mean() - np.log(chance).mean()
+    trial = try_temperature(probs, truth, folds=3)
+    assert trial.likelihood_gain == pytest.approx(gains.mean(), abs=1e-4)
+    fall = reliability(probs, truth).error - reliability(scaled, truth).error
+    assert trial.error_gain == pytest.approx(fall, abs=1e-4)
+
+
+def test_order_of_tiles_does_not_change_the_trial() -> None:
+    probs, truth = moody(20, 2)
+    order = np.random.default_rng(0).permutation(20)
+    assert try_temperature(probs, truth) == try_temperature(probs[order], truth[order])
+
+
+def test_nothing_is_tried_without_tiles_of_both_kinds() -> None:
+    probs = np.full((3, 4, 4), 0.7, np.float32)
+    for truth in (np.zeros((3, 4, 4), np.uint8), np.ones((3, 4, 4), np.uint8)):
+        assert try_temperature(probs, truth) == TemperatureTrial()
+    assert "No temperature was fitted" in describe_trial(TemperatureTrial())
+    probs, truth = moody(1, 0)
+    assert try_temperature(probs, truth) == TemperatureTrial()
+    with pytest.raises(ValueError, match="N > 0"):
+        try_temperature(probs[:0], truth[:0])

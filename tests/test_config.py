@@ -28,6 +28,44 @@ def test_packaged_recipe_loads_and_is_described(name: str) -> None:
     assert recipe.split.stratify == "depth"
 
 
+def test_the_packaged_model_is_cpu_on_every_tile() -> None:
+    small, cpu = load_recipe("small"), load_recipe("cpu")
+    assert (small.split.holdout, small.split.val, small.split.folds) == (0, 0, 1)
+    same = {"name": "", "description": "", "split": cpu.split}
+    assert small.model_copy(update=same) == cpu.model_copy(update=same)
+
+
+def test_gpu_and_winner_are_what_they_say() -> None:
+    gpu, winner = load_recipe("gpu"), load_recipe("winner")
+    assert gpu.split.folds == 5
+    assert gpu.train.max_minutes is not None
+    assert 5 * gpu.train.max_minutes < 30
+    assert len(winner.ensemble.encoders) == 3
+    assert (winner.split.folds, winner.snapshots.cycles) == (5, 4)
+    assert winner.pseudo_labels.rounds == 2
+    assert winner.joins_trainings
+    assert not gpu.joins_trainings
+    assert winner.model == gpu.model  # by its base
+    assert winner.train.batch_size == gpu.train.batch_size
+    for recipe in (gpu, winner):
+        assert "not run" in recipe.description
+
+
+def test_a_recipe_may_begin_with_another(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('base = "cpu"\n[train]\nseed = 3\n', encoding="utf-8")
+    recipe, cpu = load_recipe(str(path), ["train.batch_size=8"]), load_recipe("cpu")
+    assert (recipe.name, recipe.train.seed, recipe.train.batch_size) == ("mine", 3, 8)
+    assert recipe.train.max_minutes == cpu.train.max_minutes
+    assert recipe.model == cpu.model
+    path.write_text('base = "gone"\n', encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"base = 'gone'(.|\n)*mine.toml(.|\n)*classic-vgg16"):
+        load_recipe(str(path))
+    path.write_text("base = [1]\n", encoding="utf-8")
+    with pytest.raises(RecipeError, match="base"):
+        load_recipe(str(path))
+
+
 @pytest.mark.parametrize("name", CLASSIC)
 def test_classic_recipes_are_the_classic_system(name: str) -> None:
     recipe = load_recipe(name)
@@ -118,6 +156,9 @@ def test_recipe_is_frozen() -> None:
         ("loss.stages=[{bce=0.0}]", ("loss.stages.0:", "all loss weights are 0")),
         ("loss.stages=[{from_epoch=3,bce=1}]", ("loss:", "start at epoch 0", "[(3, 0.0)]")),
         ("model=3", ("model:", "found 3")),
+        ("ensemble.encoders=['a','a']", ("ensemble:", "lists one twice")),
+        ("ensemble.encoders=['a/b']", ("ensemble.encoders.0:", "pattern")),
+        ("augment.elastic=0.2", ("augment.elastic:", "0.08")),
     ],
 )
 def test_error_names_key_and_mend(override: str, said: tuple[str, ...]) -> None:

@@ -192,3 +192,32 @@ def test_the_tour_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     names: dict[str, Any] = {}
     exec(compile(example, "README.md", "exec"), names)  # noqa: S102
     assert names["masks"].shape == (480, 101, 101)
+
+
+def test_the_tutorial_of_maps_is_read_as_it_stands() -> None:
+    from volume_tutorial import HEADING, PAGE, read_steps
+
+    steps, files = read_steps(PAGE.read_text(encoding="utf-8"), HEADING)
+    shell = [step.text for step in steps if step.language == "sh"]
+    assert [line for line in shell if line.startswith("diapir ")] == [
+        f"diapir {line}" for line in commands(PAGE)[: len(shell) - 1]
+    ]
+    assert [step.name for step in steps].count("map") == 2
+    assert [step.language for step in steps].count("python") == 1
+    assert "tour/map/report.html" in files
+
+
+def test_a_tutorial_is_followed_step_by_step(tmp_path: Path) -> None:
+    from volume_tutorial import follow, read_steps
+
+    page = (
+        "## Other\n```sh\nfalse\n```\n## Way\nSee `tour/b`.\n```sh\nmkdir tour\n"
+        "echo 1 \\\n > tour/a\n```\n```python\nopen('tour/b', 'w').write(open('tour/a').read())\n"
+        "```\n## Next\n```sh\nfalse\n```\n"
+    )
+    steps, files = read_steps(page, "Way")
+    assert len(follow(steps, tmp_path / "fresh")) == len(steps) == 3
+    assert files == ["tour/b"]
+    assert (tmp_path / "fresh" / "tour" / "b").read_text(encoding="utf-8") == "1\n"
+    with pytest.raises(RuntimeError, match="false"):
+        follow([*steps, steps[0]._replace(text="false")], tmp_path / "again")

@@ -38,6 +38,17 @@ def test_rubbish_is_read_or_refused(tmp_path: Path) -> None:
         assert found["refused"] > found["tried"] // 20, f"hardly any input for {name} is damaged"
 
 
+def test_counts_go_on_where_they_were_ended(tmp_path: Path) -> None:
+    tally = trial.Tally()
+    tally.add(trial.Outcome("png 0", "refused", "bad", 0.5, 3.0))
+    tally.add(trial.Outcome("png 1", "crash", "exit code 3"))
+    again = trial.Tally.from_json(json.loads(json.dumps(tally.to_json())))
+    assert again == tally
+    reads: list[Callable[[], object]] = [lambda: None] * 3
+    numbers = [o.name for o in trial.run_trials(3, partial(outcomes, reads), first=again.tried)]
+    assert numbers == ["2"]
+
+
 def wrong_key() -> None:
     raise KeyError("x")
 

@@ -1,5 +1,6 @@
 import base64
 import io
+import json
 import re
 from html.parser import HTMLParser
 
@@ -15,10 +16,13 @@ from diapir.report.html import (
     ReportContent,
     Section,
     Table,
+    read_origin,
     render_report,
     write_report,
 )
 
+DATA = {"type": "application/json", "id": "origin"}
+"""The one script element: of a type that no browser runs (HTML standard, 4.12.1)."""
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 
@@ -27,7 +31,7 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.elements, self.open, self.words = [], [], []
+        self.elements, self.open, self.words, self.scripts = [], [], [], []
         self.feed(text)
         self.close()
 
@@ -40,7 +44,9 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
+        if self.open and self.open[-1] == "script":
+            self.scripts.append(data)
+        elif self.open and self.open[-1] != "style":
             self.words.append(data)
 
     def all(self, tag):
@@ -105,7 +111,7 @@ def test_the_page_is_well_formed_and_holds_everything_in_order(content):
 def test_the_page_loads_nothing_and_runs_nothing(content):
     text = render_report(content)
     page = Page(text)
-    assert not page.all("script")
+    assert page.all("script") == [DATA]
     for _, attrs in page.elements:
         for name in ("src", "href"):
             assert attrs.get(name, "data:").startswith(("data:", "#"))
@@ -179,12 +185,56 @@ def test_text_from_outside_stays_text():
         [(nasty, nasty)],
     )
     page = Page(render_report(content))
-    assert not page.all("script")
+    assert page.all("script") == [DATA]
     assert page.all("img")[0]["alt"] == nasty
     # title, h1, subtitle, 3 on the card, contents, h2, paragraph, caption, column, cell, figure,
     # command, 2 of provenance
     assert page.text.count("alert(1)") == 16
     assert "49" not in page.text
+
+
+def test_the_origin_is_read_back_whatever_it_holds(tmp_path):
+    nasty = "</script><script>alert(1)</script><!-- & \u2028 \\u003c"
+    origin = {nasty: nasty, "metrics": {"score": 0.5, "none": float("nan")}, "list": [1, nasty]}
+    path = tmp_path / "report.html"
+    write_report(path, ReportContent("Run 7", origin=origin))
+    page = Page(path.read_text(encoding="utf-8"))
+    assert page.all("script") == [DATA]
+    assert page.open == []
+    (text,) = page.scripts
+    assert not set("<>&") & set(text)
+    found = read_origin(path)
+    assert found == json.loads(text)
+    assert found[nasty] == nasty
+    assert found["metrics"] == {"score": 0.5, "none": None}
+    assert found["title"] == "Run 7"
+    assert found["report_by"].startswith("Diapir ")
+
+
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [
+        ("<html></html>", "does not say how it was made"),
+        ('<script type="application/json" id="origin">[1]</script>', "does not say"),
+        ('<script type="application/json" id="origin">{"a": </script>', "cannot read the report"),
+        ('<script type="application/json" id="origin">' + "[" * 99999 + "</script>", "cannot read"),
+        (None, "No such file"),
+    ],
+)
+def test_pages_that_say_nothing_are_told(tmp_path, page, words):
+    path = tmp_path / "report.html"
+    if page is not None:
+        path.write_text(page, encoding="utf-8")
+    with pytest.raises(RunError, match=words):
+        read_origin(path)
+
+
+def test_a_file_larger_than_any_report_is_not_read(tmp_path):
+    path = tmp_path / "report.html"
+    with path.open("wb") as file:
+        file.truncate((1 << 28) + 1)
+    with pytest.raises(RunError, match="more than any report"):
+        read_origin(path)
 
 
 def test_an_empty_page_is_a_page():

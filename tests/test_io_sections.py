@@ -14,6 +14,7 @@ from PIL import Image
 from diapir.errors import DataError
 from diapir.io.images import MAX_PIXELS, encode_png
 from diapir.io.sections import read_section
+from diapir.io.volume import open_volume
 
 GREY = np.arange(7 * 5, dtype=np.uint8).reshape(7, 5) * 7
 
@@ -136,6 +137,14 @@ def test_bad_files_are_refused_and_cost_nothing(data):
     assert peak < 1 << 20
     assert caught.value.where == "the request"
     assert caught.value.mend
+
+
+@pytest.mark.parametrize("name", sorted(BAD_ARRAYS.keys() - {"three axes", "too long"}))
+def test_bad_arrays_are_no_surveys_either(name, tmp_path):
+    (tmp_path / "survey.npy").write_bytes(BAD_ARRAYS[name])
+    with pytest.raises(DataError) as caught:
+        open_volume(tmp_path / "survey.npy")
+    assert caught.value.where == str(tmp_path / "survey.npy")
 
 
 def changed(data, tag, value):

@@ -107,28 +107,33 @@ def test_stamp_tells_versions_and_time(card: ModelCard) -> None:
     assert stamped.threshold == card.threshold
 
 
-def test_commit_is_that_of_the_repository_that_tracks_the_source(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_commit_is_that_of_the_repository_that_tracks_the_source(tmp_path: Path) -> None:
     source = tmp_path / "package" / "modelfile.py"
     source.parent.mkdir()
     source.write_text("", encoding="utf-8")
-    monkeypatch.setattr(modelfile, "__file__", str(source))
 
     def git(*arguments: str) -> str:
         identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
         command = ["git", "-C", str(tmp_path), *identity, *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
-    assert modelfile.source_commit() is None  # no repository
+    assert modelfile._read_commit(source) is None  # no repository
     git("init", "-q")
     (tmp_path / "other").write_text("", encoding="utf-8")
     git("add", "other")
     git("commit", "-qm", "other", "--no-verify")
-    assert modelfile.source_commit() is None  # somebody else's repository
+    assert modelfile._read_commit(source) is None  # somebody else's repository
     git("add", "package")
     git("commit", "-qm", "package", "--no-verify")
-    assert modelfile.source_commit() == git("rev-parse", "HEAD").strip()
+    assert modelfile._read_commit(source) == git("rev-parse", "HEAD").strip()
+
+
+def test_a_commit_made_meanwhile_is_not_named(
+    card: ModelCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = modelfile.source_commit()
+    monkeypatch.setattr(modelfile.subprocess, "run", lambda *a, **k: pytest.fail("asked again"))
+    assert card.stamped().git == begun
 
 
 # --- hostile and damaged files

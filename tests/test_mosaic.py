@@ -2,13 +2,16 @@
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import ndimage
+from typer.testing import CliRunner
 
 from diapir.cli.app import app
+from diapir.config import Recipe
 from diapir.data.borders import Seams, find_seams
 from diapir.data.competition import write_competition
 from diapir.data.mosaic import assemble, find_mosaics, seam_agreement
@@ -141,8 +144,6 @@ def data(tmp_path: Path, shuffled: tuple[np.ndarray, np.ndarray]) -> Path:
 
 
 def test_the_verb_writes_sections_groups_and_evidence(data: Path, tmp_path: Path) -> None:
-    from typer.testing import CliRunner
-
     out = tmp_path / "out"
     said = CliRunner().invoke(app, ["mosaic", str(data), "--out", str(out), "-q", "--json"])
     assert said.exit_code == 0, said.output
@@ -177,6 +178,49 @@ def test_groups_are_what_splits_take(data: Path, tmp_path: Path) -> None:
     for split in make_splits(tiles, recipe.split, groups):
         parts = [{groups[i] for i in part} for part in (split.train, split.val, split.holdout)]
         assert len(set.union(*parts)) == sum(map(len, parts))
+
+
+def test_random_and_grouped_folds_side_by_side(
+    data: Path, tmp_path: Path, tiny_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commands of docs/ensembles.md, one after the other."""
+    for name in ("write_run_report", "save_data_figures"):
+        monkeypatch.setattr(f"diapir.runs.train.{name}", lambda *_, **__: None)
+    groups = tmp_path / "mosaic" / "groups.csv"
+    recipe = tmp_path / "tiny.json"
+    table = tiny_recipe(train__epochs=1).model_dump(mode="json")
+    recipe.write_text(json.dumps(table), encoding="utf-8")
+    train = ["train", str(recipe), "--data", str(data), "--folds", "2", "-q"]
+    train += ["--accelerator", "cpu", "--set", "split.holdout=0"]
+    for words in (
+        ["mosaic", str(data), "--out", str(groups.parent), "--false-share", "0.1", "-q"],
+        [*train, "--runs", str(tmp_path / "random")],
+        [
+            *train,
+            "--runs",
+            str(tmp_path / "grouped"),
+            "--set",
+            f"split.groups={groups}",
+            "--set",
+            "name=grouped",
+        ],
+    ):
+        said = CliRunner().invoke(app, words)
+        assert said.exit_code == 0, said.output
+    runs = [next((tmp_path / name).iterdir()) for name in ("random", "grouped")]
+    out = tmp_path / "folds.md"
+    said = CliRunner().invoke(app, ["results", *map(str, runs), "--compare", "--out", str(out)])
+    assert said.exit_code == 0, said.output
+    page = out.read_text(encoding="utf-8")
+    (line,) = [line for line in page.splitlines() if "`split.groups = groups.csv`" in line]
+    assert "Not comparable" not in page  # without a hold-out both predict every tile
+    assert runs[1].name in line
+    group_of = dict(row.split(",") for row in groups.read_text().split()[1:])
+    for run, together in ((runs[0], False), (runs[1], True)):
+        val = json.loads((run / "fold-0" / "split.json").read_text())["val"]
+        train_ids = json.loads((run / "fold-0" / "split.json").read_text())["train"]
+        shared = {group_of.get(i) for i in val} & {group_of.get(i) for i in train_ids} - {None}
+        assert bool(shared) != together
 
 
 def test_a_share_that_cannot_be(data: Path, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The predictor: averages, mirrors, batches, and what it needs."""
 
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from diapir.config import Recipe
-from diapir.errors import DataError, ModelFileError
+from diapir.errors import DataError, DeviceError, ModelFileError
 from diapir.inference.predict import PredictOptions, Predictor, load_predictor
 from diapir.models.modelfile import ModelCard, save_model
 from diapir.models.unet import SaltNet
@@ -151,6 +153,7 @@ def test_arguments_go_before_the_card(files: list[Path]) -> None:
 
 def test_precision_is_handed_on(files: list[Path]) -> None:
     predictor, _ = load_predictor(files, PredictOptions(device="cpu", precision="bf16"))
+    predictor.predict_probs(np.zeros((1, 64, 64), np.uint8))
     assert {net.autocast_decoder for net in predictor.nets} == {torch.bfloat16}
 
 
@@ -166,3 +169,68 @@ def test_device_that_is_not_there(
 def test_bad_file_is_named(files: list[Path], tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match=r"gone\.safetensors"):
         load_predictor([files[0], tmp_path / "gone.safetensors"])
+
+
+@pytest.mark.parametrize(("fits", "said"), [(3, "--batch-size 2,"), (0, "Not even one fits")])
+def test_full_memory_names_the_batch_that_fits(
+    tiny_recipe: Make, monkeypatch: pytest.MonkeyPatch, fits: int, said: str
+) -> None:
+    forward = SaltNet.forward
+
+    def small_memory(self: SaltNet, images: torch.Tensor, z_feet: Any = None) -> Any:
+        if len(images) > 2 * fits:  # mirrored tiles go along
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to")
+        return forward(self, images, z_feet)
+
+    monkeypatch.setattr(SaltNet, "forward", small_memory)
+    predictor = Predictor([build(tiny_recipe(), 0)], batch_size=8)
+    images = np.zeros((9, 32, 32), np.uint8)
+    with pytest.raises(DeviceError, match=r"out of memory .* with 8 images of 32 x 32") as caught:
+        predictor.predict_probs(images)
+    assert said in str(caught.value)
+
+
+def test_other_errors_of_torch_stay_what_they_are(
+    tiny_recipe: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: SaltNet, images: torch.Tensor, z_feet: Any = None) -> Any:
+        raise RuntimeError("shapes cannot be multiplied")
+
+    monkeypatch.setattr(SaltNet, "forward", fail)
+    with pytest.raises(RuntimeError, match="shapes"):
+        Predictor([build(tiny_recipe(), 0)]).predict_probs(np.zeros((1, 32, 32), np.uint8))
+
+
+CROWDED = """
+import resource, sys
+from pathlib import Path
+import numpy as np, torch
+from diapir.errors import DeviceError
+from diapir.inference.predict import Predictor
+from diapir.config import parse_recipe
+from diapir.models.unet import SaltNet
+torch.set_num_threads(1)
+model = {"encoder": "scratch", "scratch_channels": [8, 16], "decoder_channels": [8]}
+net = SaltNet(parse_recipe({"name": "tiny", "model": model}, where="test").model)
+images = np.zeros((2048, 128, 128), np.uint8)
+Predictor([net], batch_size=1).predict_probs(images[:1])
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+limit = pages * resource.getpagesize() + (200 << 20)
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+try:
+    Predictor([net], batch_size=2048, engine="eager").predict_probs(images)
+except DeviceError as error:
+    fits = int(error.mend.split("--batch-size ")[1].split(",")[0])
+    Predictor([net], batch_size=fits, engine="eager").predict_probs(images[:fits])
+    print("fits", fits)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited and counted as on Linux")
+def test_the_batch_that_is_named_fits() -> None:
+    command = [sys.executable, "-c", CROWDED]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    name, count = done.stdout.split()
+    assert name == "fits"
+    assert 1 <= int(count) < 2048

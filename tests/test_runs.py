@@ -117,6 +117,10 @@ def test_metrics_hold_scores_and_provenance(finished: tuple[Recipe, RunResult]) 
     assert metrics["epochs"] == 4
     assert metrics["interrupted"] is None
     assert metrics["threshold"] == result.threshold
+    # a temperature that is not kept is told, too
+    kept = metrics["rule"]["temperature"] != 1
+    assert ("is kept" if kept else "not kept") in metrics["calibration"]
+    assert metrics["calibration"] in result.folder.report.read_text(encoding="utf-8")
     assert result.val is not None
     assert result.holdout is not None
     for part, found in (("val", result.val), ("holdout", result.holdout)):
@@ -205,6 +209,8 @@ def test_run_without_validation_and_hold_out(data: Path, tiny_recipe: Make, tmp_
     (result,) = train_recipe(recipe, data, tmp_path, QUIET)
     assert (result.val, result.holdout, result.threshold) == (None, None, 0.5)
     assert {"model.safetensors", "report.html", "figures/training.png"} <= names(result.folder.path)
+    assert "No tile was left to score this training" in result.folder.report.read_text("utf-8")
+    assert "diapir evaluate" not in result.folder.next_steps.read_text("utf-8")
 
 
 @pytest.mark.usefixtures("no_report")

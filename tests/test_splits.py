@@ -164,6 +164,19 @@ def test_blank_tiles_leave_training_only():
     assert (dropped.val < 100).any()
 
 
+def test_vertical_masks_are_left_out_of_training_alone():
+    tiles = make_tiles(200)
+    tiles.masks[:50] = np.arange(8) < 3  # stripes
+    tiles.masks[50:80, :4] = 0
+    tiles.masks[50:80, 4:] = np.arange(8) < 5  # so in the lower half
+    kept = make_splits(tiles, SplitConfig())[0]
+    dropped = make_splits(tiles, SplitConfig(drop_vertical=True))[0]
+    assert np.array_equal(dropped.train, kept.train[kept.train >= 80])
+    assert np.array_equal(dropped.val, kept.val)
+    assert np.array_equal(dropped.holdout, kept.holdout)
+    assert (dropped.val < 80).any()
+
+
 def test_few_tiles_still_fill_every_part():
     (split,) = make_splits(make_tiles(4), SplitConfig(stratify="none", holdout=0.05, val=0.05))
     assert (len(split.train), len(split.val), len(split.holdout)) == (2, 1, 1)

@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import signal
@@ -269,6 +270,34 @@ def test_a_record_cut_short_does_not_count(tmp_path):
     assert list(journal.done()) == ["inline-000000"]
 
 
+@pytest.mark.parametrize("text", ["", '{"seconds": 1', "[]", "\\x00" * 9])
+def test_a_damaged_record_does_not_count(tmp_path, text):
+    """A power cut may leave the name of a small file without its bytes."""
+    journal, _ = Journal.open(tmp_path, {})
+    (journal.folder / "journal" / "inline-000000.json").write_text(text)
+    assert journal.done() == {}
+    assert journal.find("inline-000000") is None
+    journal.record("inline-000000", {"seconds": 1.0})
+    assert journal.find("inline-000000") == {"seconds": 1.0}
+
+
+def test_a_block_that_is_written_down_is_not_done_again(cube, tmp_path, fatal):
+    log = tmp_path / "log"
+    job, plan, survey, _ = make_job(cube, tmp_path / "out", load_model=fatal(10**9))
+    predict_volume(job, plan, survey, ALONE)
+    size, (block, *_) = log.stat().st_size, plan.blocks("inline")
+    assert job(block) == job.journal.done()[block.name]
+    assert log.stat().st_size == size
+
+
+def test_records_without_their_stores_do_not_count(cube, tmp_path):
+    """A worker of a cluster may end its block after the journal of its map was removed."""
+    job, plan, survey, _ = make_job(cube, tmp_path / "out")
+    job.journal.record("inline-000000", {"seconds": 1.0, "model_seconds": 1.0})
+    took = predict_volume(job, plan, survey, ALONE)
+    assert (took.resumed, took.blocks) == (0, 16)
+
+
 def test_a_scheduler_that_is_not_there_is_told(cube, tmp_path, monkeypatch):
     import distributed
 
@@ -307,6 +336,53 @@ def scheduler(tmp_path):
         for process in started:
             process.kill()
             process.wait()
+
+
+FATAL = """
+import os, signal
+from pathlib import Path
+from diapir.inference.sections import IdentityModel
+
+class Fatal(IdentityModel):
+    '''Logs every section, and kills its process at one of them, once.'''
+
+    def __init__(self, log, at):
+        super().__init__()
+        self.log, self.at = Path(log), at
+
+    def predict_probs(self, images):
+        with self.log.open("a") as file:
+            file.write(".")
+        struck = self.log.with_suffix(".struck")
+        if self.log.stat().st_size >= self.at and not struck.exists():
+            struck.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().predict_probs(images)
+"""
+
+
+@pytest.fixture
+def fatal(tmp_path, monkeypatch):
+    """Returns a model that logs and dies, from a module that workers can import."""
+    (tmp_path / "fatal.py").write_text(FATAL)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "fatal", raising=False)
+    return lambda at: partial(importlib.import_module("fatal").Fatal, str(tmp_path / "log"), at)
+
+
+@pytest.mark.parametrize("kind", ["processes", "scheduler"])
+def test_a_worker_that_dies_loses_one_block_and_not_those_it_had_finished(
+    cube, tmp_path, kind, request, fatal
+):
+    workers = Workers(2)
+    if kind == "scheduler":
+        workers = Workers(scheduler=request.getfixturevalue("scheduler"))
+    log = tmp_path / "log"
+    shared, _ = predict(cube, tmp_path / "two", workers, load_model=fatal(30), lines=3)
+    assert log.with_suffix(".struck").exists()
+    assert 38 + 36 < log.stat().st_size <= 38 + 36 + 3
+    alone, _ = predict(cube, tmp_path / "one", lines=3)
+    assert stored_bytes(alone.store) == stored_bytes(shared.store)
 
 
 def test_a_running_scheduler_gives_the_same_bytes(cube, tmp_path, scheduler):

@@ -12,11 +12,12 @@ from diapir.data.competition import write_competition
 from diapir.data.splits import make_splits
 from diapir.errors import TrainingError
 from diapir.io.tiles import Tiles
+from diapir.models.memory import largest_batch
 from diapir.models.modelfile import load_model
 from diapir.runs.train import Hardware, train_recipe
 from diapir.training.fit import fit
 from diapir.training.task import SaltTask
-from diapir.training.watch import diverges, largest_batch
+from diapir.training.watch import diverges
 
 Make = Callable[..., Recipe]
 
@@ -91,10 +92,14 @@ def test_a_training_that_diverges_says_so(
         return row
 
     monkeypatch.setattr(SaltTask, "pop_metrics", rising)
-    train(easy_tiles, tiny_recipe(train__epochs=6), tmp_path)
+    train(easy_tiles, tiny_recipe(train__epochs=6), tmp_path / "one")
     err = capfd.readouterr().err
     assert err.count("the training diverges: its loss rose from 1.000 to 10.000") == 1
     assert "optim.lr" in err
+    # losses of another kind may be larger: 7 after 1 and 4 is no divergence, nor is 10 after 7
+    stages = [{"bce": 1.0}, {"from_epoch": 2, "lovasz": 1.0}]
+    train(easy_tiles, tiny_recipe(train__epochs=5, loss__stages=stages), tmp_path / "two")
+    assert "diverges" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("losses", [[], [1.0], [3.0, 2.0, 1.0, 0.5], [0.0, 1.0, 2.0, 3.0, 4.0]])
@@ -136,3 +141,11 @@ def test_halves_are_tried_from_large_to_small() -> None:
 
     assert largest_batch(step, 64) == 4
     assert tried == [32, 16, 8, 4]
+
+
+def test_other_errors_are_not_taken_for_full_memory() -> None:
+    def step(count: int) -> None:
+        raise RuntimeError("shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        largest_batch(step, 8)

@@ -21,6 +21,8 @@ TILE_SIZE = 101
 
 
 _MOST_RECIPE_CHARACTERS = 1 << 20
+# timm takes a ':' or '/' for the address of a repository or a folder
+_ENCODER = r"^[A-Za-z0-9_.-]+$"
 _Channels = Annotated[int, Field(ge=1, le=4096)]
 
 
@@ -43,6 +45,9 @@ class SplitConfig(_Section):
         None, description="path of a CSV file id,group; tiles of one group stay in one part"
     )
     drop_blank: bool = Field(False, description="leave constant images out of training")
+    drop_vertical: bool = Field(
+        False, description="leave masks of vertical stripes out of training; many are wrong"
+    )
 
 
 class ModelConfig(_Section):
@@ -50,8 +55,7 @@ class ModelConfig(_Section):
 
     encoder: str = Field(
         "resnet34",
-        # timm takes a ':' or '/' for the address of a repository or a folder
-        pattern=r"^[A-Za-z0-9_.-]+$",
+        pattern=_ENCODER,
         description="'scratch', 'vgg16', 'vgg19' or any timm name",
     )
     weights: str = Field("none", description="'none', 'imagenet' or a .safetensors path")
@@ -100,6 +104,9 @@ class AugmentConfig(_Section):
     shift: float = Field(0.0, ge=0, lt=1, description="of the tile's side")
     rotate_degrees: float = Field(0.0, ge=0, le=45)
     shear_degrees: float = Field(0.0, ge=0, le=45)
+    elastic: float = Field(
+        0.0, ge=0, le=0.08, description="of the tile's side; smooth, and never folds layers over"
+    )
     noise: float = Field(0.0, ge=0, le=1, description="standard deviation, of the full range")
     probability: float = Field(1.0, ge=0, le=1, description="of each change but the flip")
 
@@ -200,7 +207,24 @@ class PseudoLabelsConfig(_Section):
     """Self-training: unlabelled tiles train with the masks that earlier models predict for them."""
 
     models: tuple[str, ...] = _Models
+    rounds: int = Field(
+        0, ge=0, le=20, description="trainings after the first, each taught by the one before"
+    )
     share: float = Field(0.5, gt=0, le=1, description="of the unlabelled tiles, the most certain")
+
+
+class EnsembleConfig(_Section):
+    """Several networks from one command, joined into one model at the end."""
+
+    encoders: tuple[Annotated[str, Field(pattern=_ENCODER)], ...] = Field(
+        (), description="each is trained in place of model.encoder"
+    )
+
+    @model_validator(mode="after")
+    def _encoders_differ(self) -> Self:
+        if len(set(self.encoders)) < len(self.encoders):
+            raise ValueError("encoders lists one twice; for more networks of it take more folds")
+        return self
 
 
 class DistillConfig(_Section):
@@ -250,6 +274,7 @@ class Recipe(_Section):
     snapshots: SnapshotsConfig = SnapshotsConfig()
     pseudo_labels: PseudoLabelsConfig = PseudoLabelsConfig()
     distill: DistillConfig = DistillConfig()
+    ensemble: EnsembleConfig = EnsembleConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     predict: PredictConfig = PredictConfig()
@@ -264,6 +289,11 @@ class Recipe(_Section):
             if self.train.select != "last":
                 raise ValueError("snapshots.cycles above 1 needs train.select = 'last'")
         return self
+
+    @property
+    def joins_trainings(self) -> bool:
+        """Whether it asks for more than one training: several encoders, or rounds."""
+        return bool(self.ensemble.encoders) or self.pseudo_labels.rounds > 0
 
     def sha256(self) -> str:
         """Return the SHA-256 of the resolved recipe as canonical JSON."""
@@ -352,7 +382,25 @@ def _recipe_table(name_or_path: str) -> dict[str, Any]:
         raise RecipeError(f"cannot read the recipe: {error}", where=path) from error
     if not isinstance(table, dict):
         raise RecipeError("the recipe is no table", where=path, expected="keys and values")
-    return table
+    return _on_its_base(table, path)
+
+
+def _on_its_base(table: dict[str, Any], path: Any) -> dict[str, Any]:
+    """Return the table, laid over that of the packaged recipe that it names as its base."""
+    base = table.pop("base", None)
+    if base is None:
+        return table
+    if base not in recipe_names():
+        raise RecipeError(
+            f"base = {base!r} is no recipe that comes with Diapir",
+            where=path,
+            expected=f"one of: {', '.join(recipe_names())}",
+        )
+    below = _recipe_table(base)
+    for key, value in table.items():
+        both = isinstance(value, dict) and isinstance(below.get(key), dict)
+        below[key] = {**below[key], **value} if both else value
+    return below
 
 
 def _apply_override(table: dict[str, Any], override: str) -> None:

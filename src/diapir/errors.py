@@ -62,6 +62,10 @@ class RunError(DiapirError):
     """A run folder or an output place that cannot be used: missing, foreign, full or read-only."""
 
 
+class DeviceError(DiapirError):
+    """A device whose memory is not enough for what it is asked to do."""
+
+
 class TrainingError(DiapirError):
     """A training that cannot go on, such as a loss that is no longer a number."""
 

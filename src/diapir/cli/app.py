@@ -14,6 +14,7 @@ from diapir.cli import (
     doctor,
     ensemble,
     evaluate,
+    export,
     finetune,
     info,
     ingest,
@@ -30,6 +31,7 @@ from diapir.cli import (
 from diapir.cli import map as map_verb
 from diapir.cli.console import printable
 from diapir.errors import DiapirError
+from diapir.io.atomic import DISK_ERRORS, cannot_write
 
 app = typer.Typer(
     help="Find salt in seismic images.",
@@ -48,6 +50,7 @@ for _verb, _command in (
     ("predict", predict.predict),
     ("submit", submit.submit),
     ("check-submission", check_submission.check_submission),
+    ("export", export.export),
     ("map", map_verb.map_),
     ("finetune", finetune.finetune),
     ("info", info.info),
@@ -93,3 +96,10 @@ def main() -> None:
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        # from a library that writes by itself, such as the log of a training
+        told = cannot_write(error.filename or "the output", error)
+        typer.secho(f"error: {printable(str(told))}", err=True, fg="red")
+        sys.exit(told.exit_code)

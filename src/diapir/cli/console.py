@@ -1,6 +1,5 @@
 """What the verbs share: options that mean the same everywhere, tables, JSON."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from diapir.errors import RunError
+from diapir.io.json_text import json_text
 
 Data = Annotated[
     Path,
@@ -32,13 +32,25 @@ Threshold = Annotated[
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Tiles a forward pass.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Engine = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        help="What computes: eager, compile, openvino, onnxruntime; auto: the fastest, measured.",
+    ),
+]
+Precision = Annotated[
+    str,
+    typer.Option("--precision", help="float32 (exact), bf16 (fast), or auto: the faster one."),
+]
 
 
-def require_libraries(names: Sequence[str]) -> None:
+def require_libraries(names: Sequence[str], extras: str = "serve,volume") -> None:
     """Say which extras are to be installed where a library is missing.
 
     Args:
         names: Of modules.
+        extras: That bring them.
 
     Raises:
         RunError: One is not installed.
@@ -50,13 +62,13 @@ def require_libraries(names: Sequence[str]) -> None:
         raise RunError(
             f"not installed: {', '.join(missing)}",
             where="this Python",
-            mend="Install the extras: pip install 'diapir[serve,volume]'.",
+            mend=f"Install the extras: pip install 'diapir[{extras}]'.",
         )
 
 
 def print_json(value: Any) -> None:
     """Print a result for programs, on standard output alone."""
-    typer.echo(json.dumps(value, indent=2))
+    typer.echo(json_text(value))
 
 
 def printable(text: str) -> str:

@@ -19,6 +19,7 @@ def describe(
     """Count what is in a data set, with every quirk that may mislead a training."""
     from diapir.data.census import census
     from diapir.io.layout import has_part
+    from diapir.io.lock import sole_writer
     from diapir.io.tiles import read_tiles
     from diapir.runs.folder import write_json
     from diapir.runs.report import save_data_figures
@@ -29,8 +30,9 @@ def describe(
         found["test"] = census(read_tiles(data, "test", progress=not quiet))
     table = {part: counts.to_dict() for part, counts in found.items()}
     if out is not None:
-        save_data_figures(labelled, out)
-        write_json(out / "describe.json", table)
+        with sole_writer(out):
+            save_data_figures(labelled, out)
+            write_json(out / "describe.json", table)
     if as_json:
         print_json(table)
         return

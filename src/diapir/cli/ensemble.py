@@ -50,3 +50,5 @@ def ensemble(
         f"{result.networks} networks, {result.megabytes:.1f} MB, are in {result.path}; threshold "
         f"{result.threshold:.2f}, chosen on {result.chosen_on}{score}"
     )
+    if result.calibration:
+        typer.echo(result.calibration)

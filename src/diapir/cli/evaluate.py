@@ -9,9 +9,11 @@ from diapir.cli.console import (
     BatchSize,
     Data,
     Device,
+    Engine,
     Flip,
     Json,
     Models,
+    Precision,
     Quiet,
     Threshold,
     print_json,
@@ -36,6 +38,8 @@ def evaluate(
     threshold: Threshold = None,
     batch_size: BatchSize = 32,
     device: Device = "auto",
+    engine: Engine = "auto",
+    precision: Precision = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -45,7 +49,6 @@ def evaluate(
     """
     from diapir.inference.predict import PredictOptions
     from diapir.runs.evaluate import evaluate_models
-    from diapir.runs.folder import plain
     from diapir.runs.report import group_rows, metric_rows
 
     judged = evaluate_models(
@@ -53,14 +56,14 @@ def evaluate(
         data,
         part=part,
         out=out,
-        options=PredictOptions(flip, threshold, batch_size, device),
+        options=PredictOptions(flip, threshold, batch_size, device, precision, engine),
         progress=not quiet,
     )
     found = judged.found
     if judged.warning:
         typer.secho(f"warning: {judged.warning}", err=True, fg="yellow")
     if as_json:
-        print_json(plain(judged.to_dict()))
+        print_json(judged.to_dict())
         return
     title = f"{len(found):,} tiles, threshold {found.threshold:.2f}"
     print_table(title, ("metric", "value", "from", "to"), metric_rows(found))

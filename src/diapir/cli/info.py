@@ -9,11 +9,13 @@ from diapir.cli.console import Json, print_json, print_table
 
 
 def info(
-    model: Annotated[Path, typer.Argument(help="A model file, a submission, or a .json of a run.")],
+    model: Annotated[
+        Path, typer.Argument(help="A model file, a submission, a report, or a .json of a run.")
+    ],
     as_json: Json = False,
 ) -> None:
-    """Show what a model file carries, or what made a submission, an evaluation or a run."""
-    if model.suffix.lower() in (".csv", ".json"):
+    """Show what a model file carries, or what made a submission, a report or a run."""
+    if model.suffix.lower() in (".csv", ".json", ".html"):
         from diapir.runs.origin import read_origin
 
         rows = read_origin(model)
@@ -24,7 +26,7 @@ def info(
         return
 
     from diapir.models.modelfile import read_card
-    from diapir.runs.report import provenance
+    from diapir.runs.provenance import provenance
 
     card = read_card(model)
     if as_json:

@@ -18,15 +18,15 @@ def mosaic(
     quiet: Quiet = False,
 ) -> None:
     """Find neighbouring tiles by their borders; write sections, and groups for leak-free splits."""
-    from diapir.runs.folder import plain
     from diapir.runs.mosaic import evidence_rows, write_mosaics
 
     result = write_mosaics(data, out, false_share=false_share, progress=not quiet)
     if as_json:
-        print_json(plain(result.evidence))
+        print_json(result.evidence)
         return
     rows, columns, pairs = evidence_rows(result.evidence)
     print_table("Mosaics", ("what", "count"), rows)
     print_table("Pairs", columns, pairs)
     typer.echo(f"Look at {out / 'mosaics.png'}; split by them with")
     typer.echo(f"  diapir train RECIPE --data {data} --set split.groups={out / 'groups.csv'}")
+    typer.echo("and see what random folds flatter with 'diapir results RUN RUN --compare'")

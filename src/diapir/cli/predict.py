@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from diapir.cli.console import BatchSize, Device, Flip, Quiet, Threshold
+from diapir.cli.console import BatchSize, Device, Engine, Flip, Precision, Quiet, Threshold
 
 
 def predict(
@@ -18,6 +18,8 @@ def predict(
     threshold: Threshold = None,
     batch_size: BatchSize = 32,
     device: Device = "auto",
+    engine: Engine = "auto",
+    precision: Precision = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Predict salt in images of any size: [MODEL]... INPUT OUTPUT.
@@ -41,7 +43,7 @@ def predict(
         out,
         masks=masks,
         probs=probs,
-        options=PredictOptions(flip, threshold, batch_size, device),
+        options=PredictOptions(flip, threshold, batch_size, device, precision, engine),
         progress=not quiet,
     )
     typer.echo(f"{count:,} images predicted into {out}")

@@ -11,17 +11,41 @@ def results(
         list[Path] | None,
         typer.Argument(help="Folders of finished runs; none: write the page of those kept again."),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Markdown file.")] = Path("results.md"),
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Markdown file; default: results.md, or tried.md."),
+    ] = None,
     submission: Annotated[
         list[Path] | None,
         typer.Option(help="A .json file that 'diapir submit' wrote; repeatable."),
     ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="One table of what was tried, against a baseline.")
+    ] = False,
+    baseline: Annotated[
+        Path | None, typer.Option(help="With --compare: this run; default: the first one.")
+    ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(help="With --compare: validation (or out-of-fold) tiles, or hold-out."),
+    ] = None,
 ) -> None:
     """Write a page of results, with commands and figures, from finished runs alone.
 
-    What it needs of a run is kept beside the page, so that later runs join the earlier ones.
+    What it needs of a run is kept beside the page, so that later runs join the earlier ones. With
+    --compare the page is one table: what differs from a baseline, gain and its interval.
     """
+    if not compare and (baseline is not None or on is not None):
+        raise typer.BadParameter("--baseline and --on go with --compare")
+    if compare and submission:
+        raise typer.BadParameter("--submission does not go with --compare")
+    from diapir.runs.comparison import write_comparison
     from diapir.runs.results import write_results
 
-    count = write_results(runs or [], submission or [], out)
+    if compare:
+        out = out or Path("tried.md")
+        count = write_comparison(runs or [], out, part=on, baseline=baseline)
+    else:
+        out = out or Path("results.md")
+        count = write_results(runs or [], submission or [], out)
     typer.echo(f"{count:,} runs are in {out}")

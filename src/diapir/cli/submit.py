@@ -10,9 +10,11 @@ from diapir.cli.console import (
     BatchSize,
     Data,
     Device,
+    Engine,
     Flip,
     Json,
     Models,
+    Precision,
     Quiet,
     Threshold,
     print_json,
@@ -28,6 +30,8 @@ def submit(
     threshold: Threshold = None,
     batch_size: BatchSize = 32,
     device: Device = "auto",
+    engine: Engine = "auto",
+    precision: Precision = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -39,7 +43,7 @@ def submit(
         models or [],
         data,
         out,
-        options=PredictOptions(flip, threshold, batch_size, device),
+        options=PredictOptions(flip, threshold, batch_size, device, precision, engine),
         progress=not quiet,
     )
     if as_json:

@@ -81,5 +81,6 @@ def _show(results: "list[RunResult]", as_json: bool) -> None:
         print_json([{k: None if v != v else v for k, v in row.items()} for row in table])
     else:
         print_table("Competition score", names, rows)
-        typer.echo(f"Look at {results[-1].folder.report}")
+        if results[-1].folder.report.is_file():
+            typer.echo(f"Look at {results[-1].folder.report}")
         typer.echo(f"Next: see {results[-1].folder.next_steps}")

@@ -8,6 +8,9 @@ from torch import Tensor
 
 from diapir.config import AugmentConfig
 
+_POINTS = 5
+"""Points along a side whose displacement is drawn: layers bend over a quarter of a tile."""
+
 
 def augment_batch(
     images: Tensor, masks: Tensor, config: AugmentConfig, generator: torch.Generator
@@ -48,6 +51,11 @@ class _Draw:
         values = (2 * self._uniform() - 1) * limit
         return values * (self._uniform() < self.probability)
 
+    def points(self, channels: int, side: int) -> Tensor:
+        """Return (B, channels, side, side) values in -1..1."""
+        shape = (self.batch, channels, side, side)
+        return 2 * torch.rand(shape, generator=self.generator, device=self.generator.device) - 1
+
     def noise_like(self, images: Tensor) -> Tensor:
         return torch.randn(images.shape, generator=self.generator, device=images.device)
 
@@ -56,13 +64,14 @@ class _Draw:
 
 
 def _moves(config: AugmentConfig) -> bool:
-    return any((config.zoom, config.shift, config.rotate_degrees, config.shear_degrees))
+    still = (config.zoom, config.shift, config.rotate_degrees, config.shear_degrees)
+    return any((*still, config.elastic))
 
 
 def _move(
     images: Tensor, masks: Tensor, config: AugmentConfig, draw: _Draw
 ) -> tuple[Tensor, Tensor]:
-    """Apply one affine map a tile: mirror, zoom, rotate, shear, shift; borders are reflected."""
+    """Apply one map a tile: mirror, zoom, rotate, shear, shift, bend; borders are reflected."""
     mirror = 1 - 2 * draw.chance(config.flip).float()
     zoom_y, zoom_x = 1 + draw.between(config.zoom), 1 + draw.between(config.zoom)
     angle = draw.between(math.radians(config.rotate_degrees))
@@ -78,11 +87,26 @@ def _move(
         dim=1,
     )
     grid = F.affine_grid(maps.to(images), list(images.shape), align_corners=False)
+    if config.elastic:
+        grid = grid + _bends(images, config.elastic, draw).to(grid)
     both = torch.cat([images, masks], dim=1)
     both = F.grid_sample(both, grid, padding_mode="reflection", align_corners=False)
     moved = both[:, 1:]
     moved[:, 0] = (moved[:, 0] > 0.5).to(masks.dtype)
     return both[:, :1], moved
+
+
+def _bends(images: Tensor, elastic: float, draw: _Draw) -> Tensor:
+    """Return (B, H, W, 2) smooth displacements for a sampling grid, at most `elastic` of the side.
+
+    Random displacements of a few points, joined by cubic splines: layers bend, but do not fold
+    over, as a spline between points a quarter of the side apart rises by less than its width.
+    """
+    points = draw.points(2, _POINTS)
+    strength = draw.between(2 * elastic).view(-1, 1, 1, 1)  # a tile reaches from -1 to 1
+    size = (images.shape[-2], images.shape[-1])
+    smooth = F.interpolate(strength * points, size=size, mode="bicubic", align_corners=True)
+    return smooth.permute(0, 2, 3, 1)
 
 
 def _recolour(images: Tensor, config: AugmentConfig, draw: _Draw) -> Tensor:

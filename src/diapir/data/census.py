@@ -135,18 +135,34 @@ def find_quirks(tiles: Tiles) -> dict[str, NDArray[np.bool_]]:
     if tiles.masks is None:
         return found
     salt = tiles.masks.sum(axis=(1, 2), dtype=np.int64)
-    vertical = _rows_equal(tiles.masks)
-    below = _rows_equal(tiles.masks[:, tiles.masks.shape[1] // 2 :]) & ~vertical
+    vertical, below = vertical_masks(tiles.masks)
     return {
         **found,
         "no salt": np.asarray(salt == 0),
         "all salt": np.asarray(salt == tiles.masks[0].size),
         "vertical mask": vertical,
-        "vertical in the lower half": np.asarray(below),
+        "vertical in the lower half": below,
         "1-10 salt pixels": np.asarray((salt > 0) & (salt <= 10)),
         "under 100 salt pixels": np.asarray((salt > 0) & (salt < 100)),
         "mask twice": np.asarray(_is_repeated(tiles.masks) & (salt > 0)),
     }
+
+
+def vertical_masks(
+    masks: NDArray[np.uint8],
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return which masks are vertical stripes, and which are so in their lower half only.
+
+    Many of them contradict their image (docs/tgs.md).
+
+    Args:
+        masks: (N, H, W) uint8 of 0 and 1.
+
+    Returns:
+        Two of (N,); no mask is in both, none of them is empty or full.
+    """
+    vertical = _rows_equal(masks)
+    return vertical, _rows_equal(masks[:, masks.shape[1] // 2 :]) & ~vertical
 
 
 def coverage_classes(masks: NDArray[np.uint8]) -> NDArray[np.intp]:
@@ -175,7 +191,7 @@ def _count_masks(masks: NDArray[np.uint8] | None, blank: NDArray[np.bool_]) -> d
         return dict.fromkeys(of_masks)
     area = masks.shape[1] * masks.shape[2]
     salt = masks.sum(axis=(1, 2), dtype=np.int64)
-    vertical = _rows_equal(masks)
+    vertical, below = vertical_masks(masks)
     groups, members = _count_equal(masks[salt > 0])
     classes = np.bincount(coverage_classes(masks), minlength=COVERAGE_CLASSES)
     return {
@@ -184,7 +200,7 @@ def _count_masks(masks: NDArray[np.uint8] | None, blank: NDArray[np.bool_]) -> d
         "empty_share": float((salt == 0).mean()),
         "full_masks": int((salt == area).sum()),
         "vertical_masks": int(vertical.sum()),
-        "vertical_below": int((_rows_equal(masks[:, masks.shape[1] // 2 :]) & ~vertical).sum()),
+        "vertical_below": int(below.sum()),
         "masks_1_to_10": int(((salt > 0) & (salt <= 10)).sum()),
         "masks_1_to_50": int(((salt > 0) & (salt <= 50)).sum()),
         "masks_under_100": int(((salt > 0) & (salt < 100)).sum()),

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diapir.config import SplitConfig
-from diapir.data.census import coverage_classes
+from diapir.data.census import coverage_classes, vertical_masks
 from diapir.errors import DataError
 from diapir.io.tiles import Tiles
 
@@ -98,7 +98,7 @@ def make_splits(
     else:
         dealt = _deal(strata[rest], units[rest], (1 / config.folds,) * config.folds, rng)
         pairs = [(rest[dealt != fold], rest[dealt == fold]) for fold in range(config.folds)]
-    keep = ~tiles.blank if config.drop_blank else np.ones(len(tiles), np.bool_)
+    keep = _worth_training(tiles, config)
     splits = [
         Split(
             train=train[keep[train]],
@@ -113,6 +113,15 @@ def make_splits(
     for split in splits:
         _check_filled(split, config, len(np.unique(units)), tiles.source)
     return splits
+
+
+def _worth_training(tiles: Tiles, config: SplitConfig) -> NDArray[np.bool_]:
+    """Return (N,) which tiles may train; validation and hold-out keep all, as the world does."""
+    keep = ~tiles.blank if config.drop_blank else np.ones(len(tiles), np.bool_)
+    if config.drop_vertical:
+        vertical, below = vertical_masks(tiles.truth)
+        keep &= ~vertical & ~below
+    return keep
 
 
 def _strata(tiles: Tiles, stratify: str) -> Index:

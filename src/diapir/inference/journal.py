@@ -74,7 +74,12 @@ class Journal:
         """Return the record of each finished block by its name."""
         # a name with a dot is a record that was being written when the process was killed
         paths = [path for path in self._records.glob("*.json") if path.name[0] != "."]
-        return {path.stem: json.loads(path.read_text()) for path in sorted(paths)}
+        records = {path.stem: _read(path) for path in sorted(paths)}
+        return {block: record for block, record in records.items() if record is not None}
+
+    def find(self, block: str) -> dict[str, float] | None:
+        """Return the record of a block, None where it is not finished."""
+        return _read(self._records / f"{block}.json")
 
     def record(self, block: str, measured: dict[str, float]) -> None:
         """Write down that a block is finished; its data must be written before.
@@ -85,6 +90,20 @@ class Journal:
         """
         write_text_atomic(self._records / f"{block}.json", json.dumps(measured) + "\n", sync=False)
 
+    def forget(self) -> None:
+        """Remove every record: what they tell of is not there."""
+        for path in self._records.glob("*.json"):
+            path.unlink(missing_ok=True)
+
     def remove(self) -> None:
         """Remove the journal and everything beside it in its folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _read(path: Path) -> dict[str, float] | None:
+    """Return a record; None where there is none, or where a power cut took its bytes."""
+    try:
+        record = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None

@@ -4,14 +4,14 @@ Everything here is chosen on tiles that did not train the network, out-of-fold o
 and stored in the model file. Nothing is chosen on a hold-out.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diapir.inference.bodies import drop_small_bodies, find_bodies
 from diapir.metrics.bootstrap import bootstrap_interval
-from diapir.metrics.calibration import fit_temperature, scale_probs
+from diapir.metrics.calibration import TemperatureTrial, scale_probs, try_temperature
 from diapir.metrics.score import Counts, tile_counts, tile_scores
 from diapir.metrics.thresholds import best_threshold, threshold_curve
 from diapir.models.maskrule import AS_THRESHOLDED, MaskRule
@@ -33,6 +33,7 @@ class Choice:
         score: On the tiles that it was chosen on, which flatters slightly.
         gain: In score over the threshold alone, of the best clean-up that was tried.
         gain_low: Lower end of the 95 % interval of `gain`; the clean-up is only kept above 0.
+        trial: The temperature that was tried; None where none was chosen.
     """
 
     threshold: float
@@ -40,6 +41,29 @@ class Choice:
     score: float
     gain: float = 0.0
     gain_low: float = 0.0
+    trial: TemperatureTrial | None = None
+
+    @property
+    def calibration(self) -> str:
+        """What became of the temperature, as a sentence; empty where none was tried."""
+        return "" if self.trial is None else describe_trial(self.trial)
+
+
+def describe_trial(trial: TemperatureTrial) -> str:
+    """Return a sentence: which temperature was fitted, what it gains, and whether it is kept."""
+    if trial == TemperatureTrial():
+        return "No temperature was fitted: the tiles do not have salt and background enough."
+    gains = (
+        f"on tiles that did not fit it the calibration error falls by {trial.error_gain:.4f} (95 % "
+        f"interval from {trial.error_low:.4f}) and the negative log-likelihood by "
+        f"{trial.likelihood_gain:.4f} nats a pixel (from {trial.likelihood_low:.4f})"
+    )
+    if trial.helps:
+        return f"Temperature {trial.temperature:.3f} is kept: {gains}."
+    return (
+        f"Temperature {trial.temperature:.3f} was fitted and not kept, as it does not help beyond "
+        f"doubt: {gains}. Probabilities stay as they are."
+    )
 
 
 def make_masks(
@@ -66,7 +90,8 @@ def choose(
 ) -> Choice:
     """Return temperature, threshold and clean-up that suit raw probabilities best.
 
-    The clean-up is kept only where the interval of its gain, paired by tile, lies above 0.
+    Temperature and clean-up are kept only where the interval of their gain, paired by tile, lies
+    above 0; that of the temperature is cross-fitted.
 
     Args:
         probs: (N, H, W) raw probabilities of tiles that did not train the network.
@@ -76,14 +101,15 @@ def choose(
     Raises:
         ValueError: There are no tiles, or the shapes differ.
     """
-    temperature = fit_temperature(probs, truth)
-    probs = scale_probs(probs, temperature)
+    trial = try_temperature(probs, truth)
+    probs = scale_probs(probs, trial.kept)
     curve = threshold_curve(probs, truth)
-    plain = Choice(best_threshold(curve), MaskRule(temperature), float(curve.max()))
+    rule = MaskRule(trial.kept)
+    plain = Choice(best_threshold(curve), rule, float(curve.max()), trial=trial)
     if not clean_up:
         return plain
     threshold, min_body, empty_below = _best_clean_up(probs, truth)
-    rule = MaskRule(temperature, min_body, empty_below)
+    rule = MaskRule(trial.kept, min_body, empty_below)
     if not rule.cleans:
         return plain
     old, new = (
@@ -92,8 +118,8 @@ def choose(
     )
     gain, (low, _) = float((new - old).mean()), bootstrap_interval(new - old)
     if low > 0:
-        return Choice(threshold, rule, float(new.mean()), gain, low)
-    return Choice(plain.threshold, plain.rule, plain.score, gain, low)
+        return Choice(threshold, rule, float(new.mean()), gain, low, trial)
+    return replace(plain, gain=gain, gain_low=low)
 
 
 def _best_clean_up(

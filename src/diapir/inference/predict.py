@@ -1,6 +1,7 @@
 """Salt probabilities of tiles and sections from one or several models."""
 
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,14 +11,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diapir.errors import DataError, ModelFileError
+from diapir.errors import DataError, DeviceError, ModelFileError
+from diapir.inference.engine_pool import EnginePool
 from diapir.inference.postprocess import make_masks
 from diapir.metrics.calibration import tile_disagreement
 from diapir.models.ensemble import load_networks
 from diapir.models.maskrule import AS_THRESHOLDED, MaskRule, mean_rule
+from diapir.models.memory import is_out_of_memory, largest_batch
 from diapir.models.modelfile import ModelCard
 from diapir.models.packaged import models_or_packaged
 from diapir.models.unet import SaltNet
+
+_TRIED = 8
+"""Tiles that engines are measured on, before mirroring."""
 
 
 @dataclass
@@ -32,6 +38,8 @@ class Predictor:
         batch_size: Tiles a forward pass, before mirroring.
         rule: Its temperature calibrates the mean probability, the rest cleans up masks.
         weights: One a network; None: all alike.
+        engine: What computes, as of `EnginePool`.
+        precision: As of `EnginePool`.
         model_seconds: Time spent in the networks so far, without reading and writing.
     """
 
@@ -41,14 +49,17 @@ class Predictor:
     batch_size: int = 32
     rule: MaskRule = AS_THRESHOLDED
     weights: Sequence[float] | None = None
+    engine: str = "auto"
+    precision: str = "auto"
     model_seconds: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         shares = np.ones(len(self.nets)) if self.weights is None else np.asarray(self.weights)
-        self._shares: list[float] = (shares / shares.sum()).tolist()
+        self.shares: list[float] = (shares / shares.sum()).tolist()
         self.device = next(self.nets[0].parameters()).device
         for net in self.nets:
             net.eval()
+        self.engines = EnginePool(self.nets, self.engine, self.precision)
 
     @property
     def needs_depth(self) -> bool:
@@ -78,6 +89,7 @@ class Predictor:
 
         Raises:
             DataError: A model wants depths and there are none.
+            DeviceError: The device's memory is not enough; it names a batch that fits.
         """
         probs, _ = self._predict(images, z_feet, advance)
         return probs
@@ -102,6 +114,7 @@ class Predictor:
 
         Raises:
             DataError: A model wants depths and there are none.
+            DeviceError: The device's memory is not enough; it names a batch that fits.
         """
         return self._predict(images, z_feet, advance)
 
@@ -119,12 +132,14 @@ class Predictor:
             )
         probs = np.empty(images.shape, np.float32)
         apart = np.zeros(len(images))
+        if len(images):
+            self._prepare_engines(images, z_feet)
         started = time.perf_counter()
         for start in range(0, len(images), self.batch_size):
             stop = start + self.batch_size
             depths = None if z_feet is None else torch.tensor(z_feet[start:stop])
             # a copy: the array may be read-only, which torch warns of
-            views = self._batch_views(torch.tensor(images[start:stop]), depths)
+            views = self._fitting_views(torch.tensor(images[start:stop]), depths)
             mean = torch.einsum("v,vbhw->bhw", self._view_weights(views), views)
             if self.rule.temperature != 1:
                 mean = torch.sigmoid(torch.logit(mean, 1e-6) / self.rule.temperature)
@@ -136,21 +151,59 @@ class Predictor:
         self.model_seconds += time.perf_counter() - started
         return probs, apart
 
-    def _view_weights(self, views: Tensor) -> Tensor:
-        times = len(views) // len(self.nets)
-        return views.new_tensor(self._shares).repeat_interleave(times) / times
+    def _prepare_engines(
+        self, images: NDArray[np.uint8], z_feet: NDArray[np.float32] | None
+    ) -> None:
+        some = np.linspace(0, len(images) - 1, min(_TRIED, len(images))).astype(np.intp)
+        depths = None if z_feet is None else torch.tensor(z_feet[some])
+        x, depths = self._views(torch.tensor(images[some]), depths)
+        self.engines.prepare(x, depths, len(images) * (2 if self.flip else 1))
 
-    @torch.inference_mode()
-    def _batch_views(self, images: Tensor, z_feet: Tensor | None) -> Tensor:
-        """Return (V, B, H, W) probabilities: of each network, straight and then mirrored."""
+    def _fitting_views(self, images: Tensor, z_feet: Tensor | None) -> Tensor:
+        """Return `_batch_views`, or say which batch would fit where the device's memory is full."""
+        try:
+            return self._batch_views(images, z_feet)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            traceback.clear_frames(error.__traceback__)  # they hold what fills the device
+            fits = largest_batch(
+                lambda count: self._batch_views(
+                    torch.zeros_like(images[:count]), None if z_feet is None else z_feet[:count]
+                ),
+                len(images),
+            )
+            height, width = images.shape[1:]
+            raise DeviceError(
+                f"out of memory on the device with {len(images)} images of {height} x {width} "
+                "pixels a pass",
+                where=str(self.device),
+                mend=f"Give --batch-size {fits}, which fits."
+                if fits
+                else "Not even one fits: give --no-flip, --device cpu, fewer models, or to "
+                "'diapir map' a smaller --window.",
+            ) from error
+
+    def _views(self, images: Tensor, z_feet: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return (B, 1, H, W) grey values and depths on the device; mirrored tiles follow."""
         x = images.to(self.device)[:, None].float() / 255
         depths = None if z_feet is None else z_feet.to(self.device)
         if self.flip:  # mirrored tiles go through in the same batch
             x = torch.cat([x, x.flip(3)])
             depths = None if depths is None else torch.cat([depths, depths])
+        return x, depths
+
+    def _view_weights(self, views: Tensor) -> Tensor:
+        times = len(views) // len(self.nets)
+        return views.new_tensor(self.shares).repeat_interleave(times) / times
+
+    @torch.inference_mode()
+    def _batch_views(self, images: Tensor, z_feet: Tensor | None) -> Tensor:
+        """Return (V, B, H, W) probabilities: of each network, straight and then mirrored."""
+        x, depths = self._views(images, z_feet)
         views = []
-        for net in self.nets:
-            probs = torch.sigmoid(net(x, depths))[:, 0]
+        for number in range(len(self.nets)):
+            probs = torch.sigmoid(self.engines(number, x, depths))[:, 0]
             if self.flip:
                 straight, mirrored = probs.chunk(2)
                 views += [straight, mirrored.flip(2)]
@@ -169,6 +222,7 @@ class PredictOptions:
         batch_size: Tiles a forward pass.
         device: 'auto', 'cpu' or 'cuda'.
         precision: 'auto', 'float32' or 'bf16', as in the recipe.
+        engine: 'auto', or one of `BACKENDS`.
     """
 
     flip: bool | None = None
@@ -176,6 +230,7 @@ class PredictOptions:
     batch_size: int = 32
     device: str = "auto"
     precision: str = "auto"
+    engine: str = "auto"
 
 
 AS_TRAINED = PredictOptions()
@@ -199,8 +254,6 @@ def load_predictor(
     loaded = [load_networks(path) for path in models_or_packaged(paths)]
     cards = [found.card for found in loaded]
     nets = [net.to(device) for found in loaded for net in found.nets]
-    for net in nets:
-        net.set_precision(options.precision, device)
     own_flip, own_threshold = cards[0].recipe.predict.flip, np.mean([c.threshold for c in cards])
     predictor = Predictor(
         nets,
@@ -209,6 +262,8 @@ def load_predictor(
         batch_size=options.batch_size,
         rule=mean_rule([card.rule for card in cards]),
         weights=[weight for found in loaded for weight in found.weights],
+        engine=options.engine,
+        precision=options.precision,
     )
     return predictor, cards
 

@@ -104,7 +104,8 @@ class Pool:
         try:
             # its own loop: this client is nobody's default
             ended = as_completed(futures, loop=self._client.loop, with_results=True)
-            for _, result in ended:
+            for future, result in ended:
+                future.release()  # else Dask computes it again when the worker that has it dies
                 done(result)
         except KilledWorker as error:
             raise RunError(

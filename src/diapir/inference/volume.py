@@ -25,6 +25,7 @@ from diapir.inference.journal import Journal
 from diapir.inference.look import Look
 from diapir.inference.schedule import Workers, open_pool
 from diapir.inference.sections import SectionModel, Tiling, predict_section
+from diapir.io.atomic import disk_told
 
 STORE = "salt.zarr"
 """Name of the store with `probability`, `mask` and `disagreement`."""
@@ -131,11 +132,18 @@ class Job:
     scratch: bool
 
     def __call__(self, block: Block) -> dict[str, float]:
-        """Predict and store a block; return its seconds, in all and inside the networks."""
+        """Predict and store a block; return its seconds, in all and inside the networks.
+
+        A block that the journal holds is not done again: Dask asks for the results of a worker that
+        died once more, also of those that it had finished.
+        """
         import dask
         import zarr
 
         block = Block(*block)  # Dask hands over a plain tuple
+        finished = self.journal.find(block.name)
+        if finished is not None:
+            return finished
         started = time.perf_counter()
         # few chunks in flight: each is decoded whole, and memory is to stay bounded
         with dask.config.set(scheduler="synchronous"), zarr.config.set({"async.concurrency": 2}):
@@ -278,10 +286,24 @@ def predict_volume(
     Raises:
         RunError: Workers died, or the disk is full.
     """
+    # Zarr writes by itself, and workers hand its errors on
+    with disk_told(job.journal.folder.parent, "the map"):
+        return _predict_volume(job, plan, survey, workers, attributes or {}, advance)
+
+
+def _predict_volume(
+    job: Job,
+    plan: Plan,
+    survey: Any,
+    workers: Workers,
+    attributes: dict[str, Any],
+    advance: Callable[[int], None],
+) -> Prediction:
     started = time.perf_counter()
-    done = job.journal.done()
     if not (job.journal.folder / "ready").exists():
-        _create_stores(job, plan, survey, attributes or {})
+        job.journal.forget()
+        _create_stores(job, plan, survey, attributes)
+    done = job.journal.done()
     resumed = len(done)
     advance(resumed)
     records = list(done.values())

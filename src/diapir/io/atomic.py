@@ -24,6 +24,8 @@ _MENDS = {
 }
 
 
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+"""Of a place that cannot take what is written; nothing else has these numbers."""
 _TEMPORARY = re.compile(r"\..{0,80}-[0-9a-f]{12}(\.\w+)?")
 
 
@@ -56,13 +58,36 @@ def atomic_write(path: Path, *, sync: bool = True) -> Iterator[Path]:
         if sync:
             _sync(target.parent)
     except OSError as error:
-        raise RunError(
-            f"cannot write the file: {error.strerror or error}",
-            where=path,
-            mend=_MENDS.get(error.errno or 0, "Choose another place."),
-        ) from error
+        raise cannot_write(path, error) from error
     finally:
         _discard(temporary)
+
+
+def cannot_write(path: object, error: OSError, what: str = "the file") -> RunError:
+    """Return the error of a place that cannot be written, with what to do about it."""
+    return RunError(
+        f"cannot write {what}: {error.strerror or error}",
+        where=path,
+        mend=_MENDS.get(error.errno or 0, "Choose another place."),
+    )
+
+
+@contextmanager
+def disk_told(path: Path, what: str = "the file") -> Iterator[None]:
+    """Turn a full or read-only disk inside the block into an error about `path`.
+
+    For libraries that write by themselves; other errors, such as those of reading, stay what they
+    are.
+
+    Raises:
+        RunError: The disk is full, or the place cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        raise cannot_write(path, error, what) from error
 
 
 def write_bytes_atomic(path: Path, data: bytes, *, sync: bool = True) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diapir.errors import DataError, RunError
+from diapir.io.lock import sole_writer
 from diapir.io.segy import SegyOptions
 from diapir.io.segy_layout import open_file
 from diapir.io.segy_volume import SegySurvey, read_survey
@@ -70,12 +71,24 @@ def ingest(
 
     Raises:
         DataError: The file cannot be read, is pre-stack, or makes no grid.
-        RunError: The store cannot be written, or holds something else.
+        RunError: The store cannot be written, holds something else, or another process writes it.
     """
+    with sole_writer(store):
+        return _ingest(source, store, options or SegyOptions(), overwrite, workers, chunk, progress)
+
+
+def _ingest(
+    source: Path,
+    store: Path,
+    options: SegyOptions,
+    overwrite: bool,
+    workers: int,
+    chunk: int,
+    progress: bool,
+) -> Ingested:
     from dask.base import compute
     from dask.delayed import delayed
 
-    options = options or SegyOptions()
     traces = open_file(source, options).traces
     with counting(traces, "Headers", shown=progress) as advance:
         survey = read_survey(source, options, advance)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from diapir.errors import RunError
+from diapir.io.atomic import cannot_write
 
 
 @contextmanager
@@ -40,11 +41,7 @@ def _take(path: Path, out: Path) -> int:
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
-            raise RunError(
-                f"cannot write there: {error.strerror or error}",
-                where=out,
-                mend="Ask for write permission or choose another place.",
-            ) from error
+            raise cannot_write(out, error, "there") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

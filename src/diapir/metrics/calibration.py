@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diapir.metrics.bootstrap import bootstrap_interval
+
 _SMALLEST = 1e-6
 """Probabilities closer to 0 or 1 count as this close, so that logits are finite."""
 _LOGIT_BINS = 2801
@@ -81,13 +83,93 @@ def fit_temperature(probs: NDArray[Any], truth: NDArray[Any]) -> float:
     Source:
         Guo et al. 2017, On Calibration of Modern Neural Networks, section 4.2.
     """
-    probs, truth = _flat(probs, truth)
-    if truth.all() or not truth.any():
-        return 1.0
+    return _likeliest(*_logit_counts(*_flat(probs, truth)))
+
+
+@dataclass(frozen=True)
+class TemperatureTrial:
+    """A fitted temperature, and what it gains on tiles that did not fit it.
+
+    Args:
+        temperature: Fitted on all tiles.
+        likelihood_gain: Fall of the negative log-likelihood in nats a pixel, cross-fitted.
+        likelihood_low: Lower end of the 95 % interval of that, paired by tile.
+        error_gain: Fall of the expected calibration error, cross-fitted.
+        error_low: Lower end of the 95 % interval of that, paired by tile.
+    """
+
+    temperature: float = 1.0
+    likelihood_gain: float = 0.0
+    likelihood_low: float = 0.0
+    error_gain: float = 0.0
+    error_low: float = 0.0
+
+    @property
+    def helps(self) -> bool:
+        """Whether likelihood and calibration error are both better beyond doubt."""
+        return self.likelihood_low > 0 and self.error_low > 0
+
+    @property
+    def kept(self) -> float:
+        """The temperature to use: that which was fitted where it helps, otherwise 1."""
+        return self.temperature if self.helps else 1.0
+
+
+def try_temperature(
+    probs: NDArray[Any], truth: NDArray[Any], *, folds: int = 5, samples: int = 2000
+) -> TemperatureTrial:
+    """Return the temperature that is fitted on all tiles, and what it gains, cross-fitted.
+
+    A temperature that was fitted on a hundred tiles always suits these tiles, and may make others
+    worse. So each part of the tiles is judged with a temperature that the other parts fitted.
+
+    Args:
+        probs: (N, H, W) probabilities in 0..1.
+        truth: (N, H, W), salt where not 0.
+        folds: Parts, dealt by how much salt there is; the order of the tiles does not matter.
+        samples: Of the bootstrap over tiles.
+
+    Raises:
+        ValueError: There are no pixels, or the shapes differ.
+    """
+    if probs.shape != truth.shape or probs.ndim != 3 or not probs.size:
+        raise ValueError(f"probs {probs.shape} and truth {truth.shape} must be (N, H, W), N > 0")
+    order = np.lexsort((probs.sum(axis=(1, 2)), np.count_nonzero(truth, axis=(1, 2))))
+    parts = [order[k::folds] for k in range(min(folds, len(order)))]
+    counts = [_logit_counts(*_flat(probs[part], truth[part])) for part in parts]
+    salt, rest = (np.sum(each, axis=0) for each in zip(*counts, strict=True))
+    if len(parts) < 2 or not salt.any() or not rest.any():
+        return TemperatureTrial()
+    judged = [
+        _tile_gains(probs[part], truth[part], _likeliest(salt - own_salt, rest - own_rest))
+        for part, (own_salt, own_rest) in zip(parts, counts, strict=True)
+    ]
+    gains, before, after = (np.concatenate(each) for each in zip(*judged, strict=True))
+    low, _ = bootstrap_interval(gains, samples=samples)
+    error_gain, error_low = _error_gain(before, after, samples)
+    return TemperatureTrial(
+        temperature=_likeliest(salt, rest),
+        likelihood_gain=float(gains.mean()),
+        likelihood_low=low,
+        error_gain=error_gain,
+        error_low=error_low,
+    )
+
+
+def _logit_counts(
+    probs: NDArray[Any], truth: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return how many pixels with salt and without fall into each fine class of logits."""
     scale = (_LOGIT_BINS - 1) / (2 * _LOGIT_END)
     place = np.rint((_logits(probs) + _LOGIT_END) * scale).astype(np.int32)
     salt = np.bincount(place[truth], minlength=_LOGIT_BINS).astype(np.float64)
-    rest = np.bincount(place, minlength=_LOGIT_BINS) - salt
+    return salt, np.bincount(place, minlength=_LOGIT_BINS) - salt
+
+
+def _likeliest(salt: NDArray[np.float64], rest: NDArray[np.float64]) -> float:
+    """Return the best temperature of counted logits; 1 where pixels of one kind are missing."""
+    if not salt.any() or not rest.any():
+        return 1.0
     logits = np.linspace(-_LOGIT_END, _LOGIT_END, _LOGIT_BINS)
 
     def loss(log_temperature: float) -> float:
@@ -95,6 +177,44 @@ def fit_temperature(probs: NDArray[Any], truth: NDArray[Any]) -> float:
         return float((salt * np.logaddexp(0, -scaled) + rest * np.logaddexp(0, scaled)).sum())
 
     return float(np.exp(_minimum(loss, *np.log(_TEMPERATURES))))
+
+
+def _tile_gains(
+    probs: NDArray[Any], truth: NDArray[Any], temperature: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return of each tile the fall of its loss, and its calibration gaps before and after."""
+    logits, salt = _logits(probs), truth != 0
+    signed = np.where(salt, -logits, logits)
+    loss = np.logaddexp(0, signed) - np.logaddexp(0, signed / np.float32(temperature))
+    scaled = scale_probs(probs, temperature)
+    gains = loss.mean(axis=(1, 2), dtype=np.float64)
+    return gains, _tile_gaps(probs, salt), _tile_gaps(scaled, salt)
+
+
+def _tile_gaps(probs: NDArray[Any], salt: NDArray[np.bool_], bins: int = 15) -> NDArray[np.float64]:
+    """Return (N, bins) predicted minus found salt of each tile's pixels, as shares of a tile."""
+    tiles = len(probs)
+    place = np.minimum((probs * bins).astype(np.int32), bins - 1)
+    place += bins * np.arange(tiles, dtype=np.int32)[:, None, None]
+    gaps = np.bincount(
+        place.ravel(), weights=(probs - salt).ravel(), minlength=bins * tiles
+    ).reshape(tiles, bins)
+    return np.asarray(gaps / salt[0].size, np.float64)
+
+
+def _error_gain(
+    before: NDArray[np.float64], after: NDArray[np.float64], samples: int
+) -> tuple[float, float]:
+    """Return the fall of the calibration error, and the lower end of its 95 % interval."""
+    tiles = len(before)
+    rng = np.random.default_rng(0)
+    drawn = rng.multinomial(tiles, np.full(tiles, 1 / tiles), size=samples) / tiles
+
+    def fall(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        old, new = (np.abs(weights @ gaps).sum(axis=-1) for gaps in (before, after))
+        return np.asarray(old - new, np.float64)
+
+    return float(fall(np.full(tiles, 1 / tiles))), float(np.quantile(fall(drawn), 0.025))
 
 
 def scale_probs(probs: NDArray[Any], temperature: float) -> NDArray[np.float32]:

@@ -94,4 +94,9 @@ def fit_to(x: Tensor, size: tuple[int, int]) -> Tensor:
     height, width = size
     x = x[..., :height, :width]
     missing = (0, width - x.shape[-1], 0, height - x.shape[-2])
-    return F.pad(x, missing, mode="replicate") if any(missing) else x
+    return F.pad(x, missing, mode="replicate") if any(missing) or is_traced() else x
+
+
+def is_traced() -> bool:
+    """Whether a graph for other sizes is being made: it must not leave out what this one spares."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined,no-untyped-call]

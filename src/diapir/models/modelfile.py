@@ -75,7 +75,7 @@ class ModelCard:
     rule: MaskRule = AS_THRESHOLDED
 
     def stamped(self) -> "ModelCard":
-        """Return the card with versions, commit and time of now."""
+        """Return the card with versions and commit of this process, and the time of now."""
         versions = library_versions()
         now = datetime.now(UTC).isoformat(timespec="seconds")
         return replace(self, versions=versions, git=source_commit(), created=now)
@@ -329,10 +329,18 @@ def library_versions() -> dict[str, str]:
 
 
 def source_commit() -> str | None:
-    """Return the commit of the source tree that this package runs from, None where it has none."""
-    folder = Path(__file__).parent
+    """Return the commit of the source tree that this package runs from, None where it has none.
+
+    It is the one at which this process loaded the package: a commit that is made while a training
+    runs had no part in it.
+    """
+    return _COMMIT
+
+
+def _read_commit(source: Path) -> str | None:
+    folder = source.parent
     # an environment may lie inside the repository of something else, which does not track this file
-    commands = (["ls-files", "--error-unmatch", Path(__file__).name], ["rev-parse", "HEAD"])
+    commands = (["ls-files", "--error-unmatch", source.name], ["rev-parse", "HEAD"])
     found = ""
     for command in commands:
         git = ["git", "-C", str(folder), *command]
@@ -342,3 +350,6 @@ def source_commit() -> str | None:
             return None
         found = done.stdout.strip()
     return found or None
+
+
+_COMMIT = _read_commit(Path(__file__))

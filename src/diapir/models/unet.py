@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from diapir.config import TILE_SIZE, ModelConfig
 from diapir.errors import RecipeError
-from diapir.models.blocks import ConvBlock, ScSE, Upsample
+from diapir.models.blocks import ConvBlock, ScSE, Upsample, is_traced
 from diapir.models.encoders import EncoderInfo, build_encoder
 
 
@@ -183,7 +183,7 @@ class SaltNet(nn.Module):
 
         def on_images(found: Tensor) -> Tensor:
             found = found.float()
-            if padded != inner:
+            if padded != inner or is_traced():
                 found = _resize(found, padded)[..., top : top + inner[0], left : left + inner[1]]
             return _resize(found, size)
 
@@ -199,8 +199,11 @@ class SaltNet(nn.Module):
     def _resized(self, images: Tensor) -> Tensor:
         if self.resize_to is None:
             return images
-        scale = self.resize_to / TILE_SIZE
-        height, width = (max(1, round(side * scale)) for side in images.shape[-2:])
+        # rounds in integers, which torch.export can follow for a size that is not known yet
+        height, width = (
+            max(1, (2 * side * self.resize_to + TILE_SIZE) // (2 * TILE_SIZE))
+            for side in images.shape[-2:]
+        )
         return _resize(images, (height, width))
 
     def _padded(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
@@ -259,7 +262,7 @@ def _autocast(x: Tensor, dtype: torch.dtype | None) -> torch.autocast:
 
 
 def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    if tuple(x.shape[-2:]) == size:
+    if tuple(x.shape[-2:]) == size and not is_traced():
         return x
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 

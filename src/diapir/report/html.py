@@ -1,30 +1,36 @@
 """One HTML page for a run: key figures, provenance, tables and figures, in a single file.
 
-The page loads nothing from anywhere: pictures are embedded, there are no scripts and no fonts to
-fetch, and its content security policy says so. It is made for light and dark screens, for phones,
-for paper and for screen readers.
+The page loads nothing from anywhere: pictures are embedded, nothing in it runs and there are no
+fonts to fetch, and its content security policy says so. It is made for light and dark screens, for
+phones, for paper and for screen readers. For programs, it holds what made it as a block of JSON.
 """
 
 import base64
 import io
+import json
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
 from diapir import __version__
+from diapir.errors import RunError
 from diapir.io.atomic import write_text_atomic
+from diapir.io.json_text import json_text
 from diapir.report.figures import figure_png
 
 Cell = str | int | float | bool | None
 """A value in a table; None shows as a dash."""
 
+_ORIGIN = re.compile(rb'<script type="application/json" id="origin">(.*?)</script>', re.DOTALL)
+_LARGEST_PAGE = 1 << 28
 _PNG = b"\x89PNG\r\n\x1a\n"
 _NUMBER = re.compile(r"[-+<>~ ]*[\d,.]+(e[-+]?\d+)?( ?(%|ft|s|min|h|ms|MB|GB|px))?$")
 
@@ -176,6 +182,8 @@ class ReportContent:
         cards: The key figures.
         sections: The body.
         provenance: Name and value of what made this result: data, recipe, seed, versions.
+        origin: The same and more for programs, as plain values that `json.dumps` takes; NaN is
+            written as null.
     """
 
     title: str
@@ -183,6 +191,7 @@ class ReportContent:
     cards: Sequence[Card] = ()
     sections: Sequence[Section] = ()
     provenance: Sequence[tuple[str, str]] = ()
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
 
 def render_report(content: ReportContent) -> str:
@@ -192,7 +201,40 @@ def render_report(content: ReportContent) -> str:
     )
     source = resources.files("diapir.report") / "templates" / "report.html.jinja"
     template = environment.from_string(source.read_text(encoding="utf-8"))
-    return template.render(content=content, version=__version__)
+    return template.render(content=content, version=__version__, origin=_origin_json(content))
+
+
+def _origin_json(content: ReportContent) -> str:
+    """Return what made the report as JSON that cannot end the element in which it stands.
+
+    Source: HTML standard, 4.12.1.3: "</script" and "<!--" are what a script element must not hold.
+    """
+    table = {"title": content.title, "report_by": f"Diapir {__version__}", **content.origin}
+    text = json_text(table)
+    for mark in "<>&":
+        text = text.replace(mark, f"\\u{ord(mark):04x}")
+    return text
+
+
+def read_origin(page: Path) -> dict[str, Any]:
+    """Return what a page that `write_report` wrote says of how it was made.
+
+    Raises:
+        RunError: It cannot be read, is no such page, or is damaged.
+    """
+    mend = "Give a report.html that Diapir wrote, in version 0.1 or later."
+    try:
+        if page.stat().st_size > _LARGEST_PAGE:
+            raise RunError(
+                f"{page.stat().st_size:,} bytes, more than any report", where=page, mend=mend
+            )
+        found = _ORIGIN.search(page.read_bytes())
+        table = None if found is None else json.loads(found[1])
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"cannot read the report: {error}", where=page, mend=mend) from error
+    if not isinstance(table, dict):
+        raise RunError("this page does not say how it was made", where=page, mend=mend)
+    return table
 
 
 def write_report(path: Path, content: ReportContent) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from diapir.errors import DataError, RunError
 from diapir.inference.postprocess import Choice, choose
 from diapir.inference.predict import Predictor
+from diapir.io.lock import sole_writer
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.models.ensemble import Member, Networks, load_networks, read_members, save_ensemble
 from diapir.models.maskrule import MaskRule, mean_rule
@@ -31,6 +32,7 @@ class EnsembleResult:
         chosen_on: The tiles that chose threshold and rule, in words.
         score: On these tiles, which flatters slightly; None where none chose.
         rule: Calibration and clean-up, as a table.
+        calibration: What became of the temperature, as a sentence; empty where none was tried.
     """
 
     path: Path
@@ -40,6 +42,7 @@ class EnsembleResult:
     chosen_on: str
     score: float | None
     rule: dict[str, float]
+    calibration: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,15 +89,16 @@ def make_ensemble(
             expected="a name that ends in .safetensors",
             mend=f"Give --out {out.with_suffix('.safetensors')}.",
         )
-    sources = _open(runs, weights)
-    members = [member for source in sources for member in _members(source)]
-    cards = [found.card for source in sources for found in source.found]
-    choice, score, chosen_on = _choose(sources, members, cards, data, progress)
-    card = _card(members, cards, choice, score, chosen_on)
-    if len(members) == 1:
-        save_model(out, members[0].net, card, half=half)
-    else:
-        save_ensemble(out, members, card, half=half)
+    with sole_writer(out):
+        sources = _open(runs, weights)
+        members = [member for source in sources for member in _members(source)]
+        cards = [found.card for source in sources for found in source.found]
+        choice, score, chosen_on = _choose(sources, members, cards, data, progress)
+        card = _card(members, cards, choice, score, chosen_on)
+        if len(members) == 1:
+            save_model(out, members[0].net, card, half=half)
+        else:
+            save_ensemble(out, members, card, half=half)
     return EnsembleResult(
         path=out,
         networks=len(members),
@@ -103,6 +107,7 @@ def make_ensemble(
         chosen_on=chosen_on,
         score=score,
         rule=asdict(choice.rule),
+        calibration=choice.calibration,
     )
 
 
@@ -231,10 +236,9 @@ def _card(
     train = dict.fromkeys(id_ for card in cards for id_ in card.train_ids)
     val = dict.fromkeys(id_ for card in cards for id_ in card.val_ids if id_ not in train)
     prints = {card.data_fingerprint for card in cards}
+    metrics = {} if score is None else {"chosen_on_score": score}
     if len(members) == 1:
         metrics = dict(cards[0].metrics)
-    else:
-        metrics = {} if score is None else {"chosen_on_score": score}
     return ModelCard(
         recipe=members[0].recipe,
         threshold=choice.threshold,
@@ -243,5 +247,7 @@ def _card(
         train_ids=tuple(train),
         val_ids=tuple(val),
         notes=f"{len(members)} networks; threshold and rule chosen on {chosen_on}",
+        # of the first: members that share their data were trained on nearly the same pixels
+        pixels=cards[0].pixels,
         rule=choice.rule,
     ).stamped()

@@ -1,6 +1,7 @@
 """Scores models on labelled tiles that their training has not seen, or a run by its folds."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,20 @@ from diapir.inference.evaluate import Evaluation, evaluate
 from diapir.inference.postprocess import Choice, choose
 from diapir.inference.predict import AS_TRAINED, PredictOptions, Predictor, load_predictor
 from diapir.inference.trust import Trust, judge_trust
+from diapir.io.lock import sole_writer
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.metrics.calibration import scale_probs
 from diapir.models.maskrule import MaskRule
-from diapir.models.modelfile import ModelCard, library_versions, read_card, source_commit
+from diapir.models.modelfile import ModelCard, read_card
 from diapir.models.packaged import models_or_packaged
 from diapir.progress import counting
 from diapir.report.figures import save_figure
 from diapir.report.figures_trust import kept_curves, reliability_diagram
 from diapir.report.html import Card, Picture, ReportContent, Section, Table, write_report
-from diapir.runs.folder import plain, write_json
+from diapir.runs.folder import write_json
 from diapir.runs.out_of_fold import has_out_of_fold, read_out_of_fold, run_models
-from diapir.runs.report import evaluation_sections, provenance
+from diapir.runs.provenance import made_with, provenance
+from diapir.runs.report import evaluation_sections
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,14 +92,16 @@ def evaluate_models(
         progress: Show progress bars.
 
     Raises:
-        DiapirError: A model, a run or the data cannot be used, or no tile is left to score.
+        DiapirError: A model, a run or the data cannot be used, no tile is left to score, or
+            another process writes into `out`.
     """
-    if len(models) == 1 and has_out_of_fold(models[0]):
-        judged = _judge_folds(models[0], data, progress)
-    else:
-        judged = _judge_models(models, data, part, options, progress)
-    if out is not None:
-        _write(judged, out)
+    with nullcontext() if out is None else sole_writer(out):
+        if len(models) == 1 and has_out_of_fold(models[0]):
+            judged = _judge_folds(models[0], data, progress)
+        else:
+            judged = _judge_models(models, data, part, options, progress)
+        if out is not None:
+            _write(judged, out)
     return judged
 
 
@@ -165,13 +170,8 @@ def _judge_folds(run: Path, data: Path, progress: bool) -> Judgement:
 
 def _write(judged: Judgement, out: Path) -> None:
     found, figures = judged.found, out / "figures"
-    made = {
-        "data_fingerprint": judged.tiles.fingerprint(),
-        "versions": library_versions(),
-        "git": source_commit(),
-        "models": [{"file": file, **dict(provenance(card))} for file, card in judged.cards.items()],
-    }
-    write_json(out / "evaluation.json", plain({**judged.to_dict(), "provenance": made}))
+    made = made_with(judged.cards.items(), judged.tiles.fingerprint())
+    write_json(out / "evaluation.json", {**judged.to_dict(), "provenance": made})
     sections = evaluation_sections(
         found, judged.tiles, judged.probs, figures, part="these tiles", rule=judged.rule
     )
@@ -191,6 +191,13 @@ def _write(judged: Judgement, out: Path) -> None:
             for file, card in judged.cards.items()
             for name, value in provenance(card)
         ],
+        origin={
+            "warning": judged.warning,
+            "tiles_are": judged.subtitle,
+            "metrics": {name: estimate.value for name, estimate in found.metrics.items()},
+            "threshold": found.threshold,
+            **made,
+        },
     )
     write_report(out / "report.html", content)
 
@@ -217,7 +224,10 @@ def _trust_section(trust: Trust, judged: Judgement, figures: Path) -> Section:
     }
     return Section(
         "How far it can be trusted",
-        text=[f"Most doubtful by {name}: {ids}." for name, ids in doubtful.items()],
+        text=[
+            *([judged.choice.calibration] if judged.choice is not None else []),
+            *(f"Most doubtful by {name}: {ids}." for name, ids in doubtful.items()),
+        ],
         tables=[Table("Calibration", ("", "value"), rows)],
         pictures=pictures,
     )

@@ -25,7 +25,7 @@ from diapir.report.html import Card, Picture, ReportContent, Section, Table, wri
 from diapir.runs.folder import RunFolder, write_json
 from diapir.runs.machine import command_line, describe_machine
 from diapir.runs.map import MapSettings, choose_look
-from diapir.runs.report import provenance
+from diapir.runs.provenance import made_with, provenance
 from diapir.training.finetune import LabelledSection, Tuning, finetune_net
 
 _Sections = list[NDArray[np.float32]]
@@ -264,7 +264,6 @@ def _predict(
     settings: MapSettings,
 ) -> list[NDArray[np.float32]]:
     """Return (T, S) probabilities of each line, as `diapir map` would predict it."""
-    net.set_precision("auto", next(net.parameters()).device.type)
     flip = card.recipe.predict.flip if settings.flip is None else settings.flip
     rule = card.rule  # its temperature; the clean-up of tiles is not for sections
     predictor = Predictor([net], flip=flip, batch_size=settings.tiling.batch, rule=rule)
@@ -338,7 +337,7 @@ def _write(
             "block": list(split.block),
             "command": command_line(),
             "machine": describe_machine(),
-            "versions": card.versions,
+            **made_with([(result.model.name, card)], str(survey.attrs.get("fingerprint", ""))),
         },
     )
     names = {"iou": "IoU", "dice": "Dice", "accuracy": "pixel accuracy"}
@@ -367,6 +366,7 @@ def _write(
             )
         ],
         provenance=provenance(card),
+        origin={"provenance": dict(provenance(card)), "metrics": card.metrics},
     )  # fmt: skip
     write_report(result.out / "report.html", content)
 

@@ -14,7 +14,10 @@ from diapir.config import Recipe, load_recipe
 from diapir.data.splits import Split
 from diapir.errors import RunError
 from diapir.io.atomic import write_text_atomic
+from diapir.io.json_text import json_text
 from diapir.io.tiles import Tiles
+
+_COPY = "Copy the run folder again from where it was trained."
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,11 @@ class RunFolder:
         return self.path / "split.json"
 
     @property
+    def starts(self) -> Path:
+        """What each start of the training, the first and those that resumed it, ran with."""
+        return self.path / "starts.json"
+
+    @property
     def model(self) -> Path:
         """The model file."""
         return self.path / "model.safetensors"
@@ -45,6 +53,11 @@ class RunFolder:
     def snapshot(self, number: int) -> Path:
         """The model file that an earlier cycle of the rate left, counted from 1."""
         return self.path / f"snapshot-{number}.safetensors"
+
+    def snapshots(self) -> list[Path]:
+        """Return the model files that earlier cycles of the rate left, oldest first."""
+        found = self.path.glob("snapshot-*.safetensors")
+        return sorted(found, key=lambda path: int(path.stem.partition("-")[2]))
 
     @property
     def metrics(self) -> Path:
@@ -115,6 +128,36 @@ class RunFolder:
             )
         return load_recipe(str(self.recipe)), Split.from_json(stored, tiles.ids)
 
+    def note_start(self, about: dict[str, Any]) -> None:
+        """Add a start of the training to those before.
+
+        Args:
+            about: Commit as `git`, versions, command and whatever else it runs with.
+
+        Raises:
+            RunError: What is noted of earlier ones is damaged, or the file cannot be written.
+        """
+        write_json(self.starts, {"starts": [*self._read_starts(), about]})
+
+    def commits(self) -> str | None:
+        """Return the commits of the source that the training started and went on with.
+
+        Raises:
+            RunError: The file is damaged.
+        """
+        found = dict.fromkeys(start.get("git") for start in self._read_starts())
+        if not any(found):
+            return None
+        return ", then ".join(str(git or "not from a source tree") for git in found)
+
+    def _read_starts(self) -> list[dict[str, Any]]:
+        if not self.starts.is_file():
+            return []
+        starts = read_json(self.starts).get("starts")
+        if not isinstance(starts, list) or not all(isinstance(s, dict) for s in starts):
+            raise RunError("this file of the run is damaged", where=self.starts, mend=_COPY)
+        return starts
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes out of this folder while it is written.
@@ -178,16 +221,7 @@ def new_run_folder(runs: Path, name: str) -> RunFolder:
 
 def write_json(path: Path, table: dict[str, Any]) -> None:
     """Write a table as indented JSON, whole or not at all."""
-    write_text_atomic(path, json.dumps(table, indent=2, allow_nan=False) + "\n")
-
-
-def plain(value: Any) -> Any:
-    """Return the value with every NaN as None, which JSON can say."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [plain(item) for item in value]
-    return None if isinstance(value, float) and value != value else value
+    write_text_atomic(path, json_text(table) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -202,7 +236,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise RunError(
             f"cannot read a file of the run: {error}",
             where=path,
-            mend="Copy the run folder again from where it was trained.",
+            mend=_COPY,
         ) from error
     if not isinstance(table, dict):
         raise RunError("this file of the run holds no table", where=path)

@@ -35,6 +35,7 @@ from diapir.runs.folder import RunFolder, write_json
 from diapir.runs.machine import command_line, describe_machine
 from diapir.runs.map_report import look_at_domain, write_map_report
 from diapir.runs.products import Products, write_products
+from diapir.runs.provenance import made_with
 
 _OF_PRODUCTS = ("min_samples", "max_bodies", "velocity_m_s", "display", "threshold")
 _ALGORITHM = 2
@@ -203,7 +204,7 @@ def map_survey(
             files=tuple(files),
             news=news,
         )
-        return _report(result, survey, stated, cards)
+        return _report(result, survey, stated, models, cards)
 
 
 def _threshold(settings: MapSettings, cards: Sequence[ModelCard], source: Path) -> float:
@@ -349,24 +350,33 @@ def _open_array(store: Path, name: str) -> Any:
 
 
 def _report(
-    result: MapResult, survey: Any, stated: dict[str, Any], cards: Sequence[ModelCard]
+    result: MapResult,
+    survey: Any,
+    stated: dict[str, Any],
+    models: Sequence[Path],
+    cards: Sequence[ModelCard],
 ) -> MapResult:
     """Write `report.html` and `map.json`; return the result with both among its files."""
     likeness = look_at_domain(result, survey, trained_pixels(cards))
     warnings = likeness.warnings
-    write_map_report(result, survey, stated, cards, likeness)
     took = result.prediction
+    names = [path.name for path in models]
+    origin = {
+        "source": str(survey.attrs.get("source", "")),
+        "settings": stated,
+        "threshold": result.threshold,
+        "warnings": list(warnings),
+        "command": command_line(),
+        "machine": describe_machine(),
+        "seconds": None if took is None else round(took.seconds, 3),
+        "model_seconds": None if took is None else round(took.model_seconds, 3),
+        **made_with(zip(names, cards, strict=True), stated["fingerprint"], stated["models"]),
+    }
+    write_map_report(result, survey, stated, cards, likeness, origin)
     write_json(
         result.out / "map.json",
         {
-            "source": str(survey.attrs.get("source", "")),
-            "settings": stated,
-            "threshold": result.threshold,
-            "warnings": list(warnings),
-            "command": command_line(),
-            "machine": describe_machine(),
-            "seconds": None if took is None else round(took.seconds, 3),
-            "model_seconds": None if took is None else round(took.model_seconds, 3),
+            **origin,
             "bodies": [asdict(body) for body in result.products.bodies.bodies],
             "bodies_dropped": result.products.bodies.dropped,
             "files": [str(path.relative_to(result.out)) for path in result.files],

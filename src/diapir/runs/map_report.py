@@ -13,6 +13,7 @@ from diapir.report.figures import save_figure
 from diapir.report.figures_survey import amplitude_histogram, horizon_map, section
 from diapir.report.html import Card, Picture, ReportContent, Section, Table, write_report
 from diapir.runs.products import AsVolume
+from diapir.runs.provenance import provenance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,6 +29,7 @@ def write_map_report(
     stated: dict[str, Any],
     cards: Sequence[ModelCard],
     likeness: Likeness,
+    origin: dict[str, Any],
 ) -> None:
     """Write `report.html` and `figures/` of a map.
 
@@ -37,6 +39,7 @@ def write_map_report(
         stated: Settings, as in the store.
         cards: Of the models.
         likeness: To the training data.
+        origin: What made the map, for programs.
     """
     content = ReportContent(
         title=f"Salt in {Path(str(survey.attrs.get('source', 'the survey'))).name}",
@@ -52,6 +55,7 @@ def write_map_report(
             _files_section(result),
         ],
         provenance=_provenance(result, survey, stated, cards),
+        origin=origin,
     )
     write_report(result.out / "report.html", content)
 
@@ -203,8 +207,8 @@ def _provenance(
         ("input fingerprint", str(stated["fingerprint"])),
     ]
     for number, (digest, card) in enumerate(zip(stated["models"], cards, strict=False), 1):
-        rows.append((f"model {number} SHA-256", digest))
-        rows.append((f"model {number} recipe", card.recipe.name))
+        rows.append((f"model {number}: file SHA-256", digest))
+        rows += [(f"model {number}: {name}", value) for name, value in provenance(card)]
     rows += [
         ("threshold", f"{result.threshold:.4f}"),
         ("clip (percentiles)", " to ".join(f"{p:g}" for p in stated["clip"])),

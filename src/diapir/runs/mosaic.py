@@ -13,10 +13,11 @@ from diapir.data.mosaic import Mosaic, Mosaics, cut_agreement, find_mosaics, sea
 from diapir.errors import DataError
 from diapir.io.atomic import write_bytes_atomic, write_text_atomic
 from diapir.io.images import encode_png
+from diapir.io.lock import sole_writer
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.report.figures import save_figure
 from diapir.report.figures_mosaic import mosaic_sheet
-from diapir.runs.folder import plain, write_json
+from diapir.runs.folder import write_json
 from diapir.runs.machine import command_line, describe_machine
 
 _SHOWN = 12
@@ -65,6 +66,11 @@ def write_mosaics(
         raise DataError(
             f"a false share of {false_share:g}", where="--false-share", expected="above 0, below 1"
         )
+    with sole_writer(out):
+        return _write_mosaics(data, out, false_share, progress)
+
+
+def _write_mosaics(data: Path, out: Path, false_share: float, progress: bool) -> MosaicResult:
     tiles, labelled = read_all(data, progress=progress)
     started = time.process_time()
     found = find_mosaics(tiles.images, false_share=false_share)
@@ -84,7 +90,7 @@ def write_mosaics(
         save_figure(mosaic_sheet(pictures, names), files[-1])
     files.append(out / "mosaic.json")
     about = {"command": command_line(), "machine": describe_machine(), "data": str(data.name)}
-    write_json(files[-1], plain({**evidence, **about}))
+    write_json(files[-1], {**evidence, **about})
     files.append(out / "mosaic.md")
     write_text_atomic(files[-1], _markdown(evidence, about["command"]))
     return MosaicResult(tiles, labelled, found, evidence, tuple(files))

@@ -1,4 +1,4 @@
-"""What a submission, an evaluation or a run says of how it was made."""
+"""What a submission, a report, an evaluation or a run says of how it was made."""
 
 from collections.abc import Iterator
 from hashlib import sha256
@@ -17,11 +17,15 @@ def read_origin(path: Path) -> list[tuple[str, str]]:
 
     Args:
         path: A submission, beside which the `.json` of the same name lies; or such a JSON file:
-            that of a submission, `metrics.json`, `evaluation.json` or `map.json`.
+            that of a submission, `metrics.json`, `evaluation.json` or `map.json`; or a report.
 
     Raises:
-        RunError: There is no such JSON file, or it is damaged.
+        RunError: Nothing says it, or that is damaged.
     """
+    if path.suffix.lower() == ".html":
+        from diapir.report.html import read_origin as read_report  # matplotlib comes with it
+
+        return list(_rows(read_report(path)))
     if path.suffix.lower() == ".json":
         return list(_rows(read_json(path)))
     beside = path.with_suffix(".json")

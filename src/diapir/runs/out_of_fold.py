@@ -67,13 +67,14 @@ def read_out_of_fold(run: Path) -> OutOfFold:
 
 
 def run_models(run: Path) -> list[Path]:
-    """Return the model files of a run: of its folds, or the one that it has.
+    """Return the model files of a run: of its folds, or the one that it has, with snapshots.
 
     Raises:
         RunError: There is none.
     """
     folds = sorted(run.glob("fold-*/model.safetensors"), key=lambda p: int(p.parent.name[5:]))
-    models = folds or [p for p in [RunFolder(run).model] if p.is_file()]
+    last = folds or [p for p in [RunFolder(run).model] if p.is_file()]
+    models = [file for path in last for file in (*RunFolder(path.parent).snapshots(), path)]
     if not models:
         raise RunError(
             "there is no model in this folder",

@@ -20,13 +20,12 @@ from diapir.io.layout import find_layout
 from diapir.io.lock import sole_writer
 from diapir.io.sources import Source
 from diapir.io.tiles import read_tiles
-from diapir.models.modelfile import library_versions, source_commit
 from diapir.models.packaged import models_or_packaged
 from diapir.progress import counting
 from diapir.runs.evaluate import predict_with_bar
 from diapir.runs.folder import write_json
 from diapir.runs.machine import command_line, describe_machine
-from diapir.runs.report import provenance
+from diapir.runs.provenance import made_with
 
 
 @dataclass(frozen=True)
@@ -77,6 +76,8 @@ def _submit(
 ) -> SubmitResult:
     started = time.perf_counter()
     predictor, cards = load_predictor(models, options)
+    files = models_or_packaged(models)
+    digests = [sha256(path.read_bytes()).hexdigest() for path in files]
     tiles = read_tiles(data, "test", progress=progress)
     masks = predictor.make_masks(predict_with_bar(predictor, tiles, progress))
     write_submission(out, tiles.ids, masks, order=_sample_order(data, tiles.ids))
@@ -87,6 +88,7 @@ def _submit(
         seconds=round(time.perf_counter() - started, 3),
         model_seconds=round(predictor.model_seconds, 3),
     )
+    made_by = zip([path.name for path in files], cards, strict=True)
     write_json(
         out.with_suffix(".json"),
         {
@@ -96,19 +98,9 @@ def _submit(
             "threshold": predictor.threshold,
             "rule": asdict(predictor.rule),
             "flip": predictor.flip,
-            "data_fingerprint": tiles.fingerprint(),
+            "engines": predictor.engines.describe(),
             "sha256": sha256(out.read_bytes()).hexdigest(),
-            "versions": library_versions(),
-            "git": source_commit(),
-            "models": [
-                {
-                    "file": path.name,
-                    "sha256": sha256(path.read_bytes()).hexdigest(),
-                    **dict(provenance(card)),
-                    "metrics": card.metrics,
-                }
-                for path, card in zip(models_or_packaged(models), cards, strict=True)
-            ],
+            **made_with(made_by, tiles.fingerprint(), digests),
         },
     )
     return result

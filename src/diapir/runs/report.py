@@ -19,6 +19,7 @@ from diapir.report.figures_tiles import predictions, sample_grid
 from diapir.report.figures_training import score_by_group, threshold_curve, training_curves
 from diapir.report.html import Card, Picture, ReportContent, Section, Table, write_report
 from diapir.runs.folder import RunFolder
+from diapir.runs.provenance import provenance
 
 if TYPE_CHECKING:  # torch comes with it, and who only describes data needs none
     from diapir.models.modelfile import ModelCard
@@ -41,6 +42,12 @@ _METRIC_NAMES = {
 }
 
 
+_UNSCORED = (
+    "No tile was left to score this training: all of them trained it, or there was no time. What a "
+    "recipe reaches is told by a training that leaves tiles out, or by one with folds."
+)
+
+
 def write_run_report(
     folder: RunFolder,
     recipe: Recipe,
@@ -51,6 +58,7 @@ def write_run_report(
     tiles: Tiles,
     probs: NDArray[np.float32],
     card: "ModelCard",
+    notes: Sequence[str] = (),
 ) -> None:
     """Write the figures and the page of a run.
 
@@ -64,6 +72,7 @@ def write_run_report(
         tiles: The tiles of `shown`.
         probs: Their probabilities, (N, H, W).
         card: Provenance.
+        notes: Sentences on how far its probabilities can be trusted.
     """
     pictures = [
         Picture.from_file(folder.figures / name, caption)
@@ -86,12 +95,17 @@ def write_run_report(
             ),
             *sections,
         ]
+    else:
+        sections = [Section("No score", text=[_UNSCORED]), *sections]
+    if notes:
+        sections.append(Section("How far it can be trusted", text=notes))
     content = ReportContent(
         title=f"Run {folder.path.name}",
         subtitle=recipe.description,
         cards=cards,
         sections=sections,
         provenance=provenance(card),
+        origin={"provenance": dict(provenance(card)), "metrics": card.metrics},
     )
     write_report(folder.report, content)
 
@@ -138,24 +152,6 @@ def save_data_figures(tiles: Tiles, figures: Path, *, seed: int = 0) -> None:
     save_figure(coverage_histogram(tiles.coverage), figures / _COVERAGE)
     if tiles.z_feet is not None:
         save_figure(coverage_against_depth(tiles.z_feet, tiles.coverage), figures / _DEPTH)
-
-
-def provenance(card: "ModelCard") -> list[tuple[str, str]]:
-    """Return what made a model, as rows of name and value."""
-    rows = [
-        ("recipe", card.recipe.name),
-        ("recipe SHA-256", card.recipe.sha256()),
-        ("data SHA-256", card.data_fingerprint),
-        ("training tiles", f"{len(card.train_ids):,}"),
-        ("seed", str(card.recipe.train.seed)),
-        ("threshold", f"{card.threshold:.2f}"),
-        ("temperature", f"{card.rule.temperature:.3f}"),
-        ("smallest body", f"{card.rule.min_body} pixels"),
-        ("empty below", f"{card.rule.empty_below:g} pixels of summed probability"),
-        ("source commit", card.git or "not from a source tree"),
-        ("created", card.created),
-    ]
-    return rows + [(name, found) for name, found in card.versions.items()]
 
 
 def metric_rows(found: Evaluation) -> list[tuple[str, float, float, float]]:

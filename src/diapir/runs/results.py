@@ -11,6 +11,7 @@ from typing import Any
 
 from diapir.errors import RunError
 from diapir.io.atomic import write_bytes_atomic, write_text_atomic
+from diapir.io.lock import sole_writer
 from diapir.runs.folder import RunFolder, read_json, write_json
 
 _HEAD = """# Results
@@ -57,6 +58,11 @@ def write_results(runs: Sequence[Path], submissions: Sequence[Path], out: Path) 
     Raises:
         RunError: A folder holds no finished run, there is none at all, or a file cannot be written.
     """
+    with sole_writer(out):
+        return _write_results(runs, submissions, out)
+
+
+def _write_results(runs: Sequence[Path], submissions: Sequence[Path], out: Path) -> int:
     found = [_read_run(path) for path in runs]
     handed_in = [(path.stem, read_json(path)) for path in submissions]
     kept = out.with_suffix("")
@@ -125,7 +131,7 @@ def _overview(runs: Sequence[_Run]) -> str:
         for run in runs
     ]
     columns = ("recipe", "encoder weights", "score", "IoU", "validation score", "epochs", "minutes")
-    return "\n".join([*_table(columns, rows), ""])
+    return "\n".join([*markdown_table(columns, rows), ""])
 
 
 def _run_section(run: _Run, page_folder: Path) -> str:
@@ -144,11 +150,11 @@ def _run_section(run: _Run, page_folder: Path) -> str:
         metrics["command"],
         "```",
         "",
-        *_table(("metric", "value"), _metric_rows(holdout["metrics"])),
+        *markdown_table(("metric", "value"), _metric_rows(holdout["metrics"])),
         "",
         "By share of salt in the tile:",
         "",
-        *_table(("coverage", "tiles", "score", "IoU"), _group_rows(holdout["by_coverage"])),
+        *markdown_table(("coverage", "tiles", "score", "IoU"), _group_rows(holdout["by_coverage"])),
         "",
         *_figure_lines(run, page_folder),
         f"Machine: {metrics['machine']}. Training took {metrics['training_seconds']:.0f} s. "
@@ -185,7 +191,7 @@ def _submissions_section(submissions: Sequence[dict[str, Any]]) -> str:
         for found in submissions
     ]
     text = "Wall time from reading the test tiles to the checked file, beside pure model time."
-    return "\n".join(["## Submissions", "", text, "", *_table(columns, rows), ""])
+    return "\n".join(["## Submissions", "", text, "", *markdown_table(columns, rows), ""])
 
 
 def _metric_rows(metrics: dict[str, Any]) -> list[tuple[str, str]]:
@@ -211,7 +217,8 @@ def _anchor(run: _Run) -> str:
     return "".join(c for c in text.replace(" ", "-") if c.isalnum() or c in "-_")
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """Return the lines of a table in Markdown."""
     return [
         f"| {' | '.join(columns)} |",
         "|" + " --- |" * len(columns),

@@ -1,7 +1,7 @@
 """A finished network on the tiles of its split: threshold and rule, scores, and its card."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from diapir.config import Recipe
 from diapir.data.splits import Split
 from diapir.inference.evaluate import Evaluation, evaluate
-from diapir.inference.postprocess import choose
+from diapir.inference.postprocess import Choice, choose
 from diapir.inference.predict import Predictor
 from diapir.io.tiles import Tiles
 from diapir.metrics.calibration import scale_probs
@@ -33,6 +33,7 @@ class Scored:
         val_probs: (N, H, W) float32 probabilities of the validation tiles, not calibrated.
         shown_probs: (N, H, W) calibrated, of the hold-out, or of validation without one.
         card: For the model file.
+        calibration: What became of the temperature, as a sentence.
     """
 
     threshold: float
@@ -41,6 +42,7 @@ class Scored:
     val_probs: NDArray[np.float32]
     shown_probs: NDArray[np.float32]
     card: ModelCard
+    calibration: str = ""
 
 
 def score_network(
@@ -55,13 +57,13 @@ def score_network(
         net: On the device that scores.
         most_seconds: Where scoring would take longer, it is left out.
     """
-    net.set_precision("auto", next(net.parameters()).device.type)  # as evaluate and submit will
     predictor = Predictor([net], flip=recipe.predict.flip)
     val, holdout = _scorable(tiles, split, predictor, most_seconds)
     val_tiles, holdout_tiles = tiles.subset(val), tiles.subset(holdout)
     val_probs = predictor.predict_probs(val_tiles.images, val_tiles.z_feet)
     holdout_probs = predictor.predict_probs(holdout_tiles.images, holdout_tiles.z_feet)
-    threshold, rule = choose_masks(recipe, val_probs, val_tiles)
+    choice = choose_masks(recipe, val_probs, val_tiles)
+    threshold, rule = choice.threshold, choice.rule
     calibrated = [scale_probs(probs, rule.temperature) for probs in (val_probs, holdout_probs)]
     on_val, on_holdout = (
         evaluate(probs, part, threshold, rule=rule) if len(part) else None
@@ -69,7 +71,7 @@ def score_network(
     )
     card = _card(tiles, split, recipe, threshold, rule, on_val, on_holdout)
     shown_probs = calibrated[0 if on_holdout is None else 1]
-    return Scored(threshold, on_val, on_holdout, val_probs, shown_probs, card)
+    return Scored(threshold, on_val, on_holdout, val_probs, shown_probs, card, choice.calibration)
 
 
 def _scorable(
@@ -88,9 +90,7 @@ def _scorable(
     return split.val, split.holdout
 
 
-def choose_masks(
-    recipe: Recipe, probs: NDArray[np.float32], tiles: Tiles
-) -> tuple[float, MaskRule]:
+def choose_masks(recipe: Recipe, probs: NDArray[np.float32], tiles: Tiles) -> Choice:
     """Return threshold and rule that are best on tiles that did not train; 0.5 without any.
 
     Args:
@@ -100,9 +100,9 @@ def choose_masks(
     """
     own = recipe.predict.threshold
     if not len(tiles):
-        return own or 0.5, AS_THRESHOLDED
+        return Choice(own or 0.5, AS_THRESHOLDED, float("nan"))
     found = choose(probs, tiles.truth, clean_up=own is None)
-    return own or found.threshold, found.rule
+    return found if own is None else replace(found, threshold=own, score=float("nan"))
 
 
 def _card(

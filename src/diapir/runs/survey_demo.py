@@ -16,11 +16,13 @@ from diapir.inference.schedule import Workers
 from diapir.io.images import write_mask_png
 from diapir.io.volume import open_volume
 from diapir.metrics.score import Counts, dice, iou
+from diapir.models.modelfile import read_card
 from diapir.progress import counting
 from diapir.runs.finetune import finetune_model
-from diapir.runs.folder import RunFolder, new_run_folder, plain, write_json
+from diapir.runs.folder import RunFolder, new_run_folder, write_json
 from diapir.runs.machine import command_line, describe_machine
 from diapir.runs.map import MapResult, MapSettings, map_survey
+from diapir.runs.provenance import made_with
 from diapir.runs.train import Hardware, train_recipe
 from diapir.training.finetune import Tuning
 
@@ -97,8 +99,12 @@ def run_survey_demo(
         "inlines_that_do_not_count": interpreted,
         "command": command_line(),
         "machine": describe_machine(),
+        **made_with(
+            [(path.name, read_card(path)) for path in (model, tuned.model)],
+            str(open_volume(file).attrs["fingerprint"]),
+        ),
     }
-    write_json(folder.path / "scores.json", plain(scores))
+    write_json(folder.path / "scores.json", scores)
     return [
         ("survey", str(file)),
         ("its truth", str(truth)),

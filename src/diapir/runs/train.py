@@ -2,10 +2,10 @@
 
 import math
 import os
-import shlex
 import tempfile
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diapir.config import Recipe
+from diapir.config import Recipe, load_recipe
 from diapir.data.splits import Split, make_splits
 from diapir.errors import DataError, RecipeError
 from diapir.inference.evaluate import Evaluation, evaluate
@@ -22,13 +22,15 @@ from diapir.io.atomic import remove_leftovers, write_text_atomic
 from diapir.io.csv_tables import index_rows, read_rows
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.metrics.calibration import scale_probs
-from diapir.models.modelfile import ModelCard, save_model
+from diapir.models.modelfile import library_versions, save_model, source_commit
 from diapir.models.unet import SaltNet
-from diapir.runs.folder import RunFolder, is_main_process, new_run_folder, plain, write_json
+from diapir.runs.folder import RunFolder, is_main_process, new_run_folder, write_json
 from diapir.runs.machine import command_line, describe_machine, keep_freed_memory
+from diapir.runs.next_steps import after_interrupted_rounds, after_training
 from diapir.runs.out_of_fold import write_out_of_fold_probs
 from diapir.runs.report import save_data_figures, write_run_report
-from diapir.runs.score import SECONDS_WHEN_ASKED_TO_END, score_network
+from diapir.runs.rounds import check_one_device, member_encoders, member_recipe, train_rounds
+from diapir.runs.score import SECONDS_WHEN_ASKED_TO_END, Scored, score_network
 from diapir.runs.teachers import ask_teachers
 from diapir.training.fit import LAST_CHECKPOINT, FitResult, fit
 
@@ -59,7 +61,8 @@ class RunResult:
         threshold: Chosen on validation, or the recipe's.
         val: Evaluation on validation; None where the split has none.
         holdout: Evaluation on the hold-out; None where the split has none.
-        val_probs: (N, H, W) float32 probabilities of the validation tiles, not calibrated.
+        val_probs: (N, H, W) float32 probabilities of the validation tiles, not calibrated; the
+            mean over the network and its snapshots.
         seconds: Training time.
         interrupted: Signal that ended the training early, if one did.
     """
@@ -92,9 +95,15 @@ def train_recipe(
     """
     tiles = read_tiles(data, "train", progress=hardware.progress and is_main_process())
     splits = make_splits(tiles, recipe.split, _read_groups(recipe, tiles))
-    if is_main_process():
-        _check_trainable(recipe, tiles)
+    members = [recipe]
+    if recipe.joins_trainings:
+        check_one_device(hardware.devices, hardware.num_nodes)
+        members = [member_recipe(recipe, encoder, ()) for encoder in member_encoders(recipe)]
+    for member in members if is_main_process() else ():
+        _check_trainable(member, tiles)
     folder = _shared_folder(runs, recipe.name)
+    if recipe.joins_trainings:
+        return _train_rounds(tiles, recipe, folder, data, hardware)
     folder.make()
     return _train_splits(tiles, splits, recipe, folder, data, hardware)
 
@@ -103,8 +112,8 @@ def resume_run(path: Path, data: Path, hardware: Hardware = Hardware()) -> list[
     """Return the results of a run that was interrupted, after going on from its last epoch.
 
     Args:
-        path: A run folder, that of one fold, or the folder of all folds: folds that were not begun
-            are trained then, too.
+        path: A run folder, that of one fold, or the folder of all folds or rounds: those that were
+            not begun are trained then, too.
         data: The labelled tiles of the run.
         hardware: Where to train.
 
@@ -113,6 +122,8 @@ def resume_run(path: Path, data: Path, hardware: Hardware = Hardware()) -> list[
     """
     folder = RunFolder(path)
     tiles = read_tiles(data, "train", progress=hardware.progress and is_main_process())
+    if folder.recipe.is_file() and not folder.split.is_file():
+        return _resume_rounds(tiles, folder, data, hardware)
     if folder.fold(0).path.is_dir():
         recipe, _ = folder.fold(0).read_inputs(tiles)
         splits = make_splits(tiles, recipe.split, _read_groups(recipe, tiles))
@@ -152,6 +163,48 @@ def _train_splits(
     return results
 
 
+def _train_rounds(
+    tiles: Tiles, recipe: Recipe, folder: RunFolder, data: Path, hardware: Hardware
+) -> list[RunResult]:
+    """Train all that the recipe joins; the last result is that of the networks together."""
+    write_json(folder.recipe, recipe.model_dump(mode="json"))
+    alone = replace(hardware, devices=1)
+
+    def train(member: Recipe, place: RunFolder) -> list[RunResult]:
+        place.make()
+        splits = make_splits(tiles, member.split, _read_groups(member, tiles))
+        return _train_splits(tiles, splits, member, place, data, alone)
+
+    found = train_rounds(recipe, folder, data, train, progress=hardware.progress)
+    if found.made is None:
+        write_text_atomic(folder.next_steps, after_interrupted_rounds(folder, data))
+        # what is to be resumed is the whole
+        return [*found.results[:-1], replace(found.results[-1], folder=folder)]
+    together = RunResult(
+        folder=folder,
+        threshold=found.made.threshold,
+        val=None,
+        holdout=None if found.judged is None else found.judged.found,
+        val_probs=np.zeros((0, *tiles.images.shape[1:]), np.float32),
+        seconds=sum(result.seconds for result in found.results),
+        interrupted=None,
+    )
+    return [*found.results, together]
+
+
+def _resume_rounds(
+    tiles: Tiles, folder: RunFolder, data: Path, hardware: Hardware
+) -> list[RunResult]:
+    """Go on with several trainings; the finished ones are scored again, not trained."""
+    for begun in sorted(folder.path.glob("round-*/**/split.json"))[:1]:
+        RunFolder(begun.parent).read_inputs(tiles)
+    recipe = load_recipe(str(folder.recipe))
+    if not recipe.joins_trainings:
+        folder.read_inputs(tiles)  # says what is missing
+    check_one_device(hardware.devices, hardware.num_nodes)
+    return _train_rounds(tiles, recipe, folder, data, hardware)
+
+
 def _read_groups(recipe: Recipe, tiles: Tiles) -> list[str] | None:
     """Return the group of each tile, its own id where the file has none."""
     if recipe.split.groups is None:
@@ -169,6 +222,13 @@ def _check_trainable(recipe: Recipe, tiles: Tiles) -> None:
             where=tiles.source,
             expected="depths.csv with a row id,z for every tile",
             mend="Add depths.csv or set model.depth_channel = false.",
+        )
+    nothing_watches = recipe.split.folds == 1 and recipe.split.val == 0
+    if nothing_watches and (recipe.train.early_stopping or recipe.optim.schedule == "plateau"):
+        raise RecipeError(
+            "no tile validates, but the training is to follow the validation score",
+            where="split.val = 0, with optim.schedule = 'plateau' or train.early_stopping",
+            mend="Set optim.schedule=one-cycle and train.early_stopping=null, or split.val=0.1.",
         )
     if recipe.model.freeze not in ("none", 0) and recipe.model.weights == "none":
         raise RecipeError(
@@ -201,6 +261,7 @@ def _train_split(
     with folder.locked() if is_main_process() else nullcontext():
         if is_main_process():
             remove_leftovers(folder.path)
+            folder.note_start(_start_of(recipe))
         shown = hardware.progress and is_main_process()
         lessons = ask_teachers(tiles, split, recipe, data, progress=shown)
         fitted = fit(
@@ -227,43 +288,65 @@ def _train_split(
         return fitted, [result]
 
 
+def _start_of(recipe: Recipe) -> dict[str, Any]:
+    """Return what a training begins with; what is known at its end alone may have changed."""
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git": source_commit(),
+        "recipe_sha256": recipe.sha256(),
+        "versions": library_versions(),
+        "command": command_line(),
+        "machine": describe_machine(),
+    }
+
+
 def _finish(
     tiles: Tiles, split: Split, recipe: Recipe, folder: RunFolder, data: Path, fitted: FitResult
 ) -> RunResult:
     device = next(fitted.net.parameters()).device
     ending = fitted.interrupted is not None
     most = SECONDS_WHEN_ASKED_TO_END / (1 + len(fitted.snapshots)) if ending else math.inf
+    together = []
     for number, net in enumerate(fitted.snapshots, start=1):
         snapshot = score_network(tiles, split, recipe, net.to(device), most)
-        save_model(folder.snapshot(number), net, snapshot.card)
+        save_model(folder.snapshot(number), net, replace(snapshot.card, git=folder.commits()))
+        together.append(snapshot.val_probs)
     scored = score_network(tiles, split, recipe, fitted.net, most)
-    threshold, val, holdout, card = scored.threshold, scored.val, scored.holdout, scored.card
+    scored = replace(scored, card=replace(scored.card, git=folder.commits()))
+    together = [p for p in (*together, scored.val_probs) if len(p) == len(scored.val_probs)]
+    val, holdout, card = scored.val, scored.holdout, scored.card
     save_model(folder.model, fitted.net, card)
-    write_json(folder.metrics, _metrics_table(recipe, split, fitted, threshold, val, holdout, card))
+    write_json(folder.metrics, _metrics_table(recipe, split, fitted, scored))
     shown, index = (holdout, split.holdout) if holdout else (val, split.val)
     pictured = (shown, tiles.subset(index), scored.shown_probs)
     save_data_figures(tiles, folder.figures)
-    write_run_report(folder, recipe, fitted.history, fitted.best_epoch, val, *pictured, card)
-    write_text_atomic(folder.next_steps, _next_steps(folder, data, fitted))
+    notes = [scored.calibration] if scored.calibration else []
+    write_run_report(folder, recipe, fitted.history, fitted.best_epoch, val, *pictured, card, notes)
+    write_text_atomic(
+        folder.next_steps,
+        after_training(folder, data, split, len(fitted.snapshots), interrupted=ending),
+    )
     return RunResult(
-        folder, threshold, val, holdout, scored.val_probs, fitted.seconds, fitted.interrupted
+        folder=folder,
+        threshold=scored.threshold,
+        val=val,
+        holdout=holdout,
+        val_probs=np.mean(together, axis=0, dtype=np.float32),
+        seconds=fitted.seconds,
+        interrupted=fitted.interrupted,
     )
 
 
 def _metrics_table(
-    recipe: Recipe,
-    split: Split,
-    fitted: FitResult,
-    threshold: float,
-    val: Evaluation | None,
-    holdout: Evaluation | None,
-    card: ModelCard,
+    recipe: Recipe, split: Split, fitted: FitResult, scored: Scored
 ) -> dict[str, Any]:
+    val, holdout, card = scored.val, scored.holdout, scored.card
     return {
         "recipe": recipe.name,
         "recipe_sha256": recipe.sha256(),
-        "threshold": threshold,
+        "threshold": scored.threshold,
         "rule": asdict(card.rule),
+        "calibration": scored.calibration,
         "epochs": len(fitted.history),
         "best_epoch": fitted.best_epoch,
         "training_seconds": round(fitted.seconds, 1),
@@ -274,8 +357,8 @@ def _metrics_table(
         "data_fingerprint": card.data_fingerprint,
         "versions": card.versions,
         "git": card.git,
-        "val": None if val is None else plain(val.to_dict()),
-        "holdout": None if holdout is None else plain(holdout.to_dict()),
+        "val": None if val is None else val.to_dict(),
+        "holdout": None if holdout is None else holdout.to_dict(),
     }
 
 
@@ -297,37 +380,8 @@ def write_out_of_fold(
     )
     write_out_of_fold_probs(folder.path, chosen.ids, probs)
     table = {**evaluation.to_dict(), "choice": asdict(found)}
-    write_json(folder.path / "out_of_fold.json", plain(table))
+    write_json(folder.path / "out_of_fold.json", table)
     return evaluation
-
-
-def _next_steps(folder: RunFolder, data: Path, fitted: FitResult) -> str:
-    model, data_text = shlex.quote(str(folder.model)), shlex.quote(str(data))
-    lines = []
-    if fitted.interrupted is not None:
-        run = shlex.quote(str(folder.path))
-        lines += [
-            "# go on where it was interrupted, and get the scores that it had no time for",
-            f"diapir train --resume {run} --data {data_text}",
-        ]
-    if fitted.snapshots:
-        count = len(fitted.snapshots)
-        paths = [folder.snapshot(number) for number in range(1, count + 1)]
-        together = " ".join(shlex.quote(str(path)) for path in [*paths, folder.model])
-        lines += [
-            f"# the {count + 1} snapshots of this training together",
-            f"diapir evaluate {together} --data {data_text}",
-        ]
-    lines += [
-        "# all scores of the hold-out, with intervals",
-        f"diapir evaluate {model} --data {data_text}",
-        "# masks of the test tiles as a submission",
-        f"diapir submit {model} --data {data_text} --out submission.csv",
-        f"diapir check-submission submission.csv --data {data_text}",
-        "# masks of any images",
-        f"diapir predict {model} IMAGES OUT",
-    ]
-    return "\n".join(lines) + "\n"
 
 
 _RUN_VARIABLE = "DIAPIR_RUN_FOLDER"

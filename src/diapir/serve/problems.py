@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from diapir.errors import DiapirError
+from diapir.errors import DeviceError, DiapirError
 
 _LOG = logging.getLogger("uvicorn.error")  # the one that the server writes to standard error
 _MOST_TEXT = 300
@@ -101,7 +101,9 @@ _MEANING = {
 
 async def _unusable(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, DiapirError)  # noqa: S101  # registered for nothing else
-    return Refused(422, Problem.of(error)).answer()
+    # a full device is no fault of the request
+    status = 500 if isinstance(error, DeviceError) else 422
+    return Refused(status, Problem.of(error)).answer()
 
 
 async def _invalid(_: Request, error: Exception) -> JSONResponse:

@@ -25,6 +25,7 @@ from diapir.data.datamodule import TileDataModule
 from diapir.data.splits import Split
 from diapir.errors import RunError, TrainingError, signal_exit_code
 from diapir.io.tiles import Tiles
+from diapir.models.memory import is_out_of_memory
 from diapir.models.unet import SaltNet
 from diapir.training.callbacks import (
     BEST_FILE,
@@ -130,7 +131,9 @@ def fit(
         except SIGTERMException:
             # Lightning's own answer, where it looks before `stop` does; it would end with code 0
             stop.received = stop.received or int(signal.SIGTERM)
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             device, size = trainer.strategy.root_device, tiles.images.shape[1:]
             traceback.clear_frames(error.__traceback__)  # they hold what fills the device
             raise out_of_memory(task, (size[0], size[1]), device) from error
@@ -183,7 +186,7 @@ def _trainer(
         raise RunError(
             f"cannot train on this hardware: {error}",
             where=f"--accelerator {accelerator} --devices {devices} --num-nodes {num_nodes}",
-            mend="Leave these options out, or name devices that 'diapir info' shows.",
+            mend="Leave these options out, or name devices that this machine has.",
         ) from error
 
 

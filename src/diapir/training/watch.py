@@ -1,6 +1,5 @@
 """Watches the numbers of a training: losses that run away, and memory that is not enough."""
 
-import gc
 import sys
 from collections.abc import Callable
 from itertools import pairwise
@@ -10,6 +9,7 @@ import lightning
 import torch
 
 from diapir.errors import TrainingError
+from diapir.models.memory import largest_batch
 from diapir.training.task import SaltTask, total_loss
 
 _TIMES, _EPOCHS = 2.0, 3
@@ -24,7 +24,13 @@ class Divergence(lightning.Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Look at the losses so far; the journal has run before."""
-        losses = [row["train_loss"] for row in self.rows() if "train_loss" in row]
+        stages = pl_module.recipe.loss
+        rows = [row for row in self.rows() if "train_loss" in row]
+        kinds = [stages.stage_at(int(row["epoch"]), row.get("progress", 0.0)) for row in rows]
+        # losses of another kind are no measure of these
+        losses = [
+            row["train_loss"] for row, kind in zip(rows, kinds, strict=True) if kind == kinds[-1]
+        ]
         if not self.said and trainer.is_global_zero and diverges(losses):
             self.said = True
             sys.stderr.write(
@@ -70,19 +76,6 @@ def out_of_memory(task: SaltTask, size: tuple[int, int], device: torch.device) -
         where=str(device),
         mend=advice,
     )
-
-
-def largest_batch(step: Callable[[int], None], batch: int) -> int:
-    """Return the largest halving of `batch` for which `step` does not run out of memory, or 0."""
-    while batch > 1:
-        batch //= 2
-        try:
-            gc.collect()
-            step(batch)
-        except torch.OutOfMemoryError:
-            continue
-        return batch
-    return 0
 
 
 def _try_step(task: SaltTask, count: int, size: tuple[int, int], device: torch.device) -> None:

@@ -1,0 +1,173 @@
+"""Predicting: how fast against the baseline, how exact, and how near to the machine's limit."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from baseline import plain_unet, predict_plainly
+from numpy.typing import NDArray
+from performance_models import Ready, options, random_model, ready
+from performance_peak import gflop_of, peak_of
+from performance_setting import Setting
+from protocol import Comparison, Measured, Row, Table, compare_each, ratio_row
+
+from diapir.config import ModelConfig
+from diapir.io.tiles import Tiles
+from diapir.metrics.score import competition_score
+from diapir.models.modelfile import load_model, read_card
+from diapir.models.packaged import packaged_model
+
+PATHS = {"fast": ("auto", "1", 3.5), "exact": ("float32", "2", 2.0)}
+"""Each path with its precision, its target and how many times as fast it should be."""
+_LOWEST, _HIGHEST = 1e-5, 0.99
+
+
+def measure_inference(setting: Setting) -> Measured:
+    """Compare both paths with the baseline, for untrained networks and for the packaged model."""
+    found = Measured()
+    shares: list[list[object]] = []
+    models = {name: random_model(setting.work, name) for name in setting.effort.encoders}
+    models["the packaged model"] = packaged_model()
+    for name, path in models.items():
+        _compare_model(setting, name, path, found, shares)
+    head = ["network", "path", "engine", "GFLOP a tile", "tiles a second", "GFLOP/s",
+            "share of the peak", "first batches, s", "first batches again, s"]  # fmt: skip
+    note = (
+        "GFLOP of the network in operation, by torch.utils.flop_counter; the peak is that of "
+        "bf16 where the path takes it, else that of float32. The first batches include loading the "
+        "model, choosing the engine by measurement and compiling; again, the choice is remembered. "
+        "They are in no ratio."
+    )
+    found.tables.append(Table("Share of the machine's peak in predicting", head, shares, note))
+    return found
+
+
+def _compare_model(
+    setting: Setting, name: str, path: Path, found: Measured, shares: list[list[object]]
+) -> None:
+    effort, device = setting.effort, setting.device
+    images = setting.labelled(effort.tiles).images
+    config = read_card(path).recipe.model
+    plain = plain_unet(config.encoder).to(device).eval()
+    found_ready: dict[str, Ready] = {}
+    again: dict[str, Ready] = {}
+    for kind, (precision, _, _) in PATHS.items():
+        chosen = options(precision, effort.engine, flip=False, device=device)
+        found_ready[kind] = ready(path, images, chosen)
+        again[kind] = ready(path, images, chosen)
+
+    def baseline() -> NDArray[np.float32]:
+        return predict_plainly(plain, images, side=config.resize_to, device=device)
+
+    works = {"baseline": baseline} | {
+        kind: lambda kind=kind: again[kind].predictor.predict_probs(images) for kind in PATHS
+    }
+    compared = compare_each(works, rounds=effort.rounds)
+    for kind, (_, target, limit) in PATHS.items():
+        what = f"{kind} path against the baseline, {name}"
+        note = (
+            f"{name}: one pass without mirroring over {len(images)} tiles of 101 x 101; the "
+            f"baseline {_how(config.resize_to)}, Diapir {_own_way(config)}."
+        )
+        found.rows.append(ratio_row(target, what, compared[kind], setting.gate(limit), note=note))
+    shares += _shares(setting, name, path, compared, found_ready, again)
+
+
+def _own_way(config: ModelConfig) -> str:
+    if config.pad_mode == "none" and config.resize_to is None:
+        return "takes them as they are"
+    return _how(config.resize_to)
+
+
+def _how(side: int | None) -> str:
+    return "pads them to 128" if side is None else f"resizes them to {side}"
+
+
+def _shares(
+    setting: Setting,
+    name: str,
+    path: Path,
+    compared: dict[str, Comparison],
+    first: dict[str, Ready],
+    again: dict[str, Ready],
+) -> list[list[object]]:
+    count = len(setting.labelled(setting.effort.tiles).images)
+    net, card = load_model(path)
+    side = card.recipe.model.resize_to or 128
+    own = gflop_of(net, torch.zeros(1, 1, 101, 101))
+    plain = gflop_of(plain_unet(net.config.encoder).eval(), torch.zeros(1, 3, side, side))
+    peak = peak_of(setting)
+    lines: list[list[object]] = []
+    for kind in ("baseline", *PATHS):
+        gflop, dtype, engine, starts = plain, "float32", "eager", ["", ""]
+        seconds = next(iter(compared.values())).baseline
+        if kind != "baseline":
+            gflop, engine = own, first[kind].engine
+            dtype = "float32" if kind == "exact" or "float32" in engine else "bf16"
+            seconds = compared[kind].candidate
+            starts = [first[kind].seconds, again[kind].seconds]
+        rate = count / float(np.median(seconds))
+        share = f"{gflop * rate / peak.of(dtype):.0%} of {dtype}"
+        lines.append([name, kind, engine, gflop, rate, gflop * rate, share, *starts])
+    return lines
+
+
+def measure_accuracy(setting: Setting) -> Measured:
+    """Compare what both paths say on real tiles with the trained network in eager float32."""
+    path = packaged_model()
+    tiles = _unseen(setting, path)
+    real = setting.data is not None
+    device = setting.device
+    reference, fast = (
+        ready(path, tiles.images[:16], options(precision, engine, device=device))
+        for precision, engine in (("float32", "eager"), ("auto", setting.effort.engine))
+    )
+    right, quick = (
+        one.predictor.make_masks(one.predictor.predict_probs(tiles.images, tiles.z_feet))
+        for one in (reference, fast)
+    )
+    flipped = 100 * float((right != quick).mean())
+    scores = [competition_score(masks, tiles.truth) for masks in (right, quick)]
+    note = (
+        f"The packaged model on {len(tiles):,} {'real' if real else 'drawn'} tiles that did not "
+        f"train it, mirrored as its recipe says; it scores {scores[0]:.4f} in eager float32 and "
+        f"{scores[1]:.4f} on the fast path ({fast.engine})."
+    )
+    error, counted, engine = _logit_error(setting, path, tiles)
+    return Measured(
+        [
+            Row("1", "pixels that flip on the fast path", flipped, "%", 0.2 if real else None,
+                note=note),
+            Row("1", "change of the score on the fast path", abs(scores[1] - scores[0]), "",
+                0.002 if real else None),
+            Row("2", "largest error of a logit on the exact path", error, "", 1e-4,
+                note=f"Over the {counted:.1%} of pixels with a probability of {_LOWEST:g} to "
+                f"{_HIGHEST:g}, from which a logit can be told to 1e-5; {engine}."),
+        ]
+    )  # fmt: skip
+
+
+def _logit_error(setting: Setting, path: Path, tiles: Tiles) -> tuple[float, float, str]:
+    """Return the largest difference from eager float32, the share looked at, and the engine."""
+    few = tiles.subset(np.arange(min(len(tiles), 256)))
+    logits = []
+    for engine in ("eager", setting.effort.engine):
+        chosen = options("float32", engine, flip=False, device=setting.device)
+        one = ready(path, few.images, chosen)
+        probs = one.predictor.predict_probs(few.images, few.z_feet)
+        wide = probs.astype(np.float64)
+        logits.append(np.log(wide) - np.log1p(-wide))
+        if len(logits) == 1:
+            sure = (wide > _LOWEST) & (wide < _HIGHEST)
+    return float(np.abs(logits[0] - logits[1])[sure].max()), float(sure.mean()), one.engine
+
+
+def _unseen(setting: Setting, path: Path) -> Tiles:
+    """Return tiles that neither trained the model nor picked anything of it."""
+    count = 10**6 if setting.effort.gates else setting.effort.tiles
+    if setting.data is None:
+        return setting.labelled(min(count, 200))
+    tiles, card = setting.labelled(10**6), read_card(path)
+    seen = {*card.train_ids, *card.val_ids}
+    fresh = [place for place, id_ in enumerate(tiles.ids) if id_ not in seen]
+    return tiles.subset(fresh[:count])

@@ -1,0 +1,185 @@
+"""A model for other programs: pixels in, probabilities out, with all that lies between inside.
+
+Scaling, normalisation, padding, resizing, every network of an ensemble, the mirrored tile, sigmoid
+and temperature are part of the graph. The threshold and where the model comes from stand in its
+metadata. The file is compared with the model before it gets its name.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from diapir.errors import RunError
+from diapir.inference.engine import quiet_openvino
+from diapir.inference.graphs import DEPTHS, IMAGES, plain_copy, traced_graph
+from diapir.inference.predict import Predictor
+from diapir.io.atomic import write_bytes_atomic
+from diapir.io.json_text import json_text
+from diapir.models.modelfile import ModelCard
+
+FORMATS = {"onnx": ".onnx", "openvino": ".xml"}
+"""Formats of an export and the suffixes of their files."""
+PROBS = "probs"
+"""Name of the output."""
+AGREEMENT = 1e-4
+"""Largest difference of probabilities between the exported file and the model."""
+_Run = Callable[[dict[str, NDArray[Any]]], NDArray[np.float32]]
+_CHECKED_SHAPES = ((3, 101, 101), (1, 128, 160), (2, 77, 240))
+"""Of the images that the check predicts, one set for each: another number, another size."""
+
+
+class SaltProbs(nn.Module):
+    """From pixels to probabilities, as `Predictor.predict_probs` gives them.
+
+    Args:
+        predictor: Its networks, their weights, flip and temperature.
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        super().__init__()
+        self.nets = nn.ModuleList(plain_copy(net) for net in predictor.nets)
+        self.shares = predictor.shares
+        self.flip, self.temperature = predictor.flip, predictor.rule.temperature
+
+    def forward(self, images: Tensor, z_feet: Tensor | None = None) -> Tensor:
+        """Return (N, 1, H, W) float32 probabilities of (N, 1, H, W) uint8 grey values."""
+        count = images.shape[0]
+        x = images.float() / 255
+        total = torch.zeros_like(x)
+        if self.flip:  # in the same batch: a second pass would double the graph
+            x = torch.cat([x, _mirrored(x)])
+            z_feet = None if z_feet is None else torch.cat([z_feet, z_feet])
+        for net, share in zip(self.nets, self.shares, strict=True):
+            probs = torch.sigmoid(net(x, z_feet))
+            if self.flip:
+                probs = (probs[:count] + _mirrored(probs[count:])) / 2
+            total = total + share * probs
+        if self.temperature != 1:
+            total = torch.sigmoid(torch.logit(total, 1e-6) / self.temperature)
+        return total
+
+
+def _mirrored(x: Tensor) -> Tensor:
+    """Return x.flip(3) by indices: OpenVINO 2026.4 pads a slice of negative step wrongly."""
+    width = x.shape[3]
+    return x.index_select(3, width - 1 - torch.arange(width))
+
+
+def export_model(
+    predictor: Predictor, card: ModelCard, out: Path, *, format_: str = "onnx"
+) -> float:
+    """Write a model for other programs, checked, and return by how much it differs.
+
+    Args:
+        predictor: The model, on the CPU.
+        card: What the metadata say.
+        out: File with the suffix of the format; OpenVINO puts the weights beside it, in a `.bin`.
+        format_: One of `FORMATS`.
+
+    Returns:
+        The largest difference of probabilities from the model itself.
+
+    Raises:
+        RunError: The suffix is another, the file does not agree with the model, or it cannot be
+            written.
+    """
+    if out.suffix != FORMATS[format_]:
+        raise RunError(
+            f"a file of format {format_!r} cannot be called {out.name!r}",
+            where="--out",
+            expected=f"a name that ends in {FORMATS[format_]}",
+        )
+    probs = SaltProbs(predictor).eval()
+    graph = traced_graph(probs, predictor.needs_depth, PROBS, dtype=torch.uint8)
+    about = metadata(predictor, card)
+    write = _write_onnx if format_ == "onnx" else _write_openvino
+    return write(graph, about, predictor, out)
+
+
+def metadata(predictor: Predictor, card: ModelCard) -> dict[str, str]:
+    """Return what an exported file says of itself; `diapir` holds the whole card as JSON."""
+    return {
+        "threshold": repr(float(predictor.threshold)),
+        "min_body": str(predictor.rule.min_body),
+        "empty_below": repr(float(predictor.rule.empty_below)),
+        "images": "uint8 grey values 0..255, (N, 1, H, W)",
+        "probs": "float32 probability of salt 0..1, (N, 1, H, W); salt is above the threshold",
+        "diapir": json_text(
+            {
+                "recipe": card.recipe.model_dump(mode="json"),
+                "recipe_sha256": card.recipe.sha256(),
+                "data_fingerprint": card.data_fingerprint,
+                "metrics": card.metrics,
+                "flip": predictor.flip,
+                "rule": asdict(predictor.rule),
+                "versions": card.versions,
+                "git": card.git,
+                "created": card.created,
+                "notes": card.notes,
+            }
+        ),
+    }
+
+
+def _write_onnx(graph: bytes, about: dict[str, str], predictor: Predictor, out: Path) -> float:
+    import onnx
+    import onnxruntime
+
+    model = onnx.load_model_from_string(graph)
+    onnx.helper.set_model_props(model, about)
+    data = model.SerializeToString()
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    apart = _checked(lambda feeds: session.run([PROBS], feeds)[0], predictor, out)
+    write_bytes_atomic(out, data)
+    return apart
+
+
+def _write_openvino(graph: bytes, about: dict[str, str], predictor: Predictor, out: Path) -> float:
+    openvino = quiet_openvino()
+    model = openvino.Core().read_model(graph)
+    for name, value in about.items():
+        model.set_rt_info(value, ["diapir", name])
+    with TemporaryDirectory() as folder:
+        written = Path(folder) / "model.xml"
+        openvino.save_model(model, written, compress_to_fp16=False)
+        exact = {"INFERENCE_PRECISION_HINT": "f32"}
+        compiled = openvino.Core().compile_model(written, "CPU", exact)
+        apart = _checked(lambda feeds: compiled(feeds)[PROBS], predictor, out)
+        # the weights first: who sees the new graph finds them
+        write_bytes_atomic(out.with_suffix(".bin"), written.with_suffix(".bin").read_bytes())
+        write_bytes_atomic(out, written.read_bytes())
+    return apart
+
+
+def _checked(run: _Run, predictor: Predictor, out: Path) -> float:
+    """Return the largest difference between an exported graph and the model.
+
+    Raises:
+        RunError: It is too large.
+    """
+    draw = np.random.default_rng(0)
+    exact = replace(predictor, engine="eager", precision="float32")
+    apart = 0.0
+    for shape in _CHECKED_SHAPES:
+        images = draw.integers(0, 256, shape, np.uint8)
+        z_feet = draw.uniform(0, 900, len(images)).astype(np.float32)
+        feeds: dict[str, NDArray[Any]] = {IMAGES: images[:, None]}
+        if predictor.needs_depth:
+            feeds[DEPTHS] = z_feet
+        wanted = exact.predict_probs(images, z_feet)
+        apart = max(apart, float(np.abs(run(feeds)[:, 0] - wanted).max()))
+    if not apart <= AGREEMENT:
+        raise RunError(
+            f"the exported model differs from the model by {apart:.2g} in probability",
+            where=out,
+            expected=f"at most {AGREEMENT:g}",
+            mend="Nothing was written. Try the other format, and report the recipe as a bug.",
+        )
+    return apart

@@ -1,0 +1,195 @@
+"""Which engine: what was measured here before, or what is measured now.
+
+Measuring takes some seconds, so it is for work that takes longer; what it finds is remembered in
+the user's cache, under what the answer depends on: network, tile size, threads, machine, versions.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diapir.errors import RunError
+from diapir.inference.engine import (
+    Engine,
+    EngineChoice,
+    build_engine,
+    has_fast_bf16,
+    installed_backends,
+)
+from diapir.io.atomic import write_bytes_atomic
+from diapir.models.unet import SaltNet
+
+WORTH_MEASURING = 2000
+"""Tiles of 101 x 101, mirrored ones counted, from which measuring pays."""
+WORTH_BUILDING = 300
+"""The same, from which building an engine pays that was measured before."""
+MOST_FLIPPED = 0.002
+"""Share of pixels that a faster engine may call otherwise than float32 does."""
+EXACT = 1e-4
+"""Largest difference of logits of an exact engine, for logits up to 1, and in proportion above."""
+BATCHES = (4, 8, 16, 32)
+"""Sizes of batch that are tried."""
+
+_log = logging.getLogger(__name__)
+
+
+def choose_engine(
+    net: SaltNet, images: Tensor, z_feet: Tensor | None, precision: str
+) -> tuple[EngineChoice, dict[str, float]]:
+    """Return the fastest engine that keeps to the network's answers, and what was measured.
+
+    Backends take turns, so that a machine that slows down does so for all.
+
+    Args:
+        net: In evaluation mode.
+        images: (N, 1, H, W) some of the tiles that are to be predicted; 16 do.
+        z_feet: (N,) their depths where the network has a depth channel.
+        precision: 'float32' admits exact engines only.
+    """
+    shape = (int(images.shape[-2]), int(images.shape[-1]))
+    with torch.inference_mode():
+        wanted = build_engine(net, EngineChoice("eager", "float32"), *shape)(images, z_feet)
+    ready: dict[EngineChoice, Engine] = {}
+    for choice in candidates(precision, images.device.type):
+        try:
+            engine = build_engine(net, choice, *shape)
+            with torch.inference_mode():
+                found = engine(images, z_feet)
+        except Exception as error:  # whatever another program raises: then it is not the one
+            _log.debug("engine %s: %s", choice, error)
+            continue
+        # torch itself stays: at this precision it is the network's own answer
+        if choice.backend == "eager" or keeps_to(found, wanted, exact=precision == "float32"):
+            ready[choice] = engine
+    seconds = _seconds_a_tile(ready, images, z_feet)
+    best = min(seconds, key=seconds.__getitem__)
+    sizes = {
+        EngineChoice(best.backend, best.precision, batch): ready[best]
+        for batch in BATCHES
+        if batch <= len(images) and best.backend != "compile"
+    }
+    engines = {best: ready[best]} | {
+        choice: Engine(choice, engine.run) for choice, engine in sizes.items()
+    }
+    by_batch = _seconds_a_tile(engines, images, z_feet)
+    best = min(by_batch, key=by_batch.__getitem__)
+    return best, {str(choice): value for choice, value in (seconds | by_batch).items()}
+
+
+def candidates(precision: str, device: str) -> list[EngineChoice]:
+    """Return what is worth trying.
+
+    torch.compile is left out on a CPU: it takes a minute to compile and has never been the fastest
+    beside OpenVINO; who has nothing else asks for it by name.
+    """
+    if device != "cpu":
+        return [EngineChoice("eager", precision, 64)]
+    low = precision in ("auto", "bf16") and has_fast_bf16()
+    high = precision in ("auto", "float32")
+    found = [EngineChoice("eager", precision)]
+    for backend in installed_backends(device):
+        if backend == "openvino" and low:
+            found.append(EngineChoice(backend, "bf16"))
+        if backend in ("openvino", "onnxruntime") and high:
+            found.append(EngineChoice(backend, "float32"))
+    return found
+
+
+def keeps_to(found: Tensor, wanted: Tensor, *, exact: bool) -> bool:
+    """Whether logits agree with those of float32 as well as an engine of this kind has to."""
+    if exact:
+        scale = max(1.0, float(wanted.abs().max()))
+        return float((found - wanted).abs().max()) <= EXACT * scale
+    return float(((found > 0) != (wanted > 0)).float().mean()) <= MOST_FLIPPED
+
+
+def _seconds_a_tile(
+    engines: dict[EngineChoice, Engine], images: Tensor, z_feet: Tensor | None, rounds: int = 3
+) -> dict[EngineChoice, float]:
+    times: dict[EngineChoice, list[float]] = {choice: [] for choice in engines}
+    with torch.inference_mode():
+        for _ in range(rounds):
+            for choice, engine in engines.items():
+                started = time.perf_counter()
+                engine(images, z_feet)
+                times[choice].append((time.perf_counter() - started) / len(images))
+    return {choice: median(found) for choice, found in times.items()}
+
+
+class Memory:
+    """Choices of earlier runs, in one JSON file of the user's cache; what cannot be read is lost.
+
+    Args:
+        path: The file; None: `engines.json` in the folder that `DIAPIR_CACHE` names, or in the
+            user's cache.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path or cache_folder() / "engines.json"
+
+    def recall(self, key: str) -> EngineChoice | None:
+        """Return what was remembered under a key."""
+        try:
+            return EngineChoice(**self._read()[key]["choice"])
+        except (KeyError, TypeError):
+            return None
+
+    def remember(self, key: str, choice: EngineChoice, seconds: dict[str, float]) -> None:
+        """Keep a choice and what was measured; a cache that cannot be written is no error."""
+        entries = self._read() | {key: {"choice": choice.as_dict(), "seconds a tile": seconds}}
+        try:
+            write_bytes_atomic(self.path, json.dumps(entries, indent=2).encode())
+        except RunError as error:
+            _log.debug("engines are not remembered: %s", error)
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            entries = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return entries if isinstance(entries, dict) else {}
+
+
+def cache_folder() -> Path:
+    """Return where Diapir keeps what it can find out again."""
+    own = os.environ.get("DIAPIR_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diapir"
+
+
+def memory_key(net: SaltNet, shape: Sequence[int], precision: str) -> str:
+    """Return what a choice depends on, as a short name: another machine or version, another key."""
+    device = next(net.parameters()).device
+    facts = {
+        "network": net.config.model_dump(mode="json"),
+        "shape": list(shape),
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "backends": installed_backends(device.type),
+        "versions": [_version(name) for name in ("diapir", "torch", "openvino", "onnxruntime")],
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "none"
+
+
+def _processor() -> str:
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"{capability}, bf16 {has_fast_bf16()}"

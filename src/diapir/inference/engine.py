@@ -1,0 +1,221 @@
+"""Engines: a network made ready by the program that is to compute it.
+
+The network is the same in all of them. `eager` is torch as the training uses it; `compile` is
+torch.compile with frozen weights; `openvino` and `onnxruntime` run the ONNX graph of
+`inference.graphs`. What is not installed is not offered.
+"""
+
+import copy
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diapir.errors import RunError
+from diapir.inference.graphs import DEPTHS, IMAGES, logits_graph
+from diapir.models.unet import SaltNet
+
+BACKENDS = ("eager", "compile", "openvino", "onnxruntime")
+"""What can compute a network."""
+PRECISIONS = ("auto", "float32", "bf16")
+"""Of the convolutions: 'float32' is exact, 'bf16' is fast, 'auto' whichever is faster here."""
+
+_Run = Callable[[Tensor, Tensor | None], Tensor]
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """Which program computes, and how.
+
+    Args:
+        backend: One of `BACKENDS`.
+        precision: One of `PRECISIONS`.
+        batch: Tiles a forward pass, mirrored ones counted.
+    """
+
+    backend: str = "eager"
+    precision: str = "auto"
+    batch: int = 16
+
+    def __str__(self) -> str:
+        return f"{self.backend}, {self.precision}, {self.batch} tiles a pass"
+
+    def as_dict(self) -> dict[str, str | int]:
+        """Return it as plain values, for JSON."""
+        return asdict(self)
+
+
+class Engine:
+    """A network that is ready for tiles of one size.
+
+    Args:
+        choice: What it was made by.
+        run: From images and depths to logits.
+        whole_batches: Whether `run` takes batches of `choice.batch` only.
+    """
+
+    def __init__(self, choice: EngineChoice, run: _Run, *, whole_batches: bool = False) -> None:
+        self.choice = choice
+        self.run, self._whole = run, whole_batches
+
+    def __call__(self, images: Tensor, z_feet: Tensor | None = None) -> Tensor:
+        """Return (N, 1, H, W) float32 logits on the device of the images.
+
+        Args:
+            images: (N, 1, H, W) float32 grey values in 0..1.
+            z_feet: (N,) depths, where the network has a depth channel.
+        """
+        found = []
+        for start in range(0, len(images), self.choice.batch):
+            stop = start + self.choice.batch
+            part = images[start:stop]
+            depths = None if z_feet is None else z_feet[start:stop]
+            count = len(part)
+            if self._whole and count < self.choice.batch:
+                part = _filled(part, self.choice.batch)
+                depths = None if depths is None else _filled(depths, self.choice.batch)
+            found.append(self.run(part, depths)[:count])
+        return torch.cat(found)
+
+
+def _filled(values: Tensor, count: int) -> Tensor:
+    return torch.cat([values, values[-1:].expand(count - len(values), *values.shape[1:])])
+
+
+def installed_backends(device: str = "cpu") -> list[str]:
+    """Return the backends that can work here; on a GPU those of torch alone."""
+    present = {
+        "eager": True,
+        # it writes C++, which it has somebody else compile
+        "compile": device != "cpu" or shutil.which("g++") is not None,
+        "openvino": device == "cpu" and _has("openvino"),
+        "onnxruntime": device == "cpu" and _has("onnxruntime"),
+    }
+    return [name for name in BACKENDS if present[name]]
+
+
+def _has(module: str) -> bool:
+    return find_spec(module) is not None
+
+
+def check_backend(name: str, device: str = "cpu") -> None:
+    """Refuse a backend that does not exist or cannot work here.
+
+    Raises:
+        RunError: There is no such backend, or it is not installed.
+    """
+    if name not in BACKENDS:
+        raise RunError(
+            f"there is no engine {name!r}",
+            where="--engine",
+            expected=", ".join(("auto", *BACKENDS)),
+        )
+    if name not in installed_backends(device):
+        mends = {
+            "compile": "Install a C++ compiler (g++), or leave --engine away.",
+            "openvino": "Install it: pip install 'diapir[export]'. On a GPU leave --engine away.",
+        }
+        raise RunError(
+            f"the engine {name!r} cannot work here",
+            where="--engine",
+            expected=", ".join(("auto", *installed_backends(device))),
+            mend=mends.get(name, mends["openvino"]),
+        )
+
+
+def build_engine(net: SaltNet, choice: EngineChoice, height: int, width: int) -> Engine:
+    """Return a network made ready for tiles of one size.
+
+    Args:
+        net: In evaluation mode. `eager` uses this very one and sets its precision.
+        choice: Backend, precision and batch.
+        height: Of the tiles, in pixels.
+        width: Of the tiles, in pixels.
+    """
+    if choice.backend == "eager":
+        device = next(net.parameters()).device
+        net.set_precision(choice.precision, device.type)
+        return Engine(choice, net)
+    if choice.backend == "compile":
+        return Engine(choice, _compiled(net, choice.precision), whole_batches=True)
+    graph = logits_graph(net, height, width)
+    return engine_of_graph(graph, choice)
+
+
+def engine_of_graph(graph: bytes, choice: EngineChoice) -> Engine:
+    """Return an ONNX graph of `logits_graph`, run by OpenVINO or ONNX Runtime."""
+    builders = {"openvino": _openvino, "onnxruntime": _onnxruntime}
+    return Engine(choice, builders[choice.backend](graph, choice.precision))
+
+
+def _compiled(net: SaltNet, precision: str) -> _Run:
+    own = copy.deepcopy(net)
+    own.set_precision(precision, next(own.parameters()).device.type)
+    program = torch.compile(own)
+
+    def run(images: Tensor, z_feet: Tensor | None) -> Tensor:
+        import torch._inductor.config as inductor
+
+        with inductor.patch(freezing=True), torch.no_grad():  # weights become constants
+            logits: Tensor = program(images.clone(), z_feet)
+        return logits
+
+    return run
+
+
+def _openvino(graph: bytes, precision: str) -> _Run:
+    core = quiet_openvino().Core()
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32" if precision == "float32" else "bf16",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    compiled = core.compile_model(core.read_model(graph), "CPU", settings)
+
+    def run(images: Tensor, z_feet: Tensor | None) -> Tensor:
+        # a request of its own: threads of a service share the engine
+        found = compiled.create_infer_request().infer(_feeds(images, z_feet))
+        return torch.from_numpy(found[0].copy())
+
+    return run
+
+
+def quiet_openvino() -> Any:
+    """Return the module, imported without its telemetry.
+
+    On import it would report the use to its makers and leave a number in the home folder; where
+    `openvino_telemetry` is missing, it goes without.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
+
+
+def _onnxruntime(graph: bytes, precision: str) -> _Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+    def run(images: Tensor, z_feet: Tensor | None) -> Tensor:
+        return torch.from_numpy(session.run(None, _feeds(images, z_feet))[0])
+
+    return run
+
+
+def _feeds(images: Tensor, z_feet: Tensor | None) -> dict[str, object]:
+    feeds: dict[str, object] = {IMAGES: images.contiguous().numpy()}
+    return feeds if z_feet is None else feeds | {DEPTHS: z_feet.numpy()}
+
+
+def has_fast_bf16() -> bool:
+    """Return whether the processor has instructions for bf16."""
+    return torch.cpu._is_avx512_bf16_supported()

@@ -1,0 +1,121 @@
+"""The engines of a predictor: one a network and tile size, made when the work is worth it."""
+
+import threading
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from diapir.errors import RunError
+from diapir.inference.choice import (
+    WORTH_BUILDING,
+    WORTH_MEASURING,
+    Memory,
+    choose_engine,
+    memory_key,
+)
+from diapir.inference.engine import (
+    PRECISIONS,
+    Engine,
+    EngineChoice,
+    build_engine,
+    check_backend,
+    has_fast_bf16,
+)
+from diapir.models.unet import SaltNet
+
+_TILE = 101 * 101
+
+
+class EnginePool:
+    """Runs networks by the engine that is asked for, or by the fastest where that pays.
+
+    Args:
+        nets: In evaluation mode, on one device.
+        backend: One of `BACKENDS`, or 'auto': torch for small work; for more, what was measured
+            before on this kind of tiles; for much, what is measured then.
+        precision: One of `PRECISIONS`.
+        memory: Of earlier choices.
+
+    Raises:
+        RunError: The backend or the precision does not exist or cannot work here.
+    """
+
+    def __init__(
+        self,
+        nets: Sequence[SaltNet],
+        backend: str = "auto",
+        precision: str = "auto",
+        memory: Memory | None = None,
+    ) -> None:
+        self.device = next(nets[0].parameters()).device
+        if backend != "auto":
+            check_backend(backend, self.device.type)
+        if precision not in PRECISIONS:
+            raise RunError(
+                f"there is no precision {precision!r}",
+                where="--precision",
+                expected=", ".join(PRECISIONS),
+            )
+        self._nets, self._backend, self._precision = nets, backend, precision
+        self._memory = memory
+        self._engines: dict[tuple[int, int, int], Engine] = {}
+        self._building = threading.Lock()
+
+    def prepare(self, images: Tensor, z_feet: Tensor | None, tiles: int) -> None:
+        """Make every network ready for tiles of this size.
+
+        Args:
+            images: (N, 1, H, W) some of the tiles, on the device of the networks.
+            z_feet: (N,) their depths, where a network has a depth channel.
+            tiles: How many are going to come, mirrored ones counted.
+        """
+        height, width = int(images.shape[-2]), int(images.shape[-1])
+        work = tiles * height * width // _TILE
+        with self._building:
+            for number, net in enumerate(self._nets):
+                key = (number, height, width)
+                made = self._engines.get(key)
+                if made is None or (self._backend == "auto" and self._is_stopgap(made, work)):
+                    choice = self._choose(net, images, z_feet, work)
+                    self._engines[key] = build_engine(net, choice, height, width)
+
+    def __call__(self, number: int, images: Tensor, z_feet: Tensor | None) -> Tensor:
+        """Return the (N, 1, H, W) logits of a network that is ready for tiles of this size."""
+        height, width = int(images.shape[-2]), int(images.shape[-1])
+        return self._engines[number, height, width](images, z_feet)
+
+    def describe(self) -> list[str]:
+        """Return the engines in use, each once, in words."""
+        return sorted({str(engine.choice) for engine in self._engines.values()})
+
+    def _is_stopgap(self, made: Engine, work: int) -> bool:
+        return made.choice == self._plain() and work >= WORTH_BUILDING
+
+    def _choose(
+        self, net: SaltNet, images: Tensor, z_feet: Tensor | None, work: int
+    ) -> EngineChoice:
+        if self._backend != "auto":
+            return EngineChoice(self._backend, self._named_precision())
+        if self.device.type != "cpu" or work < WORTH_BUILDING:
+            return self._plain()
+        memory = self._memory or Memory()
+        key = memory_key(net, images.shape[1:], self._precision)
+        known = memory.recall(key)
+        if known is None and work >= WORTH_MEASURING:
+            try:
+                known, seconds = choose_engine(net, images, z_feet, self._precision)
+            except (RuntimeError, MemoryError):  # full memory: the pass itself will say what fits
+                return self._plain()
+            memory.remember(key, known, seconds)
+        return known or self._plain()
+
+    def _plain(self) -> EngineChoice:
+        whole = 1 << 20  # a GPU takes what it gets at once
+        batch = EngineChoice.batch if self.device.type == "cpu" else whole
+        return EngineChoice("eager", self._precision, batch)
+
+    def _named_precision(self) -> str:
+        """Return what 'auto' means to a backend that was asked for by name."""
+        if self._precision != "auto" or self._backend in ("eager", "compile"):
+            return self._precision
+        return "bf16" if self._backend == "openvino" and has_fast_bf16() else "float32"

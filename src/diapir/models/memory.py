@@ -1,0 +1,38 @@
+"""Memory that is not enough: how to know it, and the largest batch that fits."""
+
+import gc
+from collections.abc import Callable
+
+import torch
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error of torch says that a device's memory is full.
+
+    On a GPU it has a class of its own. On the CPU it is known by its words alone.
+
+    Source: torch, c10/core/impl/alloc_cpu.cpp, `alloc_cpu`.
+
+    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"))
+    True
+    >>> is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    False
+    """
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def largest_batch(step: Callable[[int], object], batch: int) -> int:
+    """Return the largest halving of `batch` for which `step` does not run out of memory, or 0."""
+    while batch > 1:
+        batch //= 2
+        try:
+            gc.collect()
+            step(batch)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            continue
+        return batch
+    return 0

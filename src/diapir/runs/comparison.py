@@ -1,0 +1,349 @@
+"""What was tried, as one table: each recipe against a baseline, tile by tile, gains or none.
+
+What the page needs of a run is kept beside it, as for the page of results. Nothing that was tried
+is left out, and a gain that other tiles could take away is called that.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diapir.config import parse_recipe
+from diapir.errors import RecipeError, RunError
+from diapir.io.atomic import write_text_atomic
+from diapir.metrics.bootstrap import bootstrap_interval
+from diapir.runs.folder import RunFolder, read_json, write_json
+from diapir.runs.results import markdown_table
+
+PARTS = ("validation", "hold-out")
+"""Tiles to compare on: those that chose (out-of-fold ones of a run with folds), or the hold-out."""
+
+_HEAD = """# What was tried
+
+This page is written by `diapir results --compare` from finished runs alone; what it needs of them
+lies beside it in [{kept}/]({kept}/). Score and gain are the competition's score on the {part}
+tiles that all runs of the first table share, {tiles:,} of them. The gain is that over the baseline,
+tile by tile; 95 % intervals are bootstraps over these tiles. Where the interval holds 0, the
+gain is *smaller than its interval*: other tiles of the same kind could take it away. The interval
+does not tell how far another seed would move a training; runs that differ in the seed alone share
+a row, and their scores are shown.{caution}
+"""
+_CAUTIONS = {
+    "validation": " Epoch and threshold were chosen on these tiles, which flatters all runs alike.",
+    "hold-out": " Whoever picks a recipe by this table has used the hold-out up.",
+}
+_SETTINGS = "page.json"
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What is kept of a run.
+
+    Args:
+        run: Name of its folder.
+        recipe: Resolved, as plain values.
+        data: SHA-256 of the data.
+        minutes: Of training, folds added up.
+        interrupted: Whether a signal ended it early.
+        command: That started it.
+        scores: Of each tile, 0..1, by part and id.
+    """
+
+    run: str
+    recipe: dict[str, Any]
+    data: str
+    minutes: float
+    interrupted: bool
+    command: str
+    scores: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """Runs of one recipe that differ in the seed alone."""
+
+    runs: list[Tried]
+    scores: dict[str, float]  # of each tile, the mean over the runs
+    each: list[float]  # mean score of each run
+
+    @property
+    def score(self) -> float:
+        return float(np.mean(list(self.scores.values())))
+
+
+def write_comparison(
+    runs: Sequence[Path], out: Path, *, part: str | None = None, baseline: Path | None = None
+) -> int:
+    """Keep what the page needs of runs, and write the page of all that are kept.
+
+    Args:
+        runs: Folders of runs, with folds or without, or what a page of results keeps of them.
+        out: The Markdown file, `NAME.md`; what is kept lies in `NAME/` beside it.
+        part: One of `PARTS`; None: as the page was, at first 'validation'.
+        baseline: The run that all are compared with; None: as the page was, at first the first run.
+
+    Returns:
+        Runs on the page.
+
+    Raises:
+        RunError: A folder holds no scores, there are no runs, or a file cannot be written.
+    """
+    kept = out.with_suffix("")
+    found = _read_runs(runs)
+    settings = read_json(kept / _SETTINGS) if (kept / _SETTINGS).is_file() else {}
+    part = part or settings.get("part", PARTS[0])
+    if part not in PARTS:
+        raise RunError(f"no part named {part!r}", where="--on", expected=" or ".join(PARTS))
+    first = found[0].run if found else None
+    name = _name(baseline) if baseline is not None else settings.get("baseline", first)
+    known = _read_kept(kept) | {tried.run: tried for tried in found}
+    if name not in known:
+        raise RunError(
+            "there is no run to compare with" if name is None else f"no run {name} is kept",
+            where=kept if name is None else "--baseline",
+            mend="Give the folders of finished runs, the baseline among them.",
+        )
+    page = _page([known[run] for run in sorted(known)], known[name], part, kept.name)
+    RunFolder(kept).make_plain()
+    for tried in found:
+        write_json(kept / f"{tried.run}.json", asdict(tried))
+    write_json(kept / _SETTINGS, {"baseline": name, "part": part})
+    write_text_atomic(out, page)
+    return len(known)
+
+
+def _read_runs(runs: Sequence[Path]) -> list[Tried]:
+    """Return what is to be kept of runs, which rows tell apart by the names of their folders."""
+    found = [read_tried(path) for path in runs]
+    names = [tried.run for tried in found]
+    for name, path in zip(names, runs, strict=True):
+        if names.count(name) > 1:
+            raise RunError(
+                f"two of the runs are called {name}",
+                where=path,
+                expected="folders of different names",
+                mend="Give each run once, or rename a folder.",
+            )
+    return found
+
+
+def read_tried(path: Path) -> Tried:
+    """Return what is to be kept of a run folder.
+
+    Raises:
+        RunError: It holds no finished run.
+    """
+    folder = RunFolder(path)
+    if (path / "out_of_fold.json").is_file():
+        folds = sorted(path.glob("fold-*/metrics.json"))
+        tables = [read_json(file) for file in folds]
+        joined = read_json(path / "out_of_fold.json")
+        found = {"validation": _tile_scores(joined)}
+        recipe = read_json(folder.fold(0).recipe)
+    else:
+        tables = [read_json(folder.metrics)]
+        parts = (("validation", tables[0].get("val")), ("hold-out", tables[0].get("holdout")))
+        found = {part: _tile_scores(table) for part, table in parts if table is not None}
+        recipe = read_json(folder.recipe)
+    return Tried(
+        run=_name(path),
+        recipe=_resolved(recipe),
+        data=str(tables[0].get("data_fingerprint", "")),
+        minutes=round(sum(table["training_seconds"] for table in tables) / 60, 1),
+        interrupted=any(table.get("interrupted") is not None for table in tables),
+        command=str(tables[0].get("command", "")),
+        scores=found,
+    )
+
+
+def _resolved(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe with the keys that came after it at their defaults."""
+    try:
+        return parse_recipe(recipe, where="a stored recipe").model_dump(mode="json")
+    except RecipeError:  # of another version: it is shown as it is
+        return recipe
+
+
+def _name(path: Path) -> str:
+    return path.resolve().name
+
+
+def _tile_scores(table: dict[str, Any]) -> dict[str, float]:
+    return {id_: float(found["score"]) for id_, found in table.get("tile_scores", {}).items()}
+
+
+def _read_kept(kept: Path) -> dict[str, Tried]:
+    files = [path for path in sorted(kept.glob("*.json")) if path.name != _SETTINGS]
+    try:
+        found = [Tried(**read_json(path)) for path in files]
+        return {tried.run: replace(tried, recipe=_resolved(tried.recipe)) for tried in found}
+    except TypeError as error:
+        raise RunError(
+            f"what is kept of a run cannot be read: {error}",
+            where=kept,
+            mend="Delete the file and give the run folder again.",
+        ) from error
+
+
+def _page(runs: Sequence[Tried], baseline: Tried, part: str, kept: str) -> str:
+    reasons = {tried.run: _not_comparable(tried, baseline, part) for tried in runs}
+    if reasons[baseline.run] is not None:
+        raise RunError(
+            f"the baseline cannot be compared with: {reasons[baseline.run]}",
+            where=baseline.run,
+            mend="Give another --baseline, or another part of the tiles with --on.",
+        )
+    rows = _rows([tried for tried in runs if reasons[tried.run] is None], part)
+    (base,) = (row for row in rows if baseline in row.runs)
+    others = sorted((row for row in rows if row is not base), key=lambda row: -row.score)
+    columns = ("what differs", "score", "gain", "verdict", "seeds", "minutes", "runs")
+    lines = [
+        _HEAD.format(part=part, tiles=len(base.scores), kept=kept, caution=_CAUTIONS[part]),
+        *markdown_table(columns, [_cells(row, base) for row in (base, *others)]),
+        "",
+        *_left_aside([t for t in runs if reasons[t.run] is not None], reasons, part),
+        *_commands(runs),
+    ]
+    return "\n".join(lines)
+
+
+def _not_comparable(tried: Tried, baseline: Tried, part: str) -> str | None:
+    """Return why a run cannot stand beside the baseline; None where it can."""
+    if tried.interrupted:
+        return "a signal ended it early"
+    if not tried.scores.get(part):
+        return f"it has no scores of {part} tiles"
+    if tried.data != baseline.data:
+        return "it was trained on other data"
+    shared = set(tried.scores[part]) & set(baseline.scores.get(part, {}))
+    if len(shared) != len(tried.scores[part]) or len(shared) != len(baseline.scores[part]):
+        return (
+            f"its {part} tiles are others: {len(tried.scores[part]):,}, of which {len(shared):,} "
+            f"are among the {len(baseline.scores.get(part, {})):,} of the baseline"
+        )
+    return None
+
+
+def _rows(runs: Sequence[Tried], part: str) -> list[_Row]:
+    """Return a row for each recipe, its seed aside."""
+    groups: dict[str, list[Tried]] = {}
+    for tried in runs:
+        key = repr(sorted((k, v) for k, v in flat(tried.recipe).items() if k not in _NOT_SHOWN))
+        groups.setdefault(key, []).append(tried)
+    return [_row(group, part) for group in groups.values()]
+
+
+def _row(runs: list[Tried], part: str) -> _Row:
+    found = [tried.scores[part] for tried in runs]
+    means = {id_: float(np.mean([scores[id_] for scores in found])) for id_ in sorted(found[0])}
+    return _Row(runs, means, [float(np.mean(list(scores.values()))) for scores in found])
+
+
+_NOT_SHOWN = ("name", "description", "train.seed")
+
+
+def _cells(row: _Row, base: _Row) -> tuple[str, ...]:
+    name = row.runs[0].recipe["name"]
+    differs = ", ".join(
+        f"`{line}`" for line in differences(row.runs[0].recipe, base.runs[0].recipe)
+    )
+    gain, verdict = _gain(row, base) if row is not base else ("", "")
+    seeds = sorted({tried.recipe["train"]["seed"] for tried in row.runs})
+    spread = f" ({min(row.each):.3f} to {max(row.each):.3f})" if len(row.each) > 1 else ""
+    return (
+        f"baseline: {name}" if row is base else f"{name}: {differs}" if differs else name,
+        _with_interval(np.array(list(row.scores.values())), ".3f"),
+        gain,
+        verdict,
+        f"{len(seeds)}{spread}",
+        f"{np.mean([tried.minutes for tried in row.runs]):.1f}",
+        ", ".join(tried.run for tried in row.runs),
+    )
+
+
+def _gain(row: _Row, base: _Row) -> tuple[str, str]:
+    """Return the gain with its interval, and what it is worth, in words."""
+    gains = np.array([row.scores[id_] - base.scores[id_] for id_ in base.scores])
+    low, high = bootstrap_interval(gains)
+    text = _with_interval(gains, "+.3f")
+    if low > 0:
+        return text, "better"
+    return text, "worse" if high < 0 else "smaller than its interval"
+
+
+def _with_interval(values: NDArray[np.float64], form: str) -> str:
+    low, high = bootstrap_interval(values)
+    return f"{values.mean():{form}} ({low:{form}} to {high:{form}})"
+
+
+def differences(recipe: dict[str, Any], base: dict[str, Any]) -> list[str]:
+    """Return the lines of a recipe that differ from another one, such as 'optim.lr = 0.01'.
+
+    Args:
+        recipe: As plain values.
+        base: The same. Keys that only one of them knows are of another version, and shown.
+
+    >>> differences({"optim": {"lr": 0.01, "ema": None}}, {"optim": {"lr": 0.02, "ema": None}})
+    ['optim.lr = 0.01']
+    """
+    mine, other = flat(recipe), flat(base)
+    keys = [key for key in dict.fromkeys((*mine, *other)) if key not in _NOT_SHOWN]
+    missing = object()
+    return [
+        f"{key} = {_text(mine[key])}" if key in mine else f"no {key}"
+        for key in keys
+        if mine.get(key, missing) != other.get(key, missing)
+    ]
+
+
+def flat(table: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """Return a recipe as one table with dotted keys.
+
+    >>> flat({"train": {"seed": 1}, "name": "x"})
+    {'train.seed': 1, 'name': 'x'}
+    """
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        inner = flat(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value}
+        found |= inner
+    return found
+
+
+def _text(value: Any) -> str:
+    """Return a value as a recipe spells it; of paths, the name alone."""
+    if value is None:
+        return "null"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k} = {_text(v)}" for k, v in value.items() if v) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_text, value)) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return PurePath(value).name if isinstance(value, str) else f"{value:g}"
+
+
+def _left_aside(runs: Sequence[Tried], reasons: dict[str, str | None], part: str) -> list[str]:
+    if not runs:
+        return []
+    rows = []
+    for tried in runs:
+        scores = list(tried.scores.get(part, {}).values())
+        score = f"{np.mean(scores):.3f}" if scores else "-"
+        rows.append((tried.run, tried.recipe["name"], score, reasons[tried.run]))
+    columns = ("run", "recipe", f"score on its own {part} tiles", "why")
+    return ["## Not comparable with the baseline", "", *markdown_table(columns, rows), ""]
+
+
+def _commands(runs: Sequence[Tried]) -> list[str]:
+    return [
+        "## Commands",
+        "",
+        "```",
+        *dict.fromkeys(t.command for t in runs if t.command),
+        "```",
+        "",
+    ]

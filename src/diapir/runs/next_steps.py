@@ -1,0 +1,85 @@
+"""The commands that come next, as `next.txt` in a run folder tells them."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from diapir.data.splits import Split
+from diapir.runs.folder import RunFolder
+
+
+def after_training(
+    folder: RunFolder, data: Path, split: Split, snapshots: int, *, interrupted: bool
+) -> str:
+    """Return the commands after one training; those that score only where unseen tiles are left.
+
+    Args:
+        folder: Of the run.
+        data: Of the training.
+        split: Tells which tiles are left.
+        snapshots: Number of models beside the last one.
+        interrupted: A signal ended the training.
+    """
+    model, data_text = _quoted(folder.model), _quoted(data)
+    lines = []
+    if interrupted:
+        lines += [
+            "# go on where it was interrupted, and get the scores that it had no time for",
+            f"diapir train --resume {_quoted(folder.path)} --data {data_text}",
+        ]
+    if snapshots and len(split.holdout):
+        lines += [
+            f"# the {snapshots + 1} snapshots of this training together",
+            f"diapir evaluate {_quoted(folder.path)} --data {data_text}",
+        ]
+    if len(split.holdout):
+        lines += [
+            "# all scores of the hold-out, with intervals",
+            f"diapir evaluate {model} --data {data_text}",
+        ]
+    if not len(split.val) and not len(split.holdout):
+        lines += [
+            "# every labelled tile trained this model, so nothing is left to score it; what its",
+            "# recipe reaches is told by a training with --folds 5. Pack it at half the size:",
+            f"diapir ensemble {model} --half --out salt.safetensors",
+        ]
+    lines += [
+        *_submission(model, data_text),
+        "# masks of any images",
+        f"diapir predict {model} IMAGES OUT",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def after_rounds(folder: RunFolder, data: Path, places: Sequence[Path]) -> str:
+    """Return the commands after several trainings that were joined.
+
+    Args:
+        folder: Of all.
+        data: Of the trainings.
+        places: Run folders of the last round.
+    """
+    lines = [
+        "# scores of each training of the last round",
+        *(f"diapir evaluate {_quoted(place)} --data {_quoted(data)}" for place in places),
+        *_submission(_quoted(folder.model), _quoted(data)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def after_interrupted_rounds(folder: RunFolder, data: Path) -> str:
+    """Return the command that goes on with several trainings."""
+    again = f"diapir train --resume {_quoted(folder.path)} --data {_quoted(data)}"
+    return f"# go on where it was interrupted\n{again}\n"
+
+
+def _submission(model: str, data: str) -> list[str]:
+    return [
+        "# masks of the test tiles as a submission",
+        f"diapir submit {model} --data {data} --out submission.csv",
+        f"diapir check-submission submission.csv --data {data}",
+    ]
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))

@@ -1,0 +1,269 @@
+"""Engines agree with the network, are chosen by measurement, and say what is missing."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from diapir.config import ModelConfig
+from diapir.errors import RunError
+from diapir.inference import choice as choosing
+from diapir.inference import engine as engines
+from diapir.inference.choice import Memory, candidates, choose_engine, keeps_to, memory_key
+from diapir.inference.engine import (
+    Engine,
+    EngineChoice,
+    build_engine,
+    check_backend,
+    installed_backends,
+)
+from diapir.inference.engine_pool import EnginePool
+from diapir.inference.predict import Predictor
+from diapir.models.unet import SaltNet
+
+SMALL = ModelConfig(encoder="scratch", scratch_channels=(4, 8), decoder_channels=(4,))
+
+
+def network(**changes: object) -> SaltNet:
+    torch.manual_seed(0)
+    return SaltNet(SMALL.model_copy(update=changes)).eval()
+
+
+def tiles(count: int = 5, height: int = 37, width: int = 51) -> Tensor:
+    return torch.rand(count, 1, height, width, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DIAPIR_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("backend", ["eager", "openvino", "onnxruntime"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"depth_channel": True},
+        {"resize_to": 64, "pad_mode": "edge"},
+        {"pad_mode": "none", "upsampling": "transposed"},
+    ],
+    ids=["padded", "depth", "resized", "odd"],
+)
+def test_exact_engines_give_the_logits_of_the_network(
+    backend: str, changes: dict[str, object]
+) -> None:
+    if backend not in installed_backends():
+        pytest.skip(f"{backend} is not installed")
+    net, images = network(**changes), tiles()
+    z_feet = torch.linspace(100, 900, 5) if net.config.depth_channel else None
+    with torch.inference_mode():
+        wanted = net(images, z_feet)
+        engine = build_engine(net, EngineChoice(backend, "float32", batch=2), 37, 51)
+        found = engine(images, z_feet)
+    assert found.shape == wanted.shape
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_compiled_engine_fills_its_last_batch() -> None:
+    """Without a compiler: what matters here is what becomes of five tiles in batches of two."""
+    seen: list[int] = []
+
+    def run(images: Tensor, z_feet: Tensor | None) -> Tensor:
+        seen.append(len(images))
+        return images if z_feet is None else images + z_feet.view(-1, 1, 1, 1)
+
+    engine = Engine(EngineChoice("compile", batch=2), run, whole_batches=True)
+    images, z_feet = tiles(), torch.arange(5.0)
+    assert torch.equal(engine(images), images)
+    assert torch.equal(engine(images, z_feet), images + z_feet.view(-1, 1, 1, 1))
+    assert set(seen) == {2}
+
+
+def test_precision_of_the_graph_does_not_follow_that_of_the_network() -> None:
+    if "onnxruntime" not in installed_backends():
+        pytest.skip("ONNX Runtime is not installed")
+    net, images = network(), tiles()
+    with torch.inference_mode():
+        wanted = net(images)
+        net.set_precision("bf16", "cpu")
+        engine = build_engine(net, EngineChoice("onnxruntime", "float32"), 37, 51)
+        torch.testing.assert_close(engine(images), wanted, atol=1e-4, rtol=1e-4)
+    assert net.autocast_encoder is torch.bfloat16  # and the network keeps its own
+
+
+def test_unknown_and_missing_engines_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RunError, match="no engine 'tensorrt'") as caught:
+        check_backend("tensorrt")
+    assert "auto, eager" in str(caught.value)
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    monkeypatch.setattr(engines.shutil, "which", lambda name: None)
+    assert installed_backends() == ["eager"]
+    for backend, mend in (("openvino", "diapir\\[export\\]"), ("compile", "C\\+\\+ compiler")):
+        with pytest.raises(RunError, match=mend):
+            check_backend(backend)
+    with pytest.raises(RunError, match="no precision 'int4'"):
+        EnginePool([network()], precision="int4")
+
+
+def test_openvino_is_imported_without_its_telemetry(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    import os
+    import subprocess
+    import sys
+
+    program = (
+        "from diapir.inference.engine import quiet_openvino; quiet_openvino(); import sys; "
+        "print(sys.modules['openvino_telemetry'])"
+    )
+    environment = os.environ | {"HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "None"
+    assert not list(tmp_path.iterdir())
+
+
+def test_exact_candidates_are_float32_and_fast_ones_may_be_bf16(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(choosing, "installed_backends", lambda device: list(engines.BACKENDS))
+    monkeypatch.setattr(choosing, "has_fast_bf16", lambda: True)
+    assert {c.precision for c in candidates("float32", "cpu")} == {"float32"}
+    assert EngineChoice("openvino", "bf16") in candidates("auto", "cpu")
+    assert [c.backend for c in candidates("auto", "cuda")] == ["eager"]
+    monkeypatch.setattr(choosing, "has_fast_bf16", lambda: False)
+    assert EngineChoice("openvino", "bf16") not in candidates("auto", "cpu")
+
+
+def test_an_engine_that_answers_otherwise_is_not_kept() -> None:
+    wanted = torch.linspace(-4, 4, 10_000).view(1, 1, 100, 100)
+    assert keeps_to(wanted, wanted, exact=True)
+    assert keeps_to(wanted + 3e-4, wanted, exact=True)  # 1e-4 of logits up to 4
+    assert not keeps_to(wanted + 1e-3, wanted, exact=True)
+    assert keeps_to(wanted + 5e-3, wanted, exact=False)
+    assert not keeps_to(wanted + 0.1, wanted, exact=False)
+
+
+def test_the_fastest_is_chosen_and_a_broken_backend_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net, images = network(), tiles(8)
+    built: list[str] = []
+
+    def build(net: SaltNet, choice: EngineChoice, height: int, width: int) -> Engine:
+        built.append(choice.backend)
+        if choice.backend == "onnxruntime":
+            raise ValueError("a library of another world")
+        if choice.backend == "openvino":  # wrong answers, however fast
+            return Engine(choice, lambda x, z: torch.full_like(x, 9.0))
+        return build_engine(net, choice, height, width)
+
+    monkeypatch.setattr(choosing, "installed_backends", lambda device: list(engines.BACKENDS))
+    monkeypatch.setattr(choosing, "build_engine", build)
+    choice, seconds = choose_engine(net, images, None, "auto")
+    assert choice.backend == "eager"
+    assert {"openvino", "onnxruntime"} <= set(built)
+    assert all(key.startswith("eager") for key in seconds)
+    assert choice.batch in (4, 8, 16)
+
+
+def test_choices_are_remembered_by_what_they_depend_on(own_cache: Path) -> None:
+    net, memory = network(), Memory()
+    key = memory_key(net, (1, 37, 51), "auto")
+    assert memory.recall(key) is None
+    memory.remember(key, EngineChoice("eager", "auto", 4), {"eager": 0.1})
+    assert Memory().recall(key) == EngineChoice("eager", "auto", 4)
+    assert (own_cache / "engines.json").is_file()
+    others = [
+        memory_key(network(scse=True), (1, 37, 51), "auto"),
+        memory_key(net, (1, 37, 52), "auto"),
+        memory_key(net, (1, 37, 51), "float32"),
+    ]
+    assert len({key, *others}) == 4
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"KEY": 3}', '{"KEY": {"choice": {"speed": 9}}}'])
+def test_a_damaged_memory_is_an_empty_one(text: str, own_cache: Path) -> None:
+    own_cache.mkdir()
+    (own_cache / "engines.json").write_text(text)
+    memory = Memory()
+    assert memory.recall("KEY") is None
+    memory.remember("KEY", EngineChoice(), {})
+    assert memory.recall("KEY") == EngineChoice()
+
+
+def test_a_memory_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    memory = Memory(tmp_path / "file" / "engines.json")
+    memory.remember("KEY", EngineChoice(), {})
+    assert memory.recall("KEY") is None
+
+
+@pytest.fixture
+def chosen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tiles each measurement was given."""
+    calls: list[int] = []
+
+    def choose(
+        net: SaltNet, images: Tensor, z_feet: Tensor | None, precision: str
+    ) -> tuple[EngineChoice, dict[str, float]]:
+        calls.append(len(images))
+        return EngineChoice("eager", "float32", 3), {}
+
+    monkeypatch.setattr("diapir.inference.engine_pool.choose_engine", choose)
+    return calls
+
+
+def test_little_work_is_not_measured_and_much_is_once(chosen: list[int]) -> None:
+    net, images = network(), tiles(4, 101, 101)
+    pool = EnginePool([net])
+    pool.prepare(images, None, 20)
+    assert not chosen
+    assert pool.describe() == ["eager, auto, 16 tiles a pass"]
+    pool.prepare(images, None, 400)  # enough for an engine that is known, and none is
+    assert not chosen
+    pool.prepare(images, None, 5000)
+    assert chosen == [4]
+    assert pool.describe() == ["eager, float32, 3 tiles a pass"]
+    EnginePool([net]).prepare(images, None, 5000)  # another predictor, the same memory
+    again = EnginePool([net])
+    again.prepare(images, None, 400)
+    assert chosen == [4]
+    assert again.describe() == ["eager, float32, 3 tiles a pass"]
+
+
+def test_an_engine_named_is_the_engine_used(chosen: list[int]) -> None:
+    pool = EnginePool([network()], "eager", "float32")
+    pool.prepare(tiles(), None, 10**6)
+    assert not chosen
+    assert pool.describe() == ["eager, float32, 16 tiles a pass"]
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_predictors_agree_whatever_computes(backend: str) -> None:
+    if backend not in installed_backends():
+        pytest.skip(f"{backend} is not installed")
+    images = np.random.default_rng(0).integers(0, 256, (7, 40, 40), np.uint8)
+    nets: Callable[[], list[SaltNet]] = lambda: [network(), network(scse=True)]  # noqa: E731
+    plain = Predictor(nets(), weights=[1, 3], engine="eager", precision="float32")
+    other = Predictor(nets(), weights=[1, 3], engine=backend, precision="float32", batch_size=3)
+    assert np.abs(plain.predict_probs(images) - other.predict_probs(images)).max() < 1e-4
+    assert other.engines.describe() == [f"{backend}, float32, 16 tiles a pass"]
+
+
+def test_full_memory_while_measuring_leaves_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("diapir.inference.engine_pool.choose_engine", full)
+    pool = EnginePool([network()])
+    pool.prepare(tiles(4, 101, 101), None, 5000)
+    assert pool.describe() == ["eager, auto, 16 tiles a pass"]

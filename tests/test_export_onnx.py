@@ -1,0 +1,136 @@
+"""Exported models: everything from pixels to probabilities inside, of any size, checked."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from diapir.config import ModelConfig, Recipe
+from diapir.errors import RunError
+from diapir.export import onnx as exporting
+from diapir.export.onnx import export_model
+from diapir.inference.predict import Predictor
+from diapir.models.maskrule import MaskRule
+from diapir.models.modelfile import ModelCard, save_model
+from diapir.models.unet import SaltNet
+
+onnxruntime = pytest.importorskip("onnxruntime")
+EXAMPLE = Path(__file__).parents[1] / "examples" / "onnx_predict.py"
+SMALL = ModelConfig(encoder="scratch", scratch_channels=(4, 8), decoder_channels=(4,))
+
+
+def network(**changes: object) -> SaltNet:
+    torch.manual_seed(0)
+    return SaltNet(SMALL.model_copy(update=changes)).eval()
+
+
+def card(threshold: float = 0.4) -> ModelCard:
+    return ModelCard(Recipe(model=SMALL), threshold, metrics={"holdout_score": 0.5}).stamped()
+
+
+def images(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, shape, np.uint8)
+
+
+@pytest.mark.parametrize("shape", [(1, 101, 101), (4, 64, 96), (2, 203, 77)])
+@pytest.mark.parametrize("changes", [{}, {"resize_to": 128}, {"pad_mode": "none"}], ids=str)
+def test_the_graph_takes_any_number_and_size(
+    shape: tuple[int, ...], changes: dict[str, object], tmp_path: Path
+) -> None:
+    rule = MaskRule(temperature=1.5)
+    predictor = Predictor([network(**changes), network(scse=True)], rule=rule, weights=[1, 2])
+    apart = export_model(predictor, card(), tmp_path / "salt.onnx")
+    assert apart <= exporting.AGREEMENT
+    session = onnxruntime.InferenceSession(tmp_path / "salt.onnx")
+    pixels = images(*shape)
+    (probs,) = session.run(["probs"], {"images": pixels[:, None]})
+    exact = Predictor(predictor.nets, rule=rule, weights=[1, 2], precision="float32")
+    assert np.abs(probs[:, 0] - exact.predict_probs(pixels)).max() < 1e-4
+    assert probs.dtype == np.float32
+
+
+def test_metadata_say_how_to_use_it_and_where_it_comes_from(tmp_path: Path) -> None:
+    rule = MaskRule(min_body=7)
+    export_model(Predictor([network()], 0.4, rule=rule), card(), tmp_path / "salt.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "salt.onnx")
+    about = session.get_modelmeta().custom_metadata_map
+    assert float(about["threshold"]) == 0.4
+    assert int(about["min_body"]) == 7
+    origin = json.loads(about["diapir"])
+    assert origin["recipe"]["model"]["encoder"] == "scratch"
+    assert origin["metrics"] == {"holdout_score": 0.5}
+    assert origin["versions"]["torch"] == torch.__version__.partition("+")[0]
+
+
+def test_openvino_gets_graph_weights_and_metadata(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    from diapir.inference.engine import quiet_openvino
+
+    predictor = Predictor([network()], 0.4, precision="float32")
+    export_model(predictor, card(), tmp_path / "salt.xml", format_="openvino")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["salt.bin", "salt.xml"]
+    model = quiet_openvino().Core().read_model(tmp_path / "salt.xml")
+    assert float(model.get_rt_info(["diapir", "threshold"]).astype(str)) == 0.4
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = quiet_openvino().Core().compile_model(model, "CPU", exact)
+    pixels = images(3, 90, 101)
+    probs = compiled({"images": pixels[:, None]})["probs"]
+    assert np.abs(probs[:, 0] - predictor.predict_probs(pixels)).max() < 1e-4
+
+
+def test_a_graph_with_depths_asks_for_them(tmp_path: Path) -> None:
+    predictor = Predictor([network(depth_channel=True)], precision="float32")
+    export_model(predictor, card(), tmp_path / "salt.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "salt.onnx")
+    z_feet = np.array([100.0, 900.0], np.float32)
+    pixels = images(2, 101, 101)
+    (probs,) = session.run(["probs"], {"images": pixels[:, None], "z_feet": z_feet})
+    assert np.abs(probs[:, 0] - predictor.predict_probs(pixels, z_feet)).max() < 1e-4
+
+
+def test_what_does_not_agree_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = Predictor([network()])
+    graph = exporting.traced_graph
+    other = exporting.SaltProbs(Predictor([network(scse=True)])).eval()
+    monkeypatch.setattr(
+        exporting, "traced_graph", lambda module, *rest, **named: graph(other, *rest, **named)
+    )
+    with pytest.raises(RunError, match="differs from the model"):
+        export_model(predictor, card(), tmp_path / "salt.onnx")
+    with pytest.raises(RunError, match=r"ends in \.onnx"):
+        export_model(predictor, card(), tmp_path / "salt.pt")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_verb_and_the_example_work_together(tmp_path: Path) -> None:
+    model, file = tmp_path / "model.safetensors", tmp_path / "salt.onnx"
+    net = network()
+    save_model(model, net, card(threshold=0.52))
+    verb = [sys.executable, "-m", "diapir", "export", str(model)]
+    done = subprocess.run(
+        [*verb, "--out", str(file), "--json"], capture_output=True, text=True, check=True
+    )
+    said = json.loads(done.stdout)
+    assert said["file"] == str(file)
+    assert said["difference"] <= 1e-4
+    refused = subprocess.run([*verb, "--format", "tensorrt"], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "give onnx or openvino" in refused.stderr
+    pixels = images(5, 101, 101)
+    np.save(tmp_path / "images.npy", pixels)
+    program = [sys.executable, str(EXAMPLE), str(file)]
+    files = [str(tmp_path / "images.npy"), str(tmp_path / "masks.npy")]
+    done = subprocess.run([*program, *files], capture_output=True, text=True, check=True)
+    assert "of 5 images hold salt" in done.stdout
+    predictor = Predictor([net], 0.52, precision="float32")
+    wanted = predictor.make_masks(predictor.predict_probs(pixels))
+    found = np.load(tmp_path / "masks.npy")
+    assert (found != wanted).mean() < 1e-3
+    assert 0 < found.mean() < 1
+    assert len(EXAMPLE.read_text().splitlines()) <= 36

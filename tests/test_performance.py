@@ -1,0 +1,156 @@
+"""The programs behind docs/performance.md: they run, and their pages show what they measured."""
+
+import doctest
+import json
+from pathlib import Path
+
+import performance
+import performance_page
+import protocol
+import pytest
+from protocol import Comparison, Row
+
+
+def test_baseline_and_candidate_take_turns() -> None:
+    calls: list[str] = []
+    found = protocol.compare(
+        lambda: calls.append("b"), lambda: calls.append("c"), rounds=4, warm_up=1
+    )
+    assert "".join(calls) == "bc" + "bccbbccb"
+    assert len(found.baseline) == len(found.candidate) == len(found.ratios) == 4
+
+
+def test_a_candidate_that_changes_the_threads_is_refused() -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        with pytest.raises(RuntimeError, match="threads changed"):
+            protocol.compare(
+                lambda: None, lambda: torch.set_num_threads(before + 1), rounds=1, warm_up=0
+            )
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_ratio_is_the_median_of_the_rounds() -> None:
+    found = Comparison((2.0, 9.0, 4.0), (1.0, 3.0, 4.0), threads=1)  # one round was disturbed
+    assert found.ratios == [2.0, 3.0, 1.0]
+    assert found.ratio == 2.0
+    assert found.quartiles == (1.5, 2.5)
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "at_least", "holds"),
+    [
+        (2.0, 2.0, True, True),
+        (1.9, 2.0, True, False),
+        (2.0, 2.0, False, True),
+        (2.1, 2.0, False, False),
+        (9.0, None, True, None),
+    ],
+)
+def test_a_row_knows_whether_its_limit_is_kept(value, limit, at_least, holds) -> None:
+    assert Row("1", "speed", value, "x", limit, at_least).holds is holds
+
+
+@pytest.mark.parametrize("module", [performance, performance_page, protocol])
+def test_the_examples_of_the_programs_are_right(module) -> None:
+    found = doctest.testmod(module)
+    assert found.failed == 0 < found.attempted
+
+
+def test_little_effort_never_goes_where_results_are_published() -> None:
+    with pytest.raises(SystemExit):
+        performance.main(["--effort", "tiny"])
+
+
+def test_everything_runs_at_its_smallest(tmp_path: Path) -> None:
+    assert performance.main(["--effort", "tiny", "--out", str(tmp_path)]) == 0
+    (store,) = tmp_path.glob("*.json")
+    noted = json.loads(store.read_text(encoding="utf-8"))
+    assert list(noted["measurements"]) == list(performance.MEASUREMENTS)
+    for name, measured in noted["measurements"].items():
+        assert measured["rows"], name
+        assert f"--only {name} --effort tiny" in measured["command"]
+    page = store.with_suffix(".md").read_text(encoding="utf-8")
+    assert page == performance_page.machine_page(noted, ".")
+    shown = performance_page.DOCS_PAGE.read_text(encoding="utf-8")
+    filled = performance_page.render(shown, [noted])
+    assert all(
+        row["what"] in filled for part in noted["measurements"].values() for row in part["rows"]
+    )
+
+
+def test_the_pages_show_what_was_measured() -> None:
+    found = performance_page.machines()
+    page = performance_page.DOCS_PAGE.read_text(encoding="utf-8")
+    assert performance_page.render(page, found) == page
+    for machine in found:
+        path = performance_page.RESULTS / f"{machine['name']}.md"
+        assert path.read_text(encoding="utf-8") == performance_page.machine_page(machine)
+        assert {part["effort"] for part in machine["measurements"].values()} == {"full"}
+
+
+def test_other_loops_take_as_many_steps_as_the_product() -> None:
+    from performance_training import Turns
+
+    taken: list[int] = []
+    turns = Turns({"other": lambda: taken.append(1)}, steps=2, warm_up=1)
+    turns.on_train_start()
+    for _ in range(6):
+        turns.on_train_batch_start()
+        turns.on_train_batch_end()
+    assert len(taken) == 6
+    assert {name: len(found) for name, found in turns.seconds.items()} == {"product": 2, "other": 2}
+    assert len(turns.compared("other", "product").ratios) == len(turns.data_shares) == 2
+
+
+def test_slopes_are_those_of_the_upper_half() -> None:
+    from performance_growth import Series
+
+    sizes = [1, 2, 4, 8, 16]
+    assert Series("", "", sizes, [100, 100, 4, 16, 64]).slope == pytest.approx(2)
+    assert Series("", "", [1, 2], [3, 6]).slope == pytest.approx(1)
+
+
+def test_tiles_come_back_from_the_network_of_the_baseline_as_they_were() -> None:
+    import torch
+    from baseline import enlarged, shrunk
+
+    tile = torch.rand(1, 101, 67)
+    assert enlarged(tile, None).shape == (1, 128, 96)
+    assert torch.equal(shrunk(enlarged(tile, None)[None], (101, 67), None)[0], tile)
+    assert shrunk(enlarged(tile, 64)[None], (101, 67), 64).shape == (1, 1, 101, 67)
+
+
+def test_the_bare_loop_makes_the_steps_of_the_product(tmp_path: Path) -> None:
+    import numpy as np
+    import torch
+    from performance_training import BareLoop
+
+    from diapir.config import ModelConfig, Recipe, TrainConfig
+    from diapir.data.splits import Split
+    from diapir.data.synthetic import generate_tiles
+    from diapir.training.fit import fit
+
+    small = ModelConfig(encoder="scratch", scratch_channels=(2, 4), decoder_channels=(2,))
+    train = TrainConfig(epochs=1, batch_size=2, tiles_per_epoch=2, precision="float32")
+    recipe = Recipe(model=small, train=train)
+    tiles = generate_tiles(4, seed=0)
+    places = np.arange(4, dtype=np.intp)
+    fitted = fit(
+        tiles,
+        Split(places, places[:0], places[:0], None, 0, "none"),
+        recipe,
+        tmp_path,
+        accelerator="cpu",
+        progress=False,
+    )
+    bare = BareLoop(tiles, recipe, "cpu")
+    names = [name for name, _ in bare.net.named_parameters()]
+    assert names == [name for name, _ in fitted.net.named_parameters()]
+    before = [p.detach().clone() for p in bare.net.parameters()]
+    bare()
+    assert any(not torch.equal(a, b) for a, b in zip(before, bare.net.parameters(), strict=True))
+    assert bare.next_batch()[0].shape == (2, 1, 101, 101)

@@ -1,0 +1,270 @@
+"""Several encoders, folds, snapshots and rounds of pseudo-labels by one command; every recipe."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from diapir.cli.app import app
+from diapir.config import Recipe, load_recipe
+from diapir.data.competition import write_competition
+from diapir.data.datamodule import TileDataModule
+from diapir.errors import RecipeError, RunError
+from diapir.inference.predict import PredictOptions, load_predictor
+from diapir.io.tiles import Tiles, read_tiles
+from diapir.metrics.calibration import scale_probs
+from diapir.models.ensemble import read_members
+from diapir.models.modelfile import read_card
+from diapir.runs.evaluate import evaluate_models
+from diapir.runs.out_of_fold import read_out_of_fold, run_models
+from diapir.runs.train import Hardware, resume_run, train_recipe
+
+Make = Callable[..., Recipe]
+CPU = Hardware(accelerator="cpu", progress=False)
+TINY = {
+    "ensemble__encoders": ["scratch", "test_efficientnet"],
+    "pseudo_labels__rounds": 1,
+    "snapshots__cycles": 2,
+    "optim__schedule": "cosine",
+    "train__select": "last",
+    "split__folds": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def data(easy_tiles: Tiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "tiles"
+    test = easy_tiles.subset(range(60, 80))
+    unlabelled = Tiles(tuple(f"u{k}" for k in range(20)), test.images, None, test.z_feet, "test")
+    write_competition(folder, easy_tiles.subset(range(60)), unlabelled)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the figures of each training, which take longer than all the rest."""
+    for name in ("write_run_report", "save_data_figures"):
+        monkeypatch.setattr(f"diapir.runs.train.{name}", lambda *_, **__: None)
+
+
+@pytest.fixture(scope="module")
+def joined(data: Path, tiny_recipe: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two encoders, two folds, two snapshots, one round after the first."""
+    patch = pytest.MonkeyPatch()
+    for name in ("write_run_report", "save_data_figures"):
+        patch.setattr(f"diapir.runs.train.{name}", lambda *_, **__: None)
+    results = train_recipe(tiny_recipe(**TINY), data, tmp_path_factory.mktemp("runs"), CPU)
+    patch.undo()
+    assert len(results) == 2 * 2 * 2 + 1
+    assert results[-1].seconds == pytest.approx(sum(result.seconds for result in results[:-1]))
+    return results[-1].folder.path
+
+
+def table(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def test_each_training_leaves_an_ordinary_run(joined: Path) -> None:
+    places = sorted(path.name for path in joined.glob("round-*"))
+    assert places == [
+        f"round-{k}-{encoder}" for k in (0, 1) for encoder in ("scratch", "test_efficientnet")
+    ]
+    for place in places:
+        assert (joined / place / "out_of_fold.npz").is_file()
+        recipe = load_recipe(str(joined / place / "fold-1" / "recipe.json"))
+        assert recipe.model.encoder in place
+        assert not recipe.joins_trainings
+        assert bool(recipe.pseudo_labels.models) == place.startswith("round-1")
+
+
+def test_a_fold_learns_from_its_own_models_of_the_round_before(joined: Path) -> None:
+    models = load_recipe(str(joined / "round-1-scratch" / "fold-0" / "recipe.json"))
+    names = {Path(model).relative_to(joined) for model in models.pseudo_labels.models}
+    assert names == {
+        Path(f"round-0-{encoder}", "fold-{fold}", f"{kind}.safetensors")
+        for encoder in ("scratch", "test_efficientnet")
+        for kind in ("snapshot-1", "model")
+    }
+    split = table(joined / "round-1-scratch" / "fold-0" / "split.json")
+    card = read_card(joined / "round-0-test_efficientnet" / "fold-0" / "model.safetensors")
+    assert not set(card.train_ids) & {*split["val"], *split["holdout"]}
+
+
+def test_the_model_joins_encoders_folds_and_snapshots_of_the_last_round(
+    joined: Path, data: Path
+) -> None:
+    members = read_members(joined / "model.safetensors")
+    assert len(members) == 2 * 2 * 2
+    assert {member.recipe.model.encoder for member in members} == {"scratch", "test_efficientnet"}
+    assert all(member.recipe.pseudo_labels.models for member in members)
+    metrics = table(joined / "metrics.json")
+    assert metrics["joined"]["networks"] == 8
+    assert metrics["joined"]["chosen_on"] == "48 out-of-fold tiles"
+    assert metrics["trainings"] == 8
+    # the hold-out is scored once, by all of them
+    assert metrics["holdout"]["tiles"] == 12
+    judged = evaluate_models([joined / "model.safetensors"], data, progress=False)
+    score = metrics["holdout"]["metrics"]["score"]["value"]
+    assert judged.found.metrics["score"].value == pytest.approx(score)
+    assert (joined / "report.html").is_file()
+    assert f"{joined / 'model.safetensors'}" in (joined / "next.txt").read_text(encoding="utf-8")
+
+
+def test_out_of_fold_predictions_are_means_over_snapshots(joined: Path, data: Path) -> None:
+    run = joined / "round-0-scratch"
+    assert [path.name for path in run_models(run)] == 2 * [
+        "snapshot-1.safetensors",
+        "model.safetensors",
+    ]
+    stored = read_out_of_fold(run)
+    tiles = read_tiles(data, "train")
+    raw = []
+    for file in run_models(run)[:2]:
+        predictor, (card,) = load_predictor([file], PredictOptions(device="cpu"))
+        part = tiles.select(card.val_ids)
+        raw.append(scale_probs(predictor.predict_probs(part.images), 1 / card.rule.temperature))
+    place = [stored.ids.index(id_) for id_ in part.ids]
+    assert stored.probs[place] == pytest.approx(np.mean(raw, axis=0), abs=2e-3)
+    assert not np.allclose(raw[0], raw[1], atol=2e-3)
+
+
+def test_interrupted_rounds_go_on_with_what_is_missing(
+    data: Path, tiny_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny_recipe(
+        ensemble__encoders=["scratch"], pseudo_labels__rounds=1, split__holdout=0.0
+    )
+    seen: list[int] = []
+    original = TileDataModule.on_after_batch_transfer
+
+    def transfer(self: TileDataModule, batch: Any, dataloader_idx: int) -> Any:
+        seen.append(len(self.tiles))
+        if len(self.tiles) > 60 and self.trainer is not None and self.trainer.global_step == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, batch, dataloader_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TileDataModule, "on_after_batch_transfer", transfer)
+        results = train_recipe(recipe, data, tmp_path, CPU)
+    assert max(seen) > 60  # the second round had pseudo-labels
+    assert results[-1].interrupted == signal.SIGTERM
+    (folder,) = tmp_path.iterdir()
+    assert results[-1].folder.path == folder
+    assert not (folder / "model.safetensors").exists()
+    assert f"--resume {folder}" in (folder / "next.txt").read_text(encoding="utf-8")
+    again = resume_run(folder, data, CPU)
+    assert len(again) == 3
+    assert again[-1].holdout is None
+    assert again[-1].interrupted is None
+    assert table(folder / "metrics.json")["holdout"] is None
+    assert (folder / "model.safetensors").is_file()
+    whole = train_recipe(recipe, data, tmp_path / "whole", CPU)
+    assert np.array_equal(whole[1].val_probs, again[1].val_probs)
+
+
+def test_other_data_does_not_go_on(joined: Path, easy_tiles: Tiles, tmp_path: Path) -> None:
+    test = easy_tiles.subset([0])
+    write_competition(
+        tmp_path / "other", easy_tiles, Tiles(("p",), test.images, None, test.z_feet, "test")
+    )
+    with pytest.raises(RunError, match="the data differs"):
+        resume_run(joined, tmp_path / "other", CPU)
+
+
+def test_several_processes_are_refused(data: Path, tiny_recipe: Make, tmp_path: Path) -> None:
+    for hardware in (Hardware("cpu", 2, progress=False), Hardware("cpu", num_nodes=2)):
+        with pytest.raises(RunError, match=r"one after the other(.|\n)*model.encoder=NAME"):
+            train_recipe(tiny_recipe(**TINY), data, tmp_path / "runs", hardware)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_unknown_encoder_is_found_before_anything_trains(
+    data: Path, tiny_recipe: Make, tmp_path: Path
+) -> None:
+    recipe = tiny_recipe(**TINY | {"ensemble__encoders": ["scratch", "resnet0"]})
+    with pytest.raises(RecipeError, match="resnet0"):
+        train_recipe(recipe, data, tmp_path / "runs", CPU)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_nothing_may_wait_for_a_validation_that_is_not_there(
+    data: Path, tiny_recipe: Make, tmp_path: Path
+) -> None:
+    for changes in ({"train__early_stopping": 3}, {"optim__schedule": "plateau"}):
+        recipe = tiny_recipe(split__val=0.0, **changes)
+        with pytest.raises(RecipeError, match=r"no tile validates(.|\n)*split.val=0.1"):
+            train_recipe(recipe, data, tmp_path / "runs", CPU)
+
+
+# --- the recipes that come with the package, end to end on a few tiles
+
+QUICK = (
+    "model.weights=none",
+    "model.resize_to=null",
+    "train.small_first=null",
+    "train.epochs=1",
+    "train.tiles_per_epoch=8",
+    "train.batch_size=4",
+)
+
+
+def train_by_command(name: str, data: Path, runs: Path, *settings: str) -> Path:
+    words = ["train", name, "--data", str(data), "--runs", str(runs), "--accelerator", "cpu", "-q"]
+    for setting in (*QUICK, *settings):
+        words += ["--set", setting]
+    said = CliRunner().invoke(app, words)
+    assert said.exit_code == 0, said.output
+    (folder,) = runs.iterdir()
+    assert folder.name.endswith(f"-{name}")
+    return folder
+
+
+def test_recipe_small_trains_on_every_tile_and_packs(data: Path, tmp_path: Path) -> None:
+    folder = train_by_command("small", data, tmp_path / "runs")
+    card = read_card(folder / "model.safetensors")
+    assert set(card.train_ids) == set(read_tiles(data, "train").ids)
+    assert (card.val_ids, card.metrics, card.threshold) == ((), {}, 0.5)
+    assert card.pixels is not None
+    metrics = table(folder / "metrics.json")
+    assert (metrics["val"], metrics["holdout"]) == (None, None)
+    steps = (folder / "next.txt").read_text(encoding="utf-8")
+    assert "diapir evaluate" not in steps  # there is nothing to evaluate it on
+    (command,) = [line for line in steps.splitlines() if line.startswith("diapir ensemble")]
+    words = command.replace("salt.safetensors", str(tmp_path / "salt.safetensors")).split()[1:]
+    said = CliRunner().invoke(app, words)
+    assert said.exit_code == 0, said.output
+    packed = read_card(tmp_path / "salt.safetensors")
+    assert packed.train_ids == card.train_ids
+    assert packed.pixels == card.pixels  # 'diapir map' needs them
+    assert (tmp_path / "salt.safetensors").stat().st_size < 10e6
+
+
+def test_recipe_gpu_gives_out_of_fold_scores(data: Path, tmp_path: Path) -> None:
+    folder = train_by_command("gpu", data, tmp_path / "runs", "split.folds=2")
+    assert table(folder / "out_of_fold.json")["tiles"] == 60
+    assert len(run_models(folder)) == 2
+
+
+def test_recipe_winner_is_one_command(data: Path, tmp_path: Path) -> None:
+    folder = train_by_command(
+        "winner",
+        data,
+        tmp_path / "runs",
+        "split.folds=2",
+        "ensemble.encoders=['test_resnet', 'test_efficientnet']",
+        "model.decoder_channels=[8, 8]",
+        "snapshots.cycles=2",
+        "pseudo_labels.rounds=1",
+        "optim.schedule=cosine",
+    )
+    metrics = table(folder / "metrics.json")
+    assert metrics["joined"]["networks"] == 2 * 2 * 2
+    assert metrics["trainings"] == 8
+    assert metrics["holdout"]["tiles"] == 6
