@@ -267,3 +267,18 @@ def test_full_memory_while_measuring_leaves_torch(monkeypatch: pytest.MonkeyPatc
     pool = EnginePool([network()])
     pool.prepare(tiles(4, 101, 101), None, 5000)
     assert pool.describe() == ["eager, auto, 16 tiles a pass"]
+
+
+@pytest.mark.parametrize("backend", ["eager", "openvino", "onnxruntime"])
+def test_networks_with_and_without_depth_go_together(backend: str) -> None:
+    if backend not in installed_backends():
+        pytest.skip(f"{backend} is not installed")
+    images = np.random.default_rng(0).integers(0, 256, (3, 40, 40), np.uint8)
+    z_feet = np.array([100, 500, 900], np.float32)
+    nets = [network(), network(depth_channel=True)]
+    found = Predictor(nets, engine=backend, precision="float32").predict_probs(images, z_feet)
+    alone = [
+        Predictor([net], engine="eager", precision="float32").predict_probs(images, z_feet)
+        for net in nets
+    ]
+    assert np.abs(found - np.mean(alone, axis=0)).max() < 1e-4

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -156,6 +157,20 @@ def test_a_section_of_any_size_gets_what_a_line_can_have(model, tmp_path, suffix
     assert (result.out / "horizons" / "top_salt.csv").exists()
     assert not (result.out / "horizons" / "top_salt.zmap").exists()
     assert result.products.meshes == ()
+
+
+def test_another_engine_gives_the_same_map(model, tmp_path):
+    pytest.importorskip("openvino")
+    np.save(tmp_path / "line.npy", np.random.default_rng(0).integers(0, 256, (75, 133), np.uint8))
+    found = []
+    for engine in ("eager", "openvino"):
+        settings = replace(SETTINGS, engine=engine)
+        out = tmp_path / engine
+        result = map_survey(
+            tmp_path / "line.npy", out, [model], settings, workers=ONE, progress=False
+        )
+        found.append(xr.open_zarr(result.store, chunks=None)["probability"].values)
+    assert 0 < np.abs(found[0] - found[1]).max() < 0.02  # it was another engine
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ FLAGS = [
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-WAIT_S = 240
+WAIT_S = 60  # a busy machine is slow, which says nothing about the page
 
 
 class Bright:
@@ -304,10 +304,10 @@ def test_zooming_into_a_large_section_brings_finer_data(served, visit, monkeypat
     assert coarse["across"] == 60
     for _ in range(6):
         page.keyboard.press("+")
-    until(lambda: page.evaluate(AMPLITUDES)["cell"] < 3)
-    fine = until(lambda: (now := page.evaluate(AMPLITUDES))["across"] < 40 and now)
+    fine = until(lambda: (now := page.evaluate(AMPLITUDES))["cell"] < 3 and now)
+    assert fine["across"] < 60
     assert fine["pixels"] <= 600
-    for _ in range(9):
+    for _ in range(14):
         page.keyboard.press("Shift+ArrowRight")  # beyond what was sent
     until(lambda: page.evaluate(AMPLITUDES)["left"] > fine["left"])
     page.keyboard.press("0")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from diapir.cli.console import Device, Json, Quiet, Threshold, print_json, print_table
+from diapir.cli.console import Device, Engine, Json, Quiet, Threshold, print_json, print_table
 from diapir.cli.segy_options import takes_segy_options
 from diapir.cli.survey_options import takes_survey_options
 
@@ -55,6 +55,7 @@ def map_(
         bool, typer.Option("--segy/--no-segy", help="Probability and mask as SEG-Y.")
     ] = True,
     device: Device = "auto",
+    engine: Engine = "eager",
     as_json: Json = False,
     quiet: Quiet = False,
     *,
@@ -84,6 +85,7 @@ def map_(
             max_bodies=max_bodies,
             velocity_m_s=velocity,
             display=display,
+            engine=engine,
         ),
         workers=Workers(workers, not threads, scheduler),
         options=vars(segy),

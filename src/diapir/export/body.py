@@ -87,8 +87,12 @@ class BodyMap:
     def slabs(self) -> Iterator[Slab]:
         """Yield the volume slab by slab with the bodies' numbers."""
         parts = _label_slabs(self.probs, self.threshold, self.slab_lines)
-        for numbers, (start, probs, labels) in zip(self.lookup, parts, strict=True):
-            yield Slab(start, probs, numbers[labels])
+        for own in self.lookup:
+            start, probs, labels = next(parts)  # zip would keep them until the next are there
+            numbers = own[labels]
+            del labels
+            yield Slab(start, probs, numbers)
+            del probs, numbers
 
 
 def find_bodies(
@@ -231,6 +235,7 @@ def _scan(probs: Any, threshold: float, lines: int) -> tuple[list[_Part], _Union
             union.join(a, b)
         face = np.where(labels[-1] > 0, labels[-1].astype(np.int64) + first, 0)
         parts.append(_Part(first, _measure(labels, slab, count, start)))
+        del slab, labels
     return parts, union
 
 
@@ -243,6 +248,7 @@ def _label_slabs(
         slab = np.asarray(probs[start : start + lines], np.float32)
         labels, _ = ndimage.label(slab > threshold, structure=_TOUCHING, output=np.int32)
         yield start, slab, labels
+        del slab, labels  # never two slabs at a time
 
 
 def _contacts(above: NDArray[np.int64], below: NDArray[np.int64]) -> list[tuple[int, int]]:

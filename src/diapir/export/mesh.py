@@ -119,13 +119,16 @@ def body_meshes(bodies: BodyMap, frame: Frame) -> list[Mesh]:
         # the last line of the slab before is taken along, so that no layer of cubes is left out
         probs = np.concatenate([last_probs, slab_probs])
         numbers = np.concatenate([last_numbers, slab_numbers])
-        last_probs, last_numbers = slab_probs[-1:], slab_numbers[-1:]
-        if start + len(slab_probs) == bodies.probs.shape[0]:
+        last_probs, last_numbers = slab_probs[-1:].copy(), slab_numbers[-1:].copy()
+        last_line = start + len(slab_probs) - 1
+        del slab_probs, slab_numbers  # never two slabs at a time
+        if last_line == bodies.probs.shape[0] - 1:
             probs, numbers = (np.concatenate([a, np.zeros_like(a[:1])]) for a in (probs, numbers))
         for surface, body, box in zip(surfaces, bodies.bodies, bodies.boxes, strict=True):
             piece = _march(probs, numbers, body.number, box, start - 1, bodies.threshold)
             if piece is not None:
-                surface.grow(*piece, start + len(slab_probs) - 1, frame)
+                surface.grow(*piece, last_line, frame)
+        del probs, numbers
     meshes = []
     for body in reversed(bodies.bodies):  # from the last on: what is joined is let go
         mesh = surfaces.pop().closed(f"salt_{body.number}")

@@ -76,13 +76,14 @@ class EnginePool:
                 key = (number, height, width)
                 made = self._engines.get(key)
                 if made is None or (self._backend == "auto" and self._is_stopgap(made, work)):
-                    choice = self._choose(net, images, z_feet, work)
+                    choice = self._choose(net, images, _depths_for(net, z_feet), work)
                     self._engines[key] = build_engine(net, choice, height, width)
 
     def __call__(self, number: int, images: Tensor, z_feet: Tensor | None) -> Tensor:
         """Return the (N, 1, H, W) logits of a network that is ready for tiles of this size."""
         height, width = int(images.shape[-2]), int(images.shape[-1])
-        return self._engines[number, height, width](images, z_feet)
+        depths = _depths_for(self._nets[number], z_feet)
+        return self._engines[number, height, width](images, depths)
 
     def describe(self) -> list[str]:
         """Return the engines in use, each once, in words."""
@@ -119,3 +120,8 @@ class EnginePool:
         if self._precision != "auto" or self._backend in ("eager", "compile"):
             return self._precision
         return "bf16" if self._backend == "openvino" and has_fast_bf16() else "float32"
+
+
+def _depths_for(net: SaltNet, z_feet: Tensor | None) -> Tensor | None:
+    """Return the depths where the network has an input for them: graphs refuse what they lack."""
+    return z_feet if net.config.depth_channel else None

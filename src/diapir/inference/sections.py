@@ -113,7 +113,12 @@ def _resized(grey: NDArray[np.uint8], tiling: Tiling) -> NDArray[np.uint8]:
 
 
 def load_section_model(
-    paths: Sequence[Path], *, flip: bool | None = None, batch: int = 4, device: str = "auto"
+    paths: Sequence[Path],
+    *,
+    flip: bool | None = None,
+    batch: int = 4,
+    device: str = "auto",
+    engine: str = "eager",
 ) -> SectionModel:
     """Return the networks of model files for sections; torch computes in one thread.
 
@@ -130,7 +135,8 @@ def load_section_model(
     torch.set_num_threads(1)
     if device != "cpu" and torch.cuda.device_count() > 1:
         torch.cuda.set_device(_worker_number() % torch.cuda.device_count())
-    predictor, _ = load_predictor(paths, PredictOptions(flip=flip, batch_size=batch, device=device))
+    options = PredictOptions(flip=flip, batch_size=batch, device=device, engine=engine)
+    predictor, _ = load_predictor(paths, options)
     if predictor.needs_depth:
         raise DataError(
             "this model needs the depth of each tile, which sections do not have",

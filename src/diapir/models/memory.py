@@ -11,7 +11,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     On a GPU it has a class of its own. On the CPU it is known by its words alone.
 
-    Source: torch, c10/core/impl/alloc_cpu.cpp, `alloc_cpu`.
+    Source: torch, c10/core/impl/alloc_cpu.cpp, `alloc_cpu`; oneDNN, whose convolutions only say
+    that they could not be made when what they need is refused.
 
     >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"))
     True
@@ -19,7 +20,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     False
     """
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        isinstance(error, RuntimeError)
+        and any(words in str(error) for words in ("can't allocate memory", "create a primitive"))
     )
 
 

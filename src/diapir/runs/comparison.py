@@ -296,8 +296,13 @@ def differences(recipe: dict[str, Any], base: dict[str, Any]) -> list[str]:
     return [
         f"{key} = {_text(mine[key])}" if key in mine else f"no {key}"
         for key in keys
-        if mine.get(key, missing) != other.get(key, missing)
+        if mine.get(key, missing) != other.get(key, missing) and not _is_above(key, mine)
     ]
+
+
+def _is_above(key: str, recipe: dict[str, Any]) -> bool:
+    """Whether a recipe spells out the keys of this section, which the other leaves away as one."""
+    return any(inner.startswith(f"{key}.") for inner in recipe)
 
 
 def flat(table: dict[str, Any], above: str = "") -> dict[str, Any]:

@@ -60,6 +60,8 @@ class MapSettings:
         max_bodies: Bodies kept at most.
         velocity_m_s: For volumes in cubic metres of surveys in time.
         display: Colours of the amplitudes in the report.
+        engine: That computes the networks, as of `EnginePool`; 'auto' would let the bytes depend on
+            the machine.
     """
 
     threshold: float | None = None
@@ -74,6 +76,7 @@ class MapSettings:
     max_bodies: int = 20
     velocity_m_s: float | None = None
     display: Display = "gray"
+    engine: str = "eager"
 
 
 @dataclass(frozen=True, eq=False)
@@ -279,6 +282,7 @@ def _loader(
         flip=settings.flip,
         batch=settings.tiling.batch,
         device=device,
+        engine=settings.engine,
     )
 
 

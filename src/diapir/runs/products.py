@@ -118,6 +118,7 @@ def find_horizons(bodies: BodyMap, frame: Frame) -> tuple[Horizon, Horizon]:
     for start, probs, numbers in bodies.slabs():
         lines = slice(start, start + len(probs))
         top[lines], base[lines] = salt_interval(probs, numbers > 0, bodies.threshold, frame.sample)
+        del probs, numbers  # before the next slab is there
     return Horizon("top_salt", top, frame), Horizon("base_salt", base, frame)
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 _LOOPBACK = "127.0.0.1"
+_UNUSED_MS = 300_000  # as long as the page's token is good
 _END_S = 1  # how long open pages may hold up the end
 
 
@@ -48,6 +49,8 @@ def add_viewer(app: "FastAPI", library: Library, *, path: str = "/view") -> None
         title="Diapir",
         secret_key=secrets.token_bytes(32),
         sign_sessions=True,
+        # else a browser that takes longer to load the page than that finds its session gone
+        unused_session_lifetime_milliseconds=_UNUSED_MS,
     )
 
 
