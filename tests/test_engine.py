@@ -1,5 +1,7 @@
 """Engines agree with the network, are chosen by measurement, and say what is missing."""
 
+import ctypes
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -282,3 +284,16 @@ def test_networks_with_and_without_depth_go_together(backend: str) -> None:
         for net in nets
     ]
     assert np.abs(found - np.mean(alone, axis=0)).max() < 1e-4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signal stacks are looked at as on Linux")
+def test_openvino_leaves_the_stack_for_signals_alone() -> None:
+    """It would put its own there, and the next signal after it is gone would be the end."""
+    pytest.importorskip("openvino")
+    stack, system = engines._SignalStack(), ctypes.CDLL(None)
+    stacks = []
+    for _ in range(2):
+        system.sigaltstack(None, ctypes.byref(stack))
+        stacks.append((stack.sp, stack.size))
+        build_engine(network(), EngineChoice("openvino", "float32"), 37, 51)(tiles())
+    assert stacks[0] == stacks[1]

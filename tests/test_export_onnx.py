@@ -68,7 +68,7 @@ def test_metadata_say_how_to_use_it_and_where_it_comes_from(tmp_path: Path) -> N
 
 def test_openvino_gets_graph_weights_and_metadata(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
-    from diapir.inference.engine import quiet_openvino
+    from diapir.inference.engine import compile_openvino, quiet_openvino
 
     predictor = Predictor([network()], 0.4, precision="float32")
     export_model(predictor, card(), tmp_path / "salt.xml", format_="openvino")
@@ -76,7 +76,7 @@ def test_openvino_gets_graph_weights_and_metadata(tmp_path: Path) -> None:
     model = quiet_openvino().Core().read_model(tmp_path / "salt.xml")
     assert float(model.get_rt_info(["diapir", "threshold"]).astype(str)) == 0.4
     exact = {"INFERENCE_PRECISION_HINT": "f32"}
-    compiled = quiet_openvino().Core().compile_model(model, "CPU", exact)
+    compiled = compile_openvino(tmp_path / "salt.xml", exact)
     pixels = images(3, 90, 101)
     probs = compiled({"images": pixels[:, None]})["probs"]
     assert np.abs(probs[:, 0] - predictor.predict_probs(pixels)).max() < 1e-4

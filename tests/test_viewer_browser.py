@@ -332,6 +332,7 @@ def test_a_slow_read_holds_up_nothing_and_the_newest_wins(served, visit, monkeyp
         for wanted in ("1001", "1002", "1003"):
             number.fill(wanted)
             number.press("Enter")
+            until(lambda: 0 in read)  # the first one is being read when the others come
         until(lambda: "number=1003" in url(page), lambda: url(page))
         other = visit(served.address + "?theme=dark")  # is served while the first one reads
         other.close()

@@ -101,4 +101,8 @@ def _run(settings: "ServeSettings", host: str, port: int) -> None:
     with address:
         shown = f"[{host}]" if ":" in host else host
         typer.echo(f"Diapir running on http://{shown}:{address.getsockname()[1]}", err=True)
-        uvicorn.Server(config).run([address])
+        server = uvicorn.Server(config)
+        server.run([address])
+        if server.started and server.should_exit:
+            # asyncio drops a Ctrl-C that comes when there is nothing left to cancel
+            raise KeyboardInterrupt

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diapir.errors import RunError
-from diapir.inference.engine import quiet_openvino
+from diapir.inference.engine import compile_openvino, quiet_openvino
 from diapir.inference.graphs import DEPTHS, IMAGES, plain_copy, traced_graph
 from diapir.inference.predict import Predictor
 from diapir.io.atomic import write_bytes_atomic
@@ -150,7 +150,7 @@ def _write_openvino(graph: bytes, about: dict[str, str], predictor: Predictor, o
         written = Path(folder) / "model.xml"
         openvino.save_model(model, written, compress_to_fp16=False)
         exact = {"INFERENCE_PRECISION_HINT": "f32"}
-        compiled = openvino.Core().compile_model(written, "CPU", exact)
+        compiled = compile_openvino(written, exact)
         apart = _checked(lambda feeds: compiled(feeds)[PROBS], predictor, out)
         # the weights first: who sees the new graph finds them
         write_bytes_atomic(out.with_suffix(".bin"), written.with_suffix(".bin").read_bytes())

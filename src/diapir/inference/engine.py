@@ -6,9 +6,11 @@ torch.compile with frozen weights; `openvino` and `onnxruntime` run the ONNX gra
 """
 
 import copy
+import ctypes
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -169,13 +171,12 @@ def _compiled(net: SaltNet, precision: str) -> _Run:
 
 
 def _openvino(graph: bytes, precision: str) -> _Run:
-    core = quiet_openvino().Core()
     settings = {
         "INFERENCE_PRECISION_HINT": "f32" if precision == "float32" else "bf16",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
     }
-    compiled = core.compile_model(core.read_model(graph), "CPU", settings)
+    compiled = compile_openvino(graph, settings)
 
     def run(images: Tensor, z_feet: Tensor | None) -> Tensor:
         # a request of its own: threads of a service share the engine
@@ -183,6 +184,43 @@ def _openvino(graph: bytes, precision: str) -> _Run:
         return torch.from_numpy(found[0].copy())
 
     return run
+
+
+def compile_openvino(model: Any, settings: dict[str, Any]) -> Any:
+    """Return a model compiled for the CPU.
+
+    Args:
+        model: A file, or the bytes of an ONNX graph.
+        settings: Of OpenVINO.
+    """
+    core = quiet_openvino().Core()
+    with _own_signal_stack():
+        return core.compile_model(core.read_model(model), "CPU", settings)
+
+
+@contextmanager
+def _own_signal_stack() -> Iterator[None]:
+    """Keep the stack on which this thread handles signals.
+
+    OpenVINO 2026.4 puts one of its own in its place, and takes it away again with whichever
+    compiled model happens to go: the next signal, Ctrl-C among them, then ends in a crash.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    own, system = _SignalStack(), ctypes.CDLL(None)
+    known = system.sigaltstack(None, ctypes.byref(own)) == 0
+    try:
+        yield
+    finally:
+        if known:
+            system.sigaltstack(ctypes.byref(own), None)
+
+
+class _SignalStack(ctypes.Structure):
+    """`stack_t` of sigaltstack(2) on Linux."""
+
+    _fields_ = (("sp", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
 
 
 def quiet_openvino() -> Any:
