@@ -80,6 +80,7 @@ def test_both_sides_train_and_are_put_side_by_side(tmp_path: Path) -> None:
             "model.decoder_channels=[2]",
             "train.epochs=1",
             "train.tiles_per_epoch=48",
+            "train.batch_size=16",
         ],
     )
     assert len(cpu.points) == 3  # after every step of 16 tiles, the last one included
