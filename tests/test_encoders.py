@@ -54,6 +54,22 @@ def test_backbones_of_every_kind_become_unets(name: str, reductions: tuple[int, 
         assert net(torch.rand(1, 1, 101, 67)).shape == (1, 1, 101, 67)
 
 
+def test_drop_path_leaves_out_branches_in_training_alone() -> None:
+    encoder, _ = build_encoder(ModelConfig(encoder=SMALL, drop_path=0.9), 1)
+    image = torch.rand(2, 1, 64, 64)
+    assert any(isinstance(m, timm.layers.DropPath) and m.drop_prob > 0 for m in encoder.modules())
+    with torch.no_grad():
+        for module in encoder.modules():  # batch statistics differ, too
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 0.0
+        encoder.eval()
+        assert torch.equal(encoder(image)[-1], encoder(image)[-1])
+        encoder.train()
+        assert not torch.equal(encoder(image)[-1], encoder(image)[-1])
+    with pytest.raises(RecipeError, match="cannot build 'vgg11'"):
+        build_encoder(ModelConfig(encoder="vgg11", drop_path=0.1), 1)
+
+
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "inception_v3"])
 def test_backbone_without_a_pyramid_is_refused(name: str) -> None:
     with pytest.raises(RecipeError) as caught:

@@ -84,6 +84,9 @@ class ModelConfig(_Section):
     upsampling: Literal["transposed", "bilinear", "pixelshuffle"] = "bilinear"
     batch_norm: bool = True
     dropout: float = Field(0.0, ge=0, lt=1)
+    drop_path: float = Field(
+        0.0, ge=0, lt=1, description="share of the encoder's residual branches left out of a step"
+    )
     scse: bool = False
     hypercolumn: bool = False
     deep_supervision: bool = False

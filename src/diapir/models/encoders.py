@@ -132,6 +132,8 @@ def _create_timm(config: ModelConfig) -> Any:
         options = {"out_indices": (0, 1, 2, 3, 4)}
     elif config.encoder.startswith("swin"):
         options = {"strict_img_size": False}
+    if config.drop_path:
+        options["drop_path_rate"] = config.drop_path
     pretrained = config.weights == "imagenet"
     # the hub client tells of every retry; the error at the end says it once
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
