@@ -139,8 +139,8 @@ def test_recipe_is_frozen() -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("train.epoch=3", ("train.epoch:", "epochs", "--set")),
-        ("trian.epochs=3", ("trian:", "train", "--set")),
+        ("train.epoch=3", ("train.epoch: there is no such setting", "epochs", "--set")),
+        ("trian.epochs=3", ("trian: there is no such setting", "train", "--set")),
         ("loss.stages=[{bse=1.0}]", ("loss.stages.0.bse:", "symmetric_lovasz")),
         ("train.epochs=0", ("train.epochs:", "greater than or equal to 1", "found 0")),
         ("train.epochs=many", ("train.epochs:", "integer", "'many'")),

@@ -110,6 +110,22 @@ def test_a_file_that_is_no_zip_is_told(tmp_path, content):
     assert caught.value.where == str(tmp_path / "train.zip")
 
 
+@pytest.mark.parametrize(
+    ("name", "mend"), [("line.sgy", "diapir map"), ("a.SEGY", "diapir map"), ("a.csv", "PNG files")]
+)
+def test_a_file_of_another_kind_is_told_with_what_reads_it(tmp_path, name, mend):
+    (tmp_path / name).write_bytes(b"id,rle_mask")
+    with pytest.raises(DataError, match=f"of images\n(.|\n)*{mend}") as caught:
+        open_source(tmp_path / name)
+    assert caught.value.where == str(tmp_path / name)
+
+
+def test_a_zip_needs_no_suffix(tmp_path):
+    (tmp_path / "tiles").write_bytes(zipped(FILES))
+    with open_source(tmp_path / "tiles") as source:
+        assert source.names("images")
+
+
 def test_damaged_bytes_in_a_zip_are_told(tmp_path):
     (tmp_path / "a.zip").write_bytes(zipped(FILES).replace(b"bb", b"bx", 1))
     with open_source(tmp_path / "a.zip") as source, pytest.raises(DataError, match="CRC"):

@@ -237,6 +237,24 @@ def test_the_verb_maps_and_prints(survey, model, tmp_path):
     assert any("finished already" in text for text in table["news"])
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["--threshold", "0.999999"], "no salt was found"),
+        (["--threshold", "0.0001", "--min-body", "1000000"], "no salt body is left: all 1 were"),
+    ],
+)
+def test_a_map_without_bodies_says_so_and_why(model, tmp_path, settings, said):
+    file, out = tmp_path / "line.npy", tmp_path / "out"
+    np.save(file, np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32))
+    line = ["map", str(file), str(out), "--model", str(model), "--workers", "1", *settings]
+    done = CliRunner().invoke(app, [*line, "--window", "64", "--overlap", "16", "--quiet"])
+    assert done.exit_code == 0
+    assert said in done.stderr
+    assert "Salt bodies" not in done.output
+    assert said[1:] in (out / "report.html").read_text()
+
+
 def test_the_demo_goes_the_whole_way(model, tmp_path):
     plan = SurveyPlan((40, 36, 48), seed=3)
     rows = dict(

@@ -211,6 +211,13 @@ def test_long_lists_are_cut_with_a_count_of_the_rest(tmp_path):
     assert check(tmp_path, GOOD + rows, limit=30)[-1].count == 1
 
 
+def test_the_count_of_the_rest_names_no_single_tile(tmp_path):
+    named, rest = check(tmp_path, "id,rle_mask\naa,\n", limit=1)
+    assert "bb" in named.mend
+    assert "1 more" in str(rest)
+    assert "bb" not in str(rest)
+
+
 def test_a_problem_becomes_plain_values(tmp_path):
     (problem,) = check(tmp_path, GOOD + "dd,\n")
     assert problem.to_dict() == {

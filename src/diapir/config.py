@@ -348,8 +348,9 @@ def parse_recipe(table: dict[str, Any], where: str) -> Recipe:
         found = f" (found {first['input']!r})" if not isinstance(first["input"], dict) else ""
         extra = first["type"] == "extra_forbidden"
         known = f"one of: {', '.join(_known_keys(first['loc']))}" if extra else None
+        told = "there is no such setting" if extra else first["msg"]
         raise RecipeError(
-            f"{key}: {first['msg']}{found}",
+            f"{key}: {told}{found}",
             where=where,
             expected=known,
             mend="Correct the recipe or the --set option.",

@@ -122,6 +122,7 @@ def _show(result: "MapResult", as_json: bool) -> None:
         )
         for body in bodies
     ]
-    columns = ("body", "samples", "volume (m3)", unit, "mean probability")
-    print_table("Salt bodies", columns, rows)
+    if rows:
+        columns = ("body", "samples", "volume (m3)", unit, "mean probability")
+        print_table("Salt bodies", columns, rows)
     typer.echo(f"Look at {result.out / 'report.html'}")

@@ -338,7 +338,7 @@ def _cut_short(problems: Iterable[Problem], limit: int) -> list[Problem]:
             rest = Problem(
                 kind,
                 f"{count - limit:,} more of this kind ({kind}).",
-                named[last].mend,
+                "Mend them in the same way.",
                 count=count - limit,
             )
             named.insert(last + 1, rest)

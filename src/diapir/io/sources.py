@@ -197,5 +197,14 @@ def open_source(path: Path) -> Source:
     if path.is_dir():
         return FolderSource(path)
     if path.is_file():
+        suffix = path.suffix.lower()
+        if suffix != ".zip" and not zipfile.is_zipfile(path):
+            survey = suffix in (".sgy", ".segy")
+            raise DataError(
+                "a SEG-Y file is a survey, no set of images" if survey else "not a set of images",
+                where=path,
+                expected="a folder or a zip of PNG images, or for 'diapir predict' one PNG file",
+                mend="Give it to 'diapir map'." if survey else "Give the images as PNG files.",
+            )
         return ZipSource(path)
     raise DataError("no such folder or zip", where=path, mend="Check the path of the data.")

@@ -26,6 +26,7 @@ _UNITS: dict[str, Unit] = {
 }  # fmt: skip
 _SAMPLED_LINES, _HEADER_LINES = 64, 8
 _HEADERS = ["headers", "raw_headers"]
+_ZARR_FILES = ("zarr.json", ".zmetadata", ".zgroup", ".zattrs", ".zarray")
 _MOST_CHUNK_BYTES, _MOST_CHUNKS = 1 << 28, 10_000_000
 _SMALL_BYTES, _MOST_INFLATED = 1 << 26, 20_000
 """Of coordinates: what is read unasked, and how many times its bytes on disk more may be."""
@@ -48,6 +49,13 @@ def open_store(path: Path, start: float | None = None) -> "xr.Dataset":
             "the store is not complete: its ingest was interrupted",
             where=path,
             mend="Run the same 'diapir ingest' again; it goes on where it was.",
+        )
+    if not any((path / name).exists() for name in _ZARR_FILES):
+        raise DataError(
+            "a folder that is no Zarr store",
+            where=path,
+            expected="a SEG-Y file, a section, or a store that 'diapir ingest' or MDIO wrote",
+            mend="Give the file or the store itself; a folder of images is for 'diapir predict'.",
         )
     try:
         # MDIO keeps trace headers as structures, which not every Zarr reader knows

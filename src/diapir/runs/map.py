@@ -33,7 +33,7 @@ from diapir.progress import counting
 from diapir.report.figures_survey import Display
 from diapir.runs.folder import RunFolder, write_json
 from diapir.runs.machine import command_line, describe_machine
-from diapir.runs.map_report import look_at_domain, write_map_report
+from diapir.runs.map_report import look_at_domain, nothing_kept, write_map_report
 from diapir.runs.products import Products, write_products
 from diapir.runs.provenance import made_with
 
@@ -387,4 +387,4 @@ def _report(
         },
     )
     made = (*result.files, result.out / "report.html", result.out / "map.json")
-    return replace(result, files=made, news=(*result.news, *warnings))
+    return replace(result, files=made, news=(*result.news, *warnings, *nothing_kept(result)))

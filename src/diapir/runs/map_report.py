@@ -60,6 +60,22 @@ def write_map_report(
     write_report(result.out / "report.html", content)
 
 
+def nothing_kept(result: "MapResult") -> tuple[str, ...]:
+    """Return why a map has no salt body, in words; nothing where it has one."""
+    bodies = result.products.bodies
+    if bodies.bodies:
+        return ()
+    if bodies.dropped:
+        return (
+            f"no salt body is left: all {bodies.dropped:,} were dropped as too small or too many; "
+            "see --min-body and --max-bodies",
+        )
+    return (
+        "no salt was found: the probability is nowhere above the threshold of "
+        f"{result.threshold:g}; try a lower --threshold, or a model that knows such surveys",
+    )
+
+
 def look_at_domain(result: "MapResult", survey: Any, trained: PixelStatistics) -> Likeness:
     """Return how like the training data the survey is, through the networks' eyes."""
     scales = result.tiling.trace_scale, result.tiling.sample_scale
@@ -99,6 +115,8 @@ def _bodies_section(result: "MapResult") -> Section:
         "body", "samples", "volume (m3)", "inlines", "crosslines", f"z ({unit})",
         "mean probability",
     )  # fmt: skip
+    if empty := nothing_kept(result):
+        return Section("Salt bodies", text=[f"{text[0].upper()}{text[1:]}." for text in empty])
     text = [
         "Connected parts of the mask; samples that touch at a corner are connected. "
         f"{result.products.bodies.dropped:,} bodies were dropped as too small or too many."
