@@ -97,7 +97,7 @@ def meet(verb: str, inputs: Path, folder: Path) -> Meeting:
     command = VERBS["train"](inputs, out)
     hook = None
     if verb == "demo":
-        command = ("demo", "--out", out, "--minutes", 0.02, "--quiet")
+        command = ("demo", "--out", out, "--minutes", 0.05, "--quiet")
         hook = _small_demo
     logs = [folder / "first.log", folder / "second.log"]
     children = [start(log, *command, hook=hook) for log in logs]

@@ -48,9 +48,9 @@ ABOUT = {
     ),
     "memory": (
         "Surveys of 160 x 176 x 192 and 320 x 352 x 384, predicted along both directions by two "
-        "worker processes, with every product but SEG-Y, by a tiny untrained network in windows "
-        "of 404 pixels. A stand-in that needs no torch then takes the network's place: it shows "
-        "what the survey itself takes. Peaks are VmHWM of /proc."
+        "worker processes, with every product but SEG-Y, by a tiny network that has learnt to "
+        "find the ball in them, in windows of 404 pixels. A stand-in that needs no torch then "
+        "takes the network's place: it shows what the survey itself takes. Peaks are VmHWM of /proc."
     ),
     "time": (
         "A network of the recipe `demo` on a survey of 64 x 160 x 192 in windows of 128 pixels "

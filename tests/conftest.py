@@ -13,6 +13,8 @@ from diapir.config import Recipe, parse_recipe
 from diapir.io.tiles import Tiles
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core already
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # a busy machine is slow, which says nothing about the code
 settings.register_profile("diapir", deadline=None)

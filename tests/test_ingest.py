@@ -1,6 +1,7 @@
 """Ingest: the store holds what the file does, in bounded memory, after any interruption."""
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -265,6 +266,22 @@ def test_without_headers_mdio_starts_at_its_own_axis(
     path, _, _ = multidimio_store
     shutil.rmtree(path / "headers")
     assert open_volume(path)["sample"].to_numpy()[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "chunk"),
+    [(7, 0), (2**32 - 1, 7)],  # blocks of nothing, and more blocks than anybody counts
+)
+def test_lying_chunks_are_refused(tmp_path: Path, size: int, chunk: int) -> None:
+    path = tmp_path / "cube.zarr"
+    values = ("inline", "crossline", "time"), np.ones((6, 7, 30), np.float32)
+    xr.Dataset({"amplitude": values}).to_zarr(path, zarr_format=3, consolidated=False)
+    about = json.loads((path / "amplitude" / "zarr.json").read_text(encoding="utf-8"))
+    about["shape"][1] = size
+    about["chunk_grid"]["configuration"]["chunk_shape"][1] = chunk
+    (path / "amplitude" / "zarr.json").write_text(json.dumps(about), encoding="utf-8")
+    with pytest.raises(DataError, match=r"samples in chunks of(.|\n)*Write or copy the store"):
+        open_volume(path)
 
 
 def test_stores_without_amplitudes_are_refused(tmp_path: Path) -> None:

@@ -261,6 +261,9 @@ def test_missing_part_of_the_card(path: Path, key: str) -> None:
         ("metrics", [], "its metadata cannot be read"),
         ("metrics", {"score": "good"}, "its metadata cannot be read"),
         ("format", "1", "its metadata cannot be read"),
+        ("rule", {"temperature": 10**400, "min_body": 0, "empty_below": 0}, "not a usable"),
+        ("rule", {"temperature": 1, "min_body": 10**400, "empty_below": 0}, "not a usable"),
+        ("rule", {"temperature": 1, "min_body": float("inf"), "empty_below": 0}, "not a usable"),
     ],
 )
 def test_hostile_card(path: Path, key: str, value: Any, said: str) -> None:

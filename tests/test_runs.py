@@ -366,6 +366,11 @@ def test_damaged_files_of_a_run_are_named(
     (copy / "checkpoints" / "last.ckpt").write_bytes(b"damaged")
     with pytest.raises(RunError, match=r"damaged(.|\n)*last.ckpt"):
         resume_run(copy, data, QUIET)
+    for about in (0.0, [], {}):
+        split = json.loads((finished[1].folder.path / "split.json").read_text(encoding="utf-8"))
+        (copy / "split.json").write_text(json.dumps(split | {"data": about}), encoding="utf-8")
+        with pytest.raises(RunError, match="the data differs"):
+            resume_run(copy, data, QUIET)
     (copy / "split.json").write_text("{", encoding="utf-8")
     with pytest.raises(RunError, match=r"cannot read(.|\n)*split.json"):
         resume_run(copy, data, QUIET)

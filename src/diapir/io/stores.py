@@ -26,7 +26,7 @@ _UNITS: dict[str, Unit] = {
 }  # fmt: skip
 _SAMPLED_LINES, _HEADER_LINES = 64, 8
 _HEADERS = ["headers", "raw_headers"]
-_MOST_CHUNK_BYTES = 1 << 28
+_MOST_CHUNK_BYTES, _MOST_CHUNKS = 1 << 28, 10_000_000
 _SMALL_BYTES, _MOST_INFLATED = 1 << 26, 20_000
 """Of coordinates: what is read unasked, and how many times its bytes on disk more may be."""
 
@@ -91,11 +91,20 @@ def guarded(array: "xr.DataArray", path: Path) -> "xr.DataArray":
     """Return an array of a store, read block by block, whose damage is told as a `DataError`.
 
     Raises:
-        DataError: Its chunks are too large to be read one by one.
+        DataError: Its chunks are too large to be read one by one, too many, or of no size.
     """
     import dask.array as da
 
     chunks = array.variable.encoding.get("chunks") or array.shape
+    sound = min(chunks, default=1) > 0
+    if not sound or np.prod(np.ceil(np.divide(array.shape, chunks))) > _MOST_CHUNKS:
+        raise DataError(
+            f"{' x '.join(map(str, array.shape))} samples in chunks of "
+            f"{' x '.join(map(str, chunks))}",
+            where=path,
+            expected=f"at most {_MOST_CHUNKS:,} chunks, each of one sample or more",
+            mend="Write or copy the store again.",
+        )
     if int(np.prod(chunks, dtype=np.float64)) * array.dtype.itemsize > _MOST_CHUNK_BYTES:
         raise DataError(
             f"chunks of {' x '.join(map(str, chunks))} samples",

@@ -33,7 +33,12 @@ class MaskRule:
             KeyError: Something is missing.
             ValueError: It says what cannot be.
         """
-        return cls(float(table["temperature"]), int(table["min_body"]), float(table["empty_below"]))
+        try:
+            return cls(
+                float(table["temperature"]), int(table["min_body"]), float(table["empty_below"])
+            )
+        except OverflowError as error:  # no ValueError, for Python
+            raise ValueError(f"a rule for masks cannot have this number: {error}") from error
 
     @property
     def cleans(self) -> bool:

@@ -119,7 +119,8 @@ class RunFolder:
                 mend="Give the folder that 'diapir train' made; with --folds, a fold-K in it.",
             )
         stored = read_json(self.split)
-        if stored.get("data", {}).get("fingerprint") != tiles.fingerprint():
+        data = stored.get("data")
+        if not isinstance(data, dict) or data.get("fingerprint") != tiles.fingerprint():
             raise RunError(
                 "the data differs from that of the run",
                 where=tiles.source,
