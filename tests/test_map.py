@@ -235,8 +235,11 @@ def test_traces_come_in_the_order_of_the_file(box):
 def test_the_verb_maps_and_prints(survey, model, tmp_path):
     line = ["map", str(survey), str(tmp_path / "out"), "--model", str(model), "--workers", "1"]
     line += ["--window", "64", "--overlap", "16", "--quiet", "--velocity", "2500", "--no-segy"]
-    done = CliRunner().invoke(app, line, catch_exceptions=False)
+    line += ["--threshold", "0.0001"]  # all of it is one body
+    done = CliRunner().invoke(app, line, catch_exceptions=False, env={"COLUMNS": "120"})
     assert done.exit_code == 0
+    assert "two-way time (ms)" in done.output
+    assert "two-way time (ms)" in (tmp_path / "out" / "report.html").read_text()
     assert "report.html" in done.output
     assert not (tmp_path / "out" / "mask.sgy").exists()
     line += ["--display", "seismic", "--json"]  # colours of the report alone

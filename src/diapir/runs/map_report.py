@@ -10,7 +10,7 @@ from diapir.inference.look import Likeness, compare
 from diapir.models.modelfile import ModelCard
 from diapir.models.pixels import PixelStatistics
 from diapir.report.figures import save_figure
-from diapir.report.figures_survey import amplitude_histogram, horizon_map, section
+from diapir.report.figures_survey import amplitude_histogram, horizon_map, quantity, section
 from diapir.report.html import Card, Picture, ReportContent, Section, Table, write_report
 from diapir.runs.products import AsVolume
 from diapir.runs.provenance import provenance
@@ -112,7 +112,7 @@ def _bodies_section(result: "MapResult") -> Section:
         for body in result.products.bodies.bodies
     ]
     columns = (
-        "body", "samples", "volume (m3)", "inlines", "crosslines", f"z ({unit})",
+        "body", "samples", "volume (m3)", "inlines", "crosslines", quantity(unit),
         "mean probability",
     )  # fmt: skip
     if empty := nothing_kept(result):
