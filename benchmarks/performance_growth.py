@@ -98,7 +98,7 @@ def _table(one: Series) -> Table:
 
 def _submissions(setting: Setting) -> tuple[Series, Series]:
     """Return seconds and peak memory of submissions of more and more tiles."""
-    model = small_model(setting.work, scratch=True)
+    model = small_model(setting.work, knows_balls=True)
     counts, seconds, peaks = setting.effort.counts, [], []
     for count in counts:
         data = draw_competition(setting.work / f"data-{count}", count)

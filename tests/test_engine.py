@@ -138,11 +138,10 @@ def test_exact_candidates_are_float32_and_fast_ones_may_be_bf16(
 ) -> None:
     monkeypatch.setattr(choosing, "installed_backends", lambda device: list(engines.BACKENDS))
     monkeypatch.setattr(choosing, "has_fast_bf16", lambda: True)
-    assert {c.precision for c in candidates("float32", "cpu")} == {"float32"}
-    assert EngineChoice("openvino", "bf16") in candidates("auto", "cpu")
-    assert [c.backend for c in candidates("auto", "cuda")] == ["eager"]
+    assert {c.precision for c in candidates("float32")} == {"float32"}
+    assert EngineChoice("openvino", "bf16") in candidates("auto")
     monkeypatch.setattr(choosing, "has_fast_bf16", lambda: False)
-    assert EngineChoice("openvino", "bf16") not in candidates("auto", "cpu")
+    assert EngineChoice("openvino", "bf16") not in candidates("auto")
 
 
 def test_an_engine_that_answers_otherwise_is_not_kept() -> None:
@@ -170,11 +169,36 @@ def test_the_fastest_is_chosen_and_a_broken_backend_is_passed_over(
 
     monkeypatch.setattr(choosing, "installed_backends", lambda device: list(engines.BACKENDS))
     monkeypatch.setattr(choosing, "build_engine", build)
-    choice, seconds = choose_engine(net, images, None, "auto")
+    engine, seconds = choose_engine(net, images, None, "auto")
+    choice = engine.choice
     assert choice.backend == "eager"
     assert {"openvino", "onnxruntime"} <= set(built)
     assert all(key.startswith("eager") for key in seconds)
     assert choice.batch in (4, 8, 16)
+
+
+def test_the_engine_that_was_measured_is_the_one_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, images = network(), tiles(4, 101, 101)
+    with torch.inference_mode():
+        wanted = build_engine(net, EngineChoice("eager", "float32"), 101, 101)(images)
+    built: list[str] = []
+
+    def build(net: SaltNet, choice: EngineChoice, height: int, width: int) -> Engine:
+        built.append(choice.backend)
+        if choice.backend == "openvino":  # right answers at once: the fastest of all
+            return Engine(choice, lambda x, z: wanted[: len(x)])
+        return build_engine(net, choice, height, width)
+
+    monkeypatch.setattr(choosing, "installed_backends", lambda device: ["eager", "openvino"])
+    monkeypatch.setattr(choosing, "build_engine", build)
+    monkeypatch.setattr("diapir.inference.engine_pool.build_engine", build)
+    pool = EnginePool([net], precision="float32")
+    pool.prepare(images, None, 5000)
+    assert pool.describe()[0].startswith("openvino, float32")
+    assert built == ["eager", "eager", "openvino"]  # the reference, then each candidate once
+    assert torch.equal(pool(0, images, None), wanted)
+    EnginePool([net], precision="float32").prepare(images, None, 5000)
+    assert built[3:] == ["openvino"]  # remembered: built, not measured
 
 
 def test_choices_are_remembered_by_what_they_depend_on(own_cache: Path) -> None:
@@ -216,9 +240,10 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def choose(
         net: SaltNet, images: Tensor, z_feet: Tensor | None, precision: str
-    ) -> tuple[EngineChoice, dict[str, float]]:
+    ) -> tuple[Engine, dict[str, float]]:
         calls.append(len(images))
-        return EngineChoice("eager", "float32", 3), {}
+        choice = EngineChoice("eager", "float32", 3)
+        return build_engine(net, choice, 101, 101), {}
 
     monkeypatch.setattr("diapir.inference.engine_pool.choose_engine", choose)
     return calls

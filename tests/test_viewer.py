@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from diapir.data.census import census, find_quirks
 from diapir.errors import DataError, ModelFileError, RunError
 from diapir.inference.postprocess import make_masks
+from diapir.inference.predict import load_predictor
 from diapir.io.images import encode_png
 from diapir.io.labels import UNLABELLED, read_labels
 from diapir.io.tiles import Tiles
@@ -777,6 +778,20 @@ class TestModels:
         (tmp_path / "bad.safetensors").write_bytes(b"no")
         with pytest.raises(ModelFileError):
             ModelShelf([tmp_path / "bad.safetensors"])
+
+    def test_engine_and_precision_are_those_asked_for(self, model_file, easy_tiles, monkeypatch):
+        asked = []
+
+        def load(paths, options):
+            asked.append(options)
+            return load_predictor(paths, options)
+
+        monkeypatch.setattr("diapir.inference.predict.load_predictor", load)
+        shelf = ModelShelf([model_file], engine="eager", precision="float32")
+        shelf.predict_tiles("tiny", easy_tiles, Progress())
+        assert (asked[0].engine, asked[0].precision) == ("eager", "float32")
+        with pytest.raises(RunError, match="there is no engine 'steam'"):
+            ModelShelf([model_file], engine="steam")
 
     def test_tiles(self, model_file, easy_tiles):
         found = ModelShelf([model_file]).predict_tiles("tiny", easy_tiles, Progress())

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -307,12 +308,13 @@ def test_a_scheduler_that_is_not_there_is_told(cube, tmp_path, monkeypatch):
         predict(cube, tmp_path / "out", Workers(scheduler="tcp://127.0.0.1:9"))
 
 
-@pytest.fixture
-def scheduler(tmp_path):
-    """Address of a Dask scheduler with two workers, each a process that others started."""
+@contextmanager
+def dask_cluster(tmp_path, workers, env=None):
+    """Yield the address of a Dask scheduler with workers, each a process that others started."""
     address = tmp_path / "scheduler.json"
     dask = [sys.executable, "-m", "dask"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": tmp_path}
+    null = subprocess.DEVNULL
+    quiet = {"stdout": null, "stderr": null, "cwd": tmp_path, "env": env}
     started = [
         subprocess.Popen(
             [*dask, "scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", address],
@@ -329,13 +331,45 @@ def scheduler(tmp_path):
                  "--no-dashboard", "--name", str(number)],
                 **quiet,
             )
-            for number in range(2)
+            for number in range(workers)
         ]  # fmt: skip
         yield json.loads(address.read_text())["address"]
     finally:
         for process in started:
             process.kill()
             process.wait()
+
+
+@pytest.fixture
+def scheduler(tmp_path):
+    """Address of a Dask scheduler with two workers."""
+    with dask_cluster(tmp_path, 2) as address:
+        yield address
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("raise ImportError('not here')", "ImportError: not here"),
+        ("__version__ = '0.0.1'", "it has 0.0.1"),
+    ],
+)
+def test_a_cluster_without_this_diapir_is_told(cube, tmp_path, content, told):
+    (tmp_path / "diapir.py").write_text(content)
+    away = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    with dask_cluster(tmp_path, 1, away) as address, pytest.raises(RunError) as caught:
+        predict(cube, tmp_path / "out", Workers(scheduler=address))
+    assert "2 of 2 processes of the Dask cluster" in str(caught.value)
+    assert told in str(caught.value)
+    assert address in str(caught.value)
+
+
+def test_a_cluster_without_workers_is_told(cube, tmp_path, monkeypatch):
+    monkeypatch.setattr("diapir.inference.schedule.WORKERS_WITHIN_SECONDS", 0.2)
+    with dask_cluster(tmp_path, 0) as address, pytest.raises(RunError) as caught:
+        predict(cube, tmp_path / "out", Workers(scheduler=address))
+    assert "no worker" in str(caught.value)
+    assert f"dask worker {address}" in str(caught.value)
 
 
 FATAL = """

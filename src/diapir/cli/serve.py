@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diapir.cli.console import BatchSize, Device, Flip, Models, require_libraries
+from diapir.cli.console import BatchSize, Device, Engine, Flip, Models, Precision, require_libraries
 
 if TYPE_CHECKING:
     from diapir.serve.settings import ServeSettings
@@ -51,6 +51,8 @@ def serve(
     flip: Flip = None,
     batch_size: BatchSize = 32,
     device: Device = "auto",
+    engine: Engine = "auto",
+    precision: Precision = "auto",
 ) -> None:
     """Serve predictions over HTTP, until Ctrl-C or SIGTERM.
 
@@ -74,7 +76,9 @@ def serve(
         job_workers=job_workers,
         views=tuple(view or ()),
         labels=labels,
-        options=PredictOptions(flip=flip, batch_size=batch_size, device=device),
+        options=PredictOptions(
+            flip=flip, batch_size=batch_size, device=device, engine=engine, precision=precision
+        ),
     )
     if host not in LOOPBACK and settings.token is None:
         text = "note: anybody who reaches this address is served; give --token-file to ask for one"

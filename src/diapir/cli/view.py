@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diapir.cli.console import Device, require_libraries
+from diapir.cli.console import Device, Engine, Precision, require_libraries
 from diapir.cli.segy_options import takes_segy_options
 from diapir.cli.survey_options import takes_survey_options
 
@@ -46,6 +46,8 @@ def view(
         bool, typer.Option("--browser/--no-browser", help="Open the browser at the page.")
     ] = True,
     device: Device = "auto",
+    engine: Engine = "auto",
+    precision: Precision = "auto",
     *,
     survey: "MapSettings",
     segy: "SegyOptions",
@@ -67,6 +69,8 @@ def view(
         settings=survey,
         options=vars(segy),
         device=device,
+        engine=engine,
+        precision=precision,
     )
     run_viewer(library, port=port, ready=lambda address: _tell(address, browser))
 

@@ -45,8 +45,11 @@ _log = logging.getLogger(__name__)
 
 def choose_engine(
     net: SaltNet, images: Tensor, z_feet: Tensor | None, precision: str
-) -> tuple[EngineChoice, dict[str, float]]:
+) -> tuple[Engine, dict[str, float]]:
     """Return the fastest engine that keeps to the network's answers, and what was measured.
+
+    The engine is the very one that was measured: building another takes seconds. For CPUs; on a
+    GPU there is nothing to choose between.
 
     Backends take turns, so that a machine that slows down does so for all.
 
@@ -60,7 +63,7 @@ def choose_engine(
     with torch.inference_mode():
         wanted = build_engine(net, EngineChoice("eager", "float32"), *shape)(images, z_feet)
     ready: dict[EngineChoice, Engine] = {}
-    for choice in candidates(precision, images.device.type):
+    for choice in candidates(precision):
         try:
             engine = build_engine(net, choice, *shape)
             with torch.inference_mode():
@@ -83,21 +86,19 @@ def choose_engine(
     }
     by_batch = _seconds_a_tile(engines, images, z_feet)
     best = min(by_batch, key=by_batch.__getitem__)
-    return best, {str(choice): value for choice, value in (seconds | by_batch).items()}
+    return engines[best], {str(choice): value for choice, value in (seconds | by_batch).items()}
 
 
-def candidates(precision: str, device: str) -> list[EngineChoice]:
-    """Return what is worth trying.
+def candidates(precision: str) -> list[EngineChoice]:
+    """Return what is worth trying on a CPU.
 
-    torch.compile is left out on a CPU: it takes a minute to compile and has never been the fastest
+    torch.compile is left out: it takes a minute to compile and has never been the fastest
     beside OpenVINO; who has nothing else asks for it by name.
     """
-    if device != "cpu":
-        return [EngineChoice("eager", precision, 64)]
     low = precision in ("auto", "bf16") and has_fast_bf16()
     high = precision in ("auto", "float32")
     found = [EngineChoice("eager", precision)]
-    for backend in installed_backends(device):
+    for backend in installed_backends("cpu"):
         if backend == "openvino" and low:
             found.append(EngineChoice(backend, "bf16"))
         if backend in ("openvino", "onnxruntime") and high:

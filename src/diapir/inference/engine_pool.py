@@ -76,8 +76,8 @@ class EnginePool:
                 key = (number, height, width)
                 made = self._engines.get(key)
                 if made is None or (self._backend == "auto" and self._is_stopgap(made, work)):
-                    choice = self._choose(net, images, _depths_for(net, z_feet), work)
-                    self._engines[key] = build_engine(net, choice, height, width)
+                    depths = _depths_for(net, z_feet)
+                    self._engines[key] = self._make(net, images, depths, work)
 
     def __call__(self, number: int, images: Tensor, z_feet: Tensor | None) -> Tensor:
         """Return the (N, 1, H, W) logits of a network that is ready for tiles of this size."""
@@ -92,23 +92,24 @@ class EnginePool:
     def _is_stopgap(self, made: Engine, work: int) -> bool:
         return made.choice == self._plain() and work >= WORTH_BUILDING
 
-    def _choose(
-        self, net: SaltNet, images: Tensor, z_feet: Tensor | None, work: int
-    ) -> EngineChoice:
+    def _make(self, net: SaltNet, images: Tensor, z_feet: Tensor | None, work: int) -> Engine:
+        shape = (int(images.shape[-2]), int(images.shape[-1]))
         if self._backend != "auto":
-            return EngineChoice(self._backend, self._named_precision())
+            choice = EngineChoice(self._backend, self._named_precision())
+            return build_engine(net, choice, *shape)
         if self.device.type != "cpu" or work < WORTH_BUILDING:
-            return self._plain()
+            return build_engine(net, self._plain(), *shape)
         memory = self._memory or Memory()
         key = memory_key(net, images.shape[1:], self._precision)
         known = memory.recall(key)
         if known is None and work >= WORTH_MEASURING:
             try:
-                known, seconds = choose_engine(net, images, z_feet, self._precision)
+                engine, seconds = choose_engine(net, images, z_feet, self._precision)
             except (RuntimeError, MemoryError):  # full memory: the pass itself will say what fits
-                return self._plain()
-            memory.remember(key, known, seconds)
-        return known or self._plain()
+                return build_engine(net, self._plain(), *shape)
+            memory.remember(key, engine.choice, seconds)
+            return engine
+        return build_engine(net, known or self._plain(), *shape)
 
     def _plain(self) -> EngineChoice:
         whole = 1 << 20  # a GPU takes what it gets at once

@@ -1,17 +1,21 @@
 """Runs the blocks of a prediction one by one, in local workers, or on a Dask cluster."""
 
 import os
+import pkgutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from diapir import __version__
 from diapir.errors import RunError
 
 if TYPE_CHECKING:
     from distributed import Client
 
 Block = TypeVar("Block")
+WORKERS_WITHIN_SECONDS = 60
+"""So long a cluster may be without any worker before that is an error."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def open_pool(workers: Workers) -> Iterator["Pool"]:
     """Yield a pool that computes blocks until the context ends.
 
     Raises:
-        RunError: The scheduler cannot be reached.
+        RunError: The scheduler cannot be reached, has no worker, or one without this Diapir.
     """
     if workers.scheduler is None and workers.local_count == 1:
         yield Pool(None)
@@ -140,6 +144,7 @@ def _connected(workers: Workers) -> Iterator["Client"]:
                     mend="Check that it runs and that the address is that of 'dask scheduler'.",
                 ) from error
             with client:
+                _check_cluster(client, workers.scheduler)
                 yield client
             return
         count = workers.local_count
@@ -155,6 +160,36 @@ def _connected(workers: Workers) -> Iterator["Client"]:
             Client(cluster, set_as_default=False) as client,
         ):
             yield client
+
+
+def _check_cluster(client: "Client", address: str) -> None:
+    """Raise `RunError` where a cluster would wait for ever: without workers, or without Diapir."""
+    where = f"--scheduler {address}"
+    try:
+        client.wait_for_workers(1, timeout=WORKERS_WITHIN_SECONDS)
+    except TimeoutError as error:
+        raise RunError(
+            f"no worker has joined the Dask cluster within {WORKERS_WITHIN_SECONDS} seconds",
+            where=where,
+            mend=f"Start some with 'dask worker {address}', then run it again.",
+        ) from error
+    # imports diapir over there, and is found anywhere, being of the standard library
+    probe = (pkgutil.resolve_name, "diapir:__version__")
+    found: dict[str, Any] = client.run(*probe, on_error="return")
+    try:
+        found["the scheduler"] = client.run_on_scheduler(*probe)
+    except Exception as error:  # whatever the import over there raised
+        found["the scheduler"] = error
+    unfit = {who: version for who, version in found.items() if version != __version__}
+    for who, version in unfit.items():
+        failed = isinstance(version, Exception)
+        raise RunError(
+            f"{len(unfit)} of {len(found)} processes of the Dask cluster cannot run this Diapir, "
+            f"first {who}: {f'{type(version).__name__}: ' if failed else 'it has '}{version}",
+            where=where,
+            expected=f"Diapir {__version__} at the scheduler and every worker",
+            mend="Install there what is installed here, or start them in this environment.",
+        )
 
 
 def _processors() -> int:

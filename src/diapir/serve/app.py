@@ -107,6 +107,8 @@ def _library(settings: ServeSettings) -> Library:
         labels=settings.labels,
         settings=MapSettings(flip=settings.options.flip),
         device=settings.options.device,
+        engine=settings.options.engine,
+        precision=settings.options.precision,
     )
 
 

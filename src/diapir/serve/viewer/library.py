@@ -54,6 +54,8 @@ def open_library(
     settings: MapSettings = MapSettings(),  # noqa: B008  # frozen
     options: Mapping[str, Any] | None = None,
     device: str = "auto",
+    engine: str = "auto",
+    precision: str = "auto",
 ) -> Library:
     """Open everything that a viewer shows.
 
@@ -66,6 +68,8 @@ def open_library(
         settings: How surveys are brought to the networks.
         options: For SEG-Y, see `open_volume`.
         device: 'auto', 'cpu' or 'cuda'.
+        engine: What computes, see `PredictOptions`.
+        precision: Likewise.
 
     Raises:
         DiapirError: Something cannot be read, or salt and truth are given for several surveys.
@@ -78,7 +82,7 @@ def open_library(
             expected="one survey, where its salt or its truth is given",
             mend="View the surveys one by one, or give the folders of their maps as paths.",
         )
-    shelf = ModelShelf(models, settings, device)
+    shelf = ModelShelf(models, settings, device, engine=engine, precision=precision)
     sources = [_open(path, salt, truth, options) for path in paths]
     for source, name in zip(sources, unique_names(s.name for s in sources), strict=True):
         source.name = name

@@ -79,9 +79,12 @@ class ModelShelf:
         paths: Model files.
         settings: How surveys are brought to the networks; see `diapir map`.
         device: 'auto', 'cpu' or 'cuda'.
+        engine: What computes, see `PredictOptions`.
+        precision: Likewise.
 
     Raises:
         ModelFileError: A file is no usable model.
+        RunError: There is no such engine here.
     """
 
     def __init__(
@@ -89,11 +92,18 @@ class ModelShelf:
         paths: Sequence[Path] = (),
         settings: MapSettings = MapSettings(),  # noqa: B008  # frozen
         device: str = "auto",
+        *,
+        engine: str = "auto",
+        precision: str = "auto",
     ) -> None:
+        if engine != "auto":
+            from diapir.inference.engine import check_backend
+
+            check_backend(engine, "cuda" if device == "cuda" else "cpu")
         self._paths = dict(zip(unique_names(map(model_name, paths)), paths, strict=True))
         self._cards: dict[str, ModelCard] = {k: read_card(p) for k, p in self._paths.items()}
         self._settings = settings
-        self._device = device
+        self._device, self._engine, self._precision = device, engine, precision
         self._loaded: dict[str, Predictor] = {}
         self._looks: dict[tuple[str, str], Look] = {}
         self._found: OrderedDict[tuple[Any, ...], Found] = OrderedDict()
@@ -199,7 +209,7 @@ class ModelShelf:
         if name not in self._loaded:
             options = PredictOptions(
                 flip=self._settings.flip, batch_size=self._settings.tiling.batch,
-                device=self._device,
+                device=self._device, engine=self._engine, precision=self._precision,
             )  # fmt: skip
             self._loaded[name], _ = load_predictor([self._paths[name]], options)
         return self._loaded[name]
