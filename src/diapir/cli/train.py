@@ -86,7 +86,7 @@ def _show(results: "list[RunResult]", as_json: bool) -> None:
     if as_json:
         print_json(table)
         return
-    print_table("Competition score", _COLUMNS, rows)
+    print_table("Competition score at the chosen threshold", _COLUMNS, rows)
     if results[-1].folder.report.is_file():
         typer.echo(f"Look at {results[-1].folder.report}")
     typer.echo(f"Next: see {results[-1].folder.next_steps}")
