@@ -49,6 +49,12 @@ _UNSCORED = (
     "recipe reaches is told by a training that leaves tiles out, or by one with folds."
 )
 
+_TRAINING = (
+    "Training, epoch by epoch. These scores are at threshold 0.5, each tile predicted once; those "
+    "in the tables are at the chosen threshold, with clean-up and mirrored tiles where the model "
+    "has them."
+)
+
 
 def write_run_report(
     folder: RunFolder,
@@ -82,7 +88,7 @@ def write_run_report(
         if (folder.figures / name).is_file()
     ]
     curves = training_curves(history, chosen_epoch=best_epoch, stages=_stages(recipe, history))
-    training = _keep(curves, folder.figures / "training.png", "Training, epoch by epoch.")
+    training = _keep(curves, folder.figures / "training.png", _TRAINING)
     sections = [Section("Training", pictures=[training]), Section("Data", pictures=pictures)]
     cards = [
         Card("epochs", str(len(history))),
@@ -193,7 +199,8 @@ def _scores_section(found: Evaluation, val: Evaluation | None, figures: Path, pa
         f"Scores on {part}",
         text=[
             *([f"Warning: {found.warning}."] if found.warning is not None else []),
-            f"{len(found):,} tiles; intervals of {level} from bootstrap samples of tiles.",
+            f"{len(found):,} tiles at threshold {found.threshold:.2f}; intervals of {level} from "
+            "bootstrap samples of tiles.",
         ],
         tables=[Table("Metrics", ("metric", "value", "from", "to"), metric_rows(found))],
         pictures=[_keep(figure, figures / "threshold.png", caption)],
