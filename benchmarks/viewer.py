@@ -112,6 +112,12 @@ def measure(
     }
 
 
+def _without_paths(arguments: list[str]) -> list[str]:
+    """Return the arguments with FOLDER in place of the folder, which is anyone's own."""
+    after = ["", *arguments]
+    return ["FOLDER" if a == "--folder" else b for a, b in zip(after, arguments, strict=False)]
+
+
 def main() -> None:
     """Measure, print, and write JSON and the table of the page where they are given."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -130,7 +136,7 @@ def main() -> None:
         for layers in ([], ["fill", "outline"])
     ]
     found = {
-        "command": shlex.join(["python", "benchmarks/viewer.py", *sys.argv[1:]]),
+        "command": shlex.join(["python", "benchmarks/viewer.py", *_without_paths(sys.argv[1:])]),
         "machine": describe_machine(),
         "load_before": round(load, 1),
         "side": options.side,

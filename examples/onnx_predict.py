@@ -8,11 +8,15 @@
 """
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
 model_file, images_file, masks_file = sys.argv[1:]
+for file in (model_file, images_file):
+    if not Path(file).is_file():
+        sys.exit(f"{file}: there is no such file")
 
 session = onnxruntime.InferenceSession(model_file, providers=["CPUExecutionProvider"])
 about = session.get_modelmeta().custom_metadata_map

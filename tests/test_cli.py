@@ -119,7 +119,7 @@ def test_evaluate_leaves_out_what_the_model_has_seen(run: Run, data: Path, model
     found = json.loads(out)
     split = json.loads((model.parent / "split.json").read_text())
     assert set(found["tile_scores"]) == set(split["holdout"])
-    assert found["warning"] is None
+    assert "flatters" not in str(found["warning"])
     reported = json.loads((model.parent / "metrics.json").read_text())["holdout"]
     assert found["metrics"] == reported["metrics"]
 
@@ -146,6 +146,21 @@ def test_submit_then_check(run: Run, data: Path, model: Path, tmp_path: Path) ->
     code, out, _ = run("check-submission", file, "--data", data)
     assert code == 0
     assert "valid submission of 12 tiles" in out
+
+
+def test_masks_without_any_salt_are_warned_of(
+    run: Run, data: Path, model: Path, tmp_path: Path
+) -> None:
+    words = ("--data", data, "--threshold", 1, "--json", "--quiet")
+    code, out, err = run("submit", model, *words, "--out", tmp_path / "submission.csv")
+    assert code == 0
+    assert json.loads(out)["warning"] == "no salt is found: the masks of all 12 tiles are empty"
+    assert err == "warning: no salt is found: the masks of all 12 tiles are empty\n"
+    code, out, err = run("evaluate", model, *words)
+    found = json.loads(out)
+    assert "no salt is found" in found["warning"]
+    assert "no salt is found" in err
+    assert found["metrics"]["score"] == found["every_mask_empty"]
 
 
 def test_check_submission_says_what_is_wrong(run: Run, data: Path, tmp_path: Path) -> None:
@@ -206,6 +221,8 @@ def test_results_page(run: Run, data: Path, model: Path, tmp_path: Path) -> None
     metrics = json.loads((model.parent / "metrics.json").read_text())
     assert metrics["command"] in text
     assert f"{metrics['holdout']['metrics']['score']['value']:.3f}" in text
+    empty = metrics["holdout"]["every_mask_empty"]["value"]
+    assert f"| score if every mask were empty | {empty:.3f} |" in text
     figures = re.findall(r"\]\((results/[^)#]+\.png)\)", text)
     assert figures
     assert all((page.parent / figure).is_file() for figure in figures)
@@ -237,6 +254,8 @@ def test_demo_goes_the_whole_way(run: Run, data: Path, tmp_path: Path) -> None:
         assert Path(rows[name]).is_file()
     assert "valid" in rows["test tiles"]
     assert "score on hold-out" in rows
+    assert "if every mask were empty" in rows
+    assert " with salt, in " in rows["test tiles"]
 
 
 def test_groups_stay_together(run: Run, data: Path, tmp_path: Path) -> None:

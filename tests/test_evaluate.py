@@ -10,6 +10,7 @@ from diapir.errors import DataError
 from diapir.inference.evaluate import evaluate
 from diapir.io.tiles import Tiles
 from diapir.metrics.score import summarize, tile_counts
+from diapir.runs.report import metric_rows, score_cards
 
 
 def make_tiles(masks, z_feet=None):
@@ -138,6 +139,31 @@ def test_no_salt_predicted_at_all():
     assert metrics["score"].value == 0.5
     assert metrics["presence_precision"] == (1.0, 1.0, 1.0)
     assert metrics["presence_recall"].value == 0
+
+
+def test_a_model_that_finds_nothing_is_warned_of_beside_the_score_of_empty_masks():
+    masks = [filled(0), filled(50), filled(2), filled(0), filled(9)]
+    tiles = make_tiles(masks)
+    blind = evaluate(np.zeros((5, 10, 10), np.float32), tiles, 0.5)
+    assert blind.warning == (
+        "no salt is found: of 5 tiles 3 have salt, and every predicted mask is empty"
+    )
+    assert blind.metrics["score"] == blind.every_mask_empty
+    assert blind.every_mask_empty.value == 0.4
+    assert blind.every_mask_empty.low < 0.4 < blind.every_mask_empty.high
+    assert blind.to_dict()["warning"] == blind.warning
+    assert metric_rows(blind)[1] == ("score if every mask were empty", *blind.every_mask_empty)
+    assert score_cards("score", blind)[0].note.endswith("; 0.400 if every mask were empty")
+    assert [card.label for card in score_cards("score", blind)] == ["score", "warning"]
+    sighted = evaluate(np.asarray(masks, np.float32), tiles, 0.5)
+    assert sighted.every_mask_empty == blind.every_mask_empty
+    assert sighted.to_dict()["tiles_with_salt"] == {"predicted": 3, "actual": 3}
+    assert sighted.to_dict()["warning"] is None
+    assert len(score_cards("score", sighted)) == 1
+
+
+def test_where_there_is_no_salt_empty_masks_are_right_and_no_warning():
+    assert evaluate(np.zeros((1, 10, 10), np.float32), make_tiles([filled(0)]), 0.5).warning is None
 
 
 def test_the_seed_decides_the_intervals(noisy):

@@ -121,13 +121,19 @@ def test_the_verb_and_the_example_work_together(tmp_path: Path) -> None:
     assert said["difference"] <= 1e-4
     refused = subprocess.run([*verb, "--format", "tensorrt"], capture_output=True, text=True)
     assert refused.returncode == 2
-    assert "give onnx or openvino" in refused.stderr
+    assert "error: there is no format 'tensorrt'" in refused.stderr
+    assert "expected: onnx or openvino" in refused.stderr
     pixels = images(5, 101, 101)
     np.save(tmp_path / "images.npy", pixels)
     program = [sys.executable, str(EXAMPLE), str(file)]
     files = [str(tmp_path / "images.npy"), str(tmp_path / "masks.npy")]
     done = subprocess.run([*program, *files], capture_output=True, text=True, check=True)
     assert "of 5 images hold salt" in done.stdout
+    for wrong in ([*program, "none.npy", "masks.npy"], [*program[:2], "none.onnx", *files]):
+        failed = subprocess.run(wrong, capture_output=True, text=True, cwd=tmp_path)
+        assert failed.returncode == 1
+        assert len(failed.stderr.splitlines()) == 1
+        assert "none." in failed.stderr
     predictor = Predictor([net], 0.52, precision="float32")
     wanted = predictor.make_masks(predictor.predict_probs(pixels))
     found = np.load(tmp_path / "masks.npy")

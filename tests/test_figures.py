@@ -279,7 +279,7 @@ def test_training_curves_bridge_gaps_and_mark_epochs(history):
     figure = figures.training_curves(history, chosen_epoch=3, stages={0: "BCE", 2: "Lovasz"})
     score, accuracy, loss, rate = figure.axes
     assert [ax.get_ylabel() for ax in (score, accuracy, loss)] == [
-        "score",
+        "score at 0.5",
         "pixel accuracy",
         "loss",
     ]

@@ -359,14 +359,35 @@ def test_progress_is_one_bar_and_a_line_an_epoch(
     train(easy_tiles, tiny_recipe(train__epochs=3), tmp_path, progress=True)
     out, err = capfd.readouterr()
     assert out == ""
-    lines = [line for line in err.splitlines() if line.strip()]
-    assert max(map(len, lines)) <= 80
+    legend, *lines = [line for line in err.splitlines() if line.strip()]
+    assert "threshold 0.5" in legend
+    assert max(map(len, (legend, *lines))) <= 80
     assert [line[:9] for line in lines[:3]] == ["epoch   1", "epoch   2", "epoch   3"]
     for word in ("train loss", "val loss", "score", " s"):
         assert all(word in line for line in lines[:3])
     assert len(lines) == 4
-    for word in ("100 %", "epoch 3/3", "loss", "best", "left"):
+    for word in ("100 %", "3 of 3 epochs", "left"):
         assert word in lines[3]
+    # the last state knows the last epoch
+    scores = [float(line.split("score ")[2].split()[0]) for line in lines[:3]]
+    assert f"best {max(scores):.3f} (epoch {1 + scores.index(max(scores))})" in lines[3]
+
+
+def test_the_bar_of_a_training_that_ends_early_says_how_far_it_came(
+    easy_tiles: Tiles,
+    tiny_recipe: Make,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "dumb")
+    recipe = tiny_recipe(train__epochs=60, train__early_stopping=1, optim__lr=1e-12)
+    found = train(easy_tiles, recipe, tmp_path, progress=True)
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert len(found.history) < 60
+    assert f"{len(found.history)} of 60 epochs  best " in last
+    assert f"(epoch {found.best_epoch + 1})" in last
 
 
 # --- snapshots of a rate that restarts

@@ -65,7 +65,15 @@ def test_every_product_is_there_and_opens(survey, model, tmp_path):
     assert table["settings"]["fingerprint"] == store_attrs(survey)
     page = (out / "report.html").read_text()
     assert "Salt bodies" in page
-    assert "Top salt" in page
+    assert "Top salt of the kept bodies" in page
+    shown = {path.stem for path in (out / "figures").iterdir()}
+    sections = shown - {"top_salt", "base_salt", "amplitudes"}
+    assert sections
+    assert shown - sections == {"top_salt", "base_salt", "amplitudes"}
+    for name in sections:  # by the line's number, as in its title
+        direction, number = name.split("-")
+        assert int(number) in store[direction]
+        assert f"{direction.capitalize()} {number}, salt in orange" in page
 
 
 def store_attrs(survey):
@@ -227,8 +235,11 @@ def test_traces_come_in_the_order_of_the_file(box):
 def test_the_verb_maps_and_prints(survey, model, tmp_path):
     line = ["map", str(survey), str(tmp_path / "out"), "--model", str(model), "--workers", "1"]
     line += ["--window", "64", "--overlap", "16", "--quiet", "--velocity", "2500", "--no-segy"]
-    done = CliRunner().invoke(app, line, catch_exceptions=False)
+    line += ["--threshold", "0.0001"]  # all of it is one body
+    done = CliRunner().invoke(app, line, catch_exceptions=False, env={"COLUMNS": "120"})
     assert done.exit_code == 0
+    assert "two-way time (ms)" in done.output
+    assert "two-way time (ms)" in (tmp_path / "out" / "report.html").read_text()
     assert "report.html" in done.output
     assert not (tmp_path / "out" / "mask.sgy").exists()
     line += ["--display", "seismic", "--json"]  # colours of the report alone
@@ -247,12 +258,19 @@ def test_the_verb_maps_and_prints(survey, model, tmp_path):
 def test_a_map_without_bodies_says_so_and_why(model, tmp_path, settings, said):
     file, out = tmp_path / "line.npy", tmp_path / "out"
     np.save(file, np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32))
+    (out / "figures").mkdir(parents=True)
+    (out / "figures" / "top_salt.png").touch()  # of an earlier map, which found some
     line = ["map", str(file), str(out), "--model", str(model), "--workers", "1", *settings]
     done = CliRunner().invoke(app, [*line, "--window", "64", "--overlap", "16", "--quiet"])
     assert done.exit_code == 0
     assert said in done.stderr
     assert "Salt bodies" not in done.output
-    assert said[1:] in (out / "report.html").read_text()
+    report = (out / "report.html").read_text()
+    assert said[1:] in report
+    assert "There is no top and no base of salt" in report
+    assert "Top salt of the kept bodies" not in report
+    names = {path.name for path in (out / "figures").iterdir()}
+    assert names == {"the-line.png", "amplitudes.png"}
 
 
 def test_the_demo_goes_the_whole_way(model, tmp_path):

@@ -1,6 +1,7 @@
 """Runs: from data on disk to a folder that explains itself, and on from an interruption."""
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -16,10 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from diapir.cli.train import _show
 from diapir.config import Recipe, load_recipe
 from diapir.data.competition import write_competition
 from diapir.data.datamodule import TileDataModule
 from diapir.errors import DataError, RecipeError, RunError, WeightsError
+from diapir.inference.evaluate import evaluate
 from diapir.inference.postprocess import choose
 from diapir.inference.predict import Predictor
 from diapir.io.tiles import Tiles, read_tiles
@@ -189,6 +192,29 @@ def test_history_has_a_row_for_each_epoch(finished: tuple[Recipe, RunResult]) ->
     assert {"train_loss", "train_score", "val_loss", "val_score", "val_iou", "seconds"} <= {
         *rows[0]
     }
+
+
+def test_scores_are_shown_beside_those_of_empty_masks(
+    finished: tuple[Recipe, RunResult], data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = finished[1]
+    assert result.holdout is not None
+    assert result.warnings == []
+    _show([result], as_json=True)
+    printed = capsys.readouterr()
+    (row,) = json.loads(printed.out)
+    empty = table(result.folder.metrics)["holdout"]["every_mask_empty"]["value"]
+    assert row["hold-out"] > row["every mask empty"]["hold-out"] == empty > 0
+    assert (row["warnings"], printed.err) == ([], "")
+    assert "every mask were empty" in result.folder.report.read_text(encoding="utf-8")
+    # the same run, had it found nothing
+    tiles = read_tiles(data, "train").select(result.holdout.ids)
+    blind = evaluate(np.zeros(tiles.images.shape, np.float32), tiles, 0.5)
+    _show([dataclasses.replace(result, holdout=blind)], as_json=False)
+    printed = capsys.readouterr()
+    assert "on hold-out, no salt is found" in printed.err
+    shown = [line.split() for line in printed.out.splitlines() if "empty" in line]
+    assert f"{empty:.4f}" in shown[0]
 
 
 def test_resume_of_a_finished_run_writes_the_same_again(
@@ -493,7 +519,8 @@ def test_ctrl_c_leaves_the_best_model_and_says_so(
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert err == ""
+    # so short a training may find nothing, which is told
+    assert [line for line in err.splitlines() if not line.startswith("warning: ")] == []
     (folder,) = (tmp_path / "runs").iterdir()
     assert json.loads(out)[0]["run"] == str(folder)
     assert table(folder / "metrics.json")["interrupted"] == signal.SIGINT

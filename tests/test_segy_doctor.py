@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from diapir.cli import app
+from diapir.errors import DataError
 from diapir.io.segy import SegyOptions
 from diapir.io.segy_doctor import Diagnosis, diagnose
 from diapir.io.segy_volume import open_segy
@@ -156,7 +157,7 @@ def test_prestack_is_refused_with_the_reason(make_segy: Make) -> None:
     found = diagnose(path)
     assert not found.usable
     assert dict(found.facts)["pre-stack"] == "yes"
-    assert "2.0 traces share each inline and crossline, with offsets" in said(found)
+    assert ": 2 traces share each inline and crossline, with offsets" in said(found)
 
 
 def test_dead_traces_gaps_and_no_numbers_are_counted(make_segy: Make) -> None:
@@ -222,9 +223,14 @@ def test_what_is_no_segy_is_said(tmp_path: Path, data: bytes, words: str) -> Non
     assert "examination failed" not in said(found)
 
 
-def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
-    assert "cannot read the file" in said(diagnose(tmp_path / "none.sgy"))
-    assert "cannot read the file" in said(diagnose(tmp_path))
+def test_what_is_no_file_is_an_error_as_of_any_verb(tmp_path: Path) -> None:
+    for path, told in ((tmp_path / "none.sgy", "no such file"), (tmp_path, "a folder, not a file")):
+        with pytest.raises(DataError, match=told) as caught:
+            diagnose(path)
+        assert (caught.value.where, caught.value.exit_code) == (str(path), 2)
+        result = CliRunner().invoke(app, ["doctor", str(path), "-q"])
+        assert isinstance(result.exception, DataError)  # which the command turns into exit code 2
+        assert "cannot be used" not in result.output
 
 
 @pytest.fixture(scope="module")

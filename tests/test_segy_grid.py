@@ -204,7 +204,7 @@ def test_offsets_within_a_place_are_prestack(make_segy: Make) -> None:
     with pytest.raises(DataError, match="have only 42 different"):
         grid_of(path)  # three copies without offsets: not pre-stack, but no survey either
     put(path, 37, [100, 200, 300] * 42)
-    with pytest.raises(DataError, match=r"pre-stack: 3\.0 traces share each .* from 100 to 300"):
+    with pytest.raises(DataError, match=r"pre-stack: 3 traces share each .* from 100 to 300"):
         grid_of(path)
     with pytest.raises(DataError, match="each CDP number"):
         grid_of(path, line=True)

@@ -215,6 +215,25 @@ def test_queries_that_cannot_be_used(client, query):
     problem(client.post(f"/predict?{query}", content=body, headers=NPY), 422)
 
 
+@pytest.mark.parametrize(
+    ("query", "what", "expected"),
+    [
+        ("output=tiff", "'tiff' cannot be used", "'mask', 'rle' or 'probabilities'"),
+        ("threshold=2", "'2' cannot be used", "less than or equal to 1"),
+        ("normalise=" + "x" * 900, f"'{'x' * 37}...{'x' * 38}' cannot be used", "a valid boolean"),
+        ("unknown=1", "Extra inputs are not permitted", None),
+        ("output=x&polarity=up", "'x' cannot be used (and 1 more)", "'mask'"),
+    ],
+)
+def test_wrong_values_are_told_in_their_fields(client, query, what, expected):
+    body = encode_npy(RNG.normal(size=(9, 9)))
+    found = problem(client.post(f"/predict?{query}", content=body, headers=NPY), 422)
+    assert found["where"] == f"query.{query.partition('=')[0]}"
+    assert found["what"] == what
+    assert (found["expected"] is None) == (expected is None)
+    assert expected is None or expected in found["expected"]
+
+
 def test_types_names_methods_and_paths_that_are_not_there(client):
     png = encode_png(np.zeros((9, 9), np.uint8))
     form = {"Content-Type": "application/x-www-form-urlencoded"}

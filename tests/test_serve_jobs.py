@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import sys
 import time
 from io import StringIO
@@ -11,11 +12,12 @@ import pytest
 from fastapi.testclient import TestClient
 
 from diapir.errors import DataError, RunError
+from diapir.runs.map import map_survey
 from diapir.serve import job_process
 from diapir.serve.app import create_app
 from diapir.serve.job_record import JobRequest
 from diapir.serve.settings import ServeSettings
-from diapir.serve.surveys import SurveyFolders
+from diapir.serve.surveys import SurveyFolders, SurveyQuery
 
 SECTION = "lines/deep/section.npy"
 
@@ -97,6 +99,71 @@ def test_surveys_are_found_and_nothing_else(lines, tmp_path):
         SurveyFolders([tmp_path / "secret.npy"])
 
 
+def test_the_list_begins_with_surveys_tells_sizes_and_what_it_leaves_out(lines, monkeypatch):
+    for number in range(3):
+        (lines / f"a{number}.png").write_bytes(b"123")
+    (lines / "store.zarr" / "c").mkdir()
+    (lines / "store.zarr" / "c" / "0").write_bytes(bytes(5))
+    folders = SurveyFolders([lines])
+    first = folders.page(SurveyQuery(limit=3))
+    assert [(one.name, one.kind, one.size) for one in first.surveys] == [
+        ("lines/dead.sgy", "segy", 4000),
+        ("lines/store.zarr", "store", 7),
+        ("lines/cube.npy", "array", (lines / "cube.npy").stat().st_size),
+    ]
+    assert (first.total, first.left_out, first.complete) == (7, 4, True)
+    rest = folders.page(SurveyQuery(limit=3, offset=6))
+    assert [one.name for one in rest.surveys] == ["lines/a2.png"]
+    assert (rest.total, rest.left_out) == (7, 6)
+    pictures = folders.page(SurveyQuery(kind="picture"))
+    assert (pictures.total, pictures.left_out, pictures.surveys[0].size) == (3, 0, 3)
+    monkeypatch.setattr("diapir.serve.surveys._MOST_STORE_FILES", 2)
+    assert folders.page(SurveyQuery(kind="store")).surveys[0].size is None
+    monkeypatch.setattr("diapir.serve.surveys._MOST_ENTRIES", 2)
+    assert not folders.page(SurveyQuery()).complete
+
+
+def test_what_diapir_wrote_is_no_survey_and_what_lies_beside_it_is(lines):
+    before = set(SurveyFolders([lines]).find())
+    shutil.copy(lines / "deep" / "section.npy", lines / "line.npy")
+    names = (
+        "map.json",
+        "mask.sgy",
+        "probability.sgy",
+        "figures/top_salt.png",
+        "salt.zarr/zarr.json",
+    )
+    for folder in (lines, lines / "map"):  # a map may be written beside its survey
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text("{}")
+    for name in ("recipe.json", "figures/training.png", "own.png"):
+        (lines / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (lines / "run" / name).write_text("{}")
+    (lines / "figures.sgy").touch()
+    (lines / "deep" / "mask.sgy").touch()  # no map.json beside it: somebody's own
+    added = set(SurveyFolders([lines]).find()) - before
+    assert added == {
+        "lines/" + n for n in ("line.npy", "run/own.png", "figures.sgy", "deep/mask.sgy")
+    }
+
+
+def test_the_marks_of_own_outputs_are_what_a_map_writes(model, lines):
+    out = lines / "map"
+    map_survey(lines / "deep" / "section.npy", out, [model], progress=False)
+    assert {"map.json", "salt.zarr", "figures"} <= {path.name for path in out.iterdir()}
+    assert not [name for name in SurveyFolders([lines]).find() if "/map/" in name]
+
+
+def test_a_list_in_parts_over_http(model, lines):
+    with serving(model, lines) as client:
+        found = client.get("/surveys?limit=1").json()
+        assert [one["name"] for one in found["surveys"]] == ["lines/dead.sgy"]
+        assert (found["total"], found["left_out"]) == (4, 3)
+        for query in ("limit=0", "limit=1001", "offset=-1", "kind=x", "folder=/etc"):
+            assert client.get(f"/surveys?{query}").status_code == 422, query
+
+
 def test_walks_end(lines, monkeypatch):
     folder = lines
     for _ in range(12):
@@ -151,7 +218,7 @@ def test_requests_that_cannot_be_read(model, lines, body):
 
 def test_a_survey_is_mapped_and_its_results_come_back(model, lines):
     with serving(model, lines) as client:
-        assert SECTION in [info["name"] for info in client.get("/surveys").json()]
+        assert SECTION in [info["name"] for info in client.get("/surveys").json()["surveys"]]
         request = {"survey": SECTION, "threshold": 0.4, "polarity": "reverse"}
         answer = client.post("/jobs", json=request)
         assert answer.status_code == 202

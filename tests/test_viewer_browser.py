@@ -1,7 +1,8 @@
 """The viewer's page in a real Chromium: open, step, predict, correct, save, reload, download.
 
 Skipped where there is no Chromium; with DIAPIR_BROWSER_TESTS=required that is a failure.
-Screenshots go to `artifacts/`.
+Screenshots go to `artifacts/`. Where DIAPIR_PICTURES names a folder, the pictures of the README and
+of docs/viewer.md are drawn into it; CONTRIBUTING.md has the command.
 """
 
 import os
@@ -27,6 +28,7 @@ from diapir.data.synthetic import generate_tiles
 from diapir.io.labels import UNLABELLED, read_labels
 from diapir.io.volume import open_volume
 from diapir.models.modelfile import ModelCard, save_model
+from diapir.models.packaged import packaged_model
 from diapir.models.unet import SaltNet
 from diapir.serve.address import listen
 from diapir.serve.viewer import window
@@ -37,6 +39,7 @@ pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).parents[1]
 SHOTS = ROOT / "artifacts"
+PICTURES = os.environ.get("DIAPIR_PICTURES", "")
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -129,6 +132,23 @@ def served(data):
 
 
 @pytest.fixture(scope="module")
+def tour(tmp_path_factory):
+    """The survey of docs/viewer.md and its truth, with the model that comes along."""
+    folder = tmp_path_factory.mktemp("tour")
+    survey = generate_survey(SurveyPlan(azimuth=30.0, gaps=0.05))
+    write_survey(survey, folder / "survey.sgy", folder / "truth.sgy")
+    library = open_library(
+        [folder / "survey.sgy"],
+        models=[packaged_model()],
+        truth=folder / "truth.sgy",
+        labels=folder / "labels",
+    )
+    viewer = Served(library)
+    yield viewer
+    viewer.stop()
+
+
+@pytest.fixture(scope="module")
 def tiles(data):
     library = open_library(
         [data / "tiles"], models=[data / "bright.safetensors"], labels=data / "tile-labels"
@@ -179,9 +199,9 @@ def until(condition, told=lambda: ""):
     return found
 
 
-def shot(page, name):
-    SHOTS.mkdir(exist_ok=True)
-    page.screenshot(path=SHOTS / f"viewer-{name}.png")
+def shot(page, name, folder=SHOTS):
+    folder.mkdir(exist_ok=True)
+    page.screenshot(path=folder / f"viewer-{name}.png")
 
 
 def text_of(page, selector):
@@ -515,6 +535,29 @@ def test_tiles(tiles, visit, data):
     until(lambda: f"Tile {name}" not in title(page))
     page.keyboard.press("g")
     until(lambda: pictures.first.is_visible(), lambda: text_of(page, "#message"))
+
+
+@pytest.mark.skipif(not PICTURES, reason="DIAPIR_PICTURES names no folder for the pictures")
+@pytest.mark.parametrize(
+    ("name", "look"),
+    [
+        ("light", "theme=default&opacity=0.4"),
+        ("dark", "theme=dark&opacity=0.5&layers=%5B%22outline%22%2C%22truth%22%5D"),
+    ],
+)
+def test_pictures_of_the_pages(tour, visit, name, look):
+    page = visit(f"{tour.address}?number=1065&{look}")
+    until(lambda: "Inline 1065" in title(page))
+    page.keyboard.press("p")
+    until(lambda: "IoU" in facts(page), lambda: facts(page) + text_of(page, "#message"))
+
+    def probability_under_the_pointer():
+        for down in (0.49, 0.5):
+            page.mouse.move(*at(page, 0.5, down))
+        return "probability" in page.locator("#readout").inner_text()
+
+    until(probability_under_the_pointer)
+    shot(page, name, Path(PICTURES))
 
 
 def test_the_command_serves_until_interrupted(data):

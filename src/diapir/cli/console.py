@@ -71,6 +71,11 @@ def print_json(value: Any) -> None:
     typer.echo(json_text(value))
 
 
+def print_warning(text: str) -> None:
+    """Print what a result should not be read without, on standard error."""
+    typer.secho(f"warning: {printable(text)}", err=True, fg="yellow")
+
+
 def printable(text: str) -> str:
     r"""Return a text without what a terminal would take for commands.
 
@@ -85,13 +90,13 @@ def printable(text: str) -> str:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table for people; floats with four digits, numbers flush right."""
+    """Print a table for people; floats with four digits, numbers flush right, None as a dash."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=printable(title), title_justify="left")
     for number, column in enumerate(columns):
-        figures = all(isinstance(row[number], int | float) for row in rows)
+        figures = all(isinstance(row[number], int | float | None) for row in rows)
         table.add_column(column, justify="right" if figures else "left")
     for row in rows:
         table.add_row(*(_text(cell) for cell in row))
@@ -99,6 +104,8 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
 
 
 def _text(cell: object) -> str:
+    if cell is None or cell != cell:  # NaN is not equal to itself
+        return "-"
     if isinstance(cell, float):
-        return "-" if cell != cell else f"{cell:.4f}"
+        return f"{cell:.4f}"
     return f"{cell:,}" if isinstance(cell, int) else printable(str(cell))

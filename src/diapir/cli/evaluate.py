@@ -18,6 +18,7 @@ from diapir.cli.console import (
     Threshold,
     print_json,
     print_table,
+    print_warning,
 )
 
 
@@ -60,8 +61,8 @@ def evaluate(
         progress=not quiet,
     )
     found = judged.found
-    if judged.warning:
-        typer.secho(f"warning: {judged.warning}", err=True, fg="yellow")
+    for warning in judged.warnings:
+        print_warning(warning)
     if as_json:
         print_json(judged.to_dict())
         return

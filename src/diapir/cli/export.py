@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from diapir.cli.console import Flip, Json, Models, Threshold, print_json, require_libraries
+from diapir.errors import DataError
 
 
 def export(
@@ -25,7 +26,12 @@ def export(
     """
     libraries = {"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino",)}
     if format_ not in libraries:
-        raise typer.BadParameter(f"there is no format {format_!r}: give onnx or openvino")
+        raise DataError(
+            f"there is no format {format_!r}",
+            where="--format",
+            expected=" or ".join(libraries),
+            mend="Give one of these, or leave it out for onnx.",
+        )
     require_libraries(libraries[format_], "export")
 
     from diapir.export.onnx import AGREEMENT, FORMATS, export_model

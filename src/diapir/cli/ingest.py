@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diapir.cli.console import Json, Quiet, print_json
+from diapir.cli.console import Json, Quiet, print_json, print_warning
 from diapir.cli.segy_options import takes_segy_options
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def ingest(
         )
         return
     for warning in grid.warnings:
-        typer.secho(f"warning: {warning}", err=True, fg="yellow")
+        print_warning(warning)
     size = " x ".join(f"{n:,}" for n in amplitude.shape)
     names = ", ".join(map(str, amplitude.dims))
     typer.echo(

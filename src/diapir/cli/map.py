@@ -99,6 +99,8 @@ def map_(
 def _show(result: "MapResult", as_json: bool) -> None:
     from dataclasses import asdict
 
+    from diapir.report.figures_survey import quantity
+
     bodies = result.products.bodies.bodies
     if as_json:
         print_json(
@@ -123,6 +125,6 @@ def _show(result: "MapResult", as_json: bool) -> None:
         for body in bodies
     ]
     if rows:
-        columns = ("body", "samples", "volume (m3)", unit, "mean probability")
+        columns = ("body", "samples", "volume (m3)", quantity(unit), "mean probability")
         print_table("Salt bodies", columns, rows)
     typer.echo(f"Look at {result.out / 'report.html'}")

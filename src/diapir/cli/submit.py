@@ -18,6 +18,7 @@ from diapir.cli.console import (
     Quiet,
     Threshold,
     print_json,
+    print_warning,
 )
 
 
@@ -46,6 +47,8 @@ def submit(
         options=PredictOptions(flip, threshold, batch_size, device, precision, engine),
         progress=not quiet,
     )
+    if result.warning is not None:
+        print_warning(result.warning)
     if as_json:
         print_json({"file": str(out), **asdict(result)})
         return

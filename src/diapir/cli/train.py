@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diapir.cli.console import Data, Json, Quiet, print_json, print_table
+from diapir.cli.console import Data, Json, Quiet, print_json, print_table, print_warning
 from diapir.errors import signal_exit_code
 
 if TYPE_CHECKING:
     from diapir.runs.train import RunResult
+
+_COLUMNS = ("run", "validation", "hold-out", "threshold", "seconds")
 
 
 def train(
@@ -65,22 +67,26 @@ def train(
 
 
 def _show(results: "list[RunResult]", as_json: bool) -> None:
-    rows = [
-        (
-            str(result.folder.path),
-            result.val.metrics["score"].value if result.val else float("nan"),
-            result.holdout.metrics["score"].value if result.holdout else float("nan"),
-            result.threshold,
-            result.seconds,
+    from diapir.runs.report import EVERY_MASK_EMPTY
+
+    rows: list[tuple[object, ...]] = []
+    table = []
+    for result in results:
+        for warning in result.warnings:
+            print_warning(f"{result.folder.path}: {warning}")
+        parts = (result.val, result.holdout)
+        scores = [None if part is None else part.metrics["score"].value for part in parts]
+        empty = [None if part is None else part.every_mask_empty.value for part in parts]
+        row = (str(result.folder.path), *scores, result.threshold, result.seconds)
+        rows += [row, (f"  if {EVERY_MASK_EMPTY}", *empty, None, None)]
+        beside = {"every mask empty": dict(zip(_COLUMNS[1:3], empty, strict=True))}
+        table.append(
+            {**dict(zip(_COLUMNS, row, strict=True)), **beside, "warnings": result.warnings}
         )
-        for result in results
-    ]
-    names = ("run", "validation", "hold-out", "threshold", "seconds")
     if as_json:
-        table = [dict(zip(names, row, strict=True)) for row in rows]
-        print_json([{k: None if v != v else v for k, v in row.items()} for row in table])
-    else:
-        print_table("Competition score", names, rows)
-        if results[-1].folder.report.is_file():
-            typer.echo(f"Look at {results[-1].folder.report}")
-        typer.echo(f"Next: see {results[-1].folder.next_steps}")
+        print_json(table)
+        return
+    print_table("Competition score at the chosen threshold", _COLUMNS, rows)
+    if results[-1].folder.report.is_file():
+        typer.echo(f"Look at {results[-1].folder.report}")
+    typer.echo(f"Next: see {results[-1].folder.next_steps}")

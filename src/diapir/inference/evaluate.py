@@ -77,6 +77,9 @@ class Evaluation:
         worst: All tiles from the worst on, (N,) indices: by score, then by wrong pixels.
         best: Tiles with salt from the best on, (M,) indices: by IoU. Tiles without salt score 1 for
             an empty prediction, which shows nothing.
+        predicted_salt: Number of tiles in which any salt is predicted.
+        every_mask_empty: The score that no prediction at all would get, the share of tiles without
+            salt, with its interval: the measure of every other score.
     """
 
     source: str
@@ -92,9 +95,21 @@ class Evaluation:
     tile_iou: NDArray[np.float64]
     worst: NDArray[np.intp]
     best: NDArray[np.intp]
+    predicted_salt: int
+    every_mask_empty: Estimate
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def warning(self) -> str | None:
+        """What is wrong with a model that finds nothing where there is salt, else None."""
+        if self.predicted_salt or not len(self.best):
+            return None
+        return (
+            f"no salt is found: of {len(self):,} tiles {len(self.best):,} have salt, and every "
+            "predicted mask is empty"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values that `json.dumps` takes, the tiles by their ids."""
@@ -105,6 +120,9 @@ class Evaluation:
             "threshold": self.threshold,
             "level": self.level,
             "metrics": {name: e._asdict() for name, e in self.metrics.items()},
+            "every_mask_empty": self.every_mask_empty._asdict(),
+            "tiles_with_salt": {"predicted": self.predicted_salt, "actual": len(self.best)},
+            "warning": self.warning,
             "by_coverage": [_group_dict(group) for group in self.by_coverage],
             "by_depth": [_group_dict(group) for group in self.by_depth],
             "threshold_curve": {
@@ -169,6 +187,8 @@ def evaluate(
         tile_iou=overlaps,
         worst=np.lexsort((-(counts.union - counts.intersection), scores)),
         best=_salty_by_iou(counts, overlaps),
+        predicted_salt=int((counts.predicted > 0).sum()),
+        every_mask_empty=resample.mean(counts.actual == 0),
     )
 
 

@@ -311,6 +311,15 @@ def read_head(path: Path, count: int = HEAD_BYTES) -> bytes:
     try:
         with path.open("rb") as file:
             return file.read(count)
+    except FileNotFoundError as error:
+        raise DataError("there is no such file", where=path, mend="Check the path.") from error
+    except IsADirectoryError as error:
+        raise DataError(
+            "a folder, not a file",
+            where=path,
+            expected="a SEG-Y file",
+            mend="Give the file itself; a Zarr store goes to 'diapir map' or 'diapir view'.",
+        ) from error
     except OSError as error:
         raise DataError(
             f"cannot read the file: {error.strerror or error}",

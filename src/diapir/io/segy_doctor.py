@@ -54,10 +54,14 @@ def diagnose(
         path: The file.
         options: What the user knows already.
         advance: Called with the number of traces just read, for a progress bar.
+
+    Raises:
+        DataError: There is no such file, it is a folder, or it may not be read.
     """
     chart = Chart()
+    head = read_head(path)
     try:
-        _examine(path, options or SegyOptions(), chart, advance)
+        _examine(path, head, options or SegyOptions(), chart, advance)
     except DiapirError as error:
         chart.blame(error)
     except Exception as error:  # a doctor must not faint; the tests see to it that this is rare
@@ -77,9 +81,12 @@ def diagnose(
 
 
 def _examine(
-    path: Path, options: SegyOptions, chart: Chart, advance: Callable[[int], None] | None
+    path: Path,
+    head: bytes,
+    options: SegyOptions,
+    chart: Chart,
+    advance: Callable[[int], None] | None,
 ) -> None:
-    head = read_head(path)
     size = path.stat().st_size
     chart.fact("size", f"{size:,} bytes")
     if not _look_at_head(head, chart):

@@ -198,7 +198,8 @@ def prestack_reason(table: TraceTable, *, numbered: bool = True) -> str | None:
     cells = len(starts)
     offsets = table.offset[by_cell]
     spread = np.maximum.reduceat(offsets, starts) != np.minimum.reduceat(offsets, starts)
-    most = f"{len(table) / cells:.1f} traces share each {name}"
+    about = "" if len(table) % cells == 0 else "about "
+    most = f"{about}{len(table) / cells:.0f} traces share each {name}"
     if cells * _MOST_PER_CELL <= len(table) and spread.mean() > 0.5:
         low, high = int(table.offset.min()), int(table.offset.max())
         return f"{most}, with offsets (bytes 37-40) from {low:,} to {high:,}"

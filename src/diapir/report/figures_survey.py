@@ -102,7 +102,7 @@ def section(
     ax.imshow(shown, cmap=display, vmin=low, vmax=high if high > low else low + 1, **options)
     ax.imshow(np.where(salt > threshold, 0.35, 0.0), cmap=_SALT, vmin=0, vmax=1, **options)
     _contour(ax, salt, threshold, axis[:: steps[0]], sample[:: steps[1]])
-    quiet_axes(ax, xlabel=across, ylabel=f"{_quantity(unit)}", grid="")
+    quiet_axes(ax, xlabel=across, ylabel=f"{quantity(unit)}", grid="")
     title(ax, name)
     share = float((probs > threshold).mean())
     figure.set_label(
@@ -156,7 +156,7 @@ def horizon_map(
         bar = figure.colorbar(shown, cax=ax.inset_axes((1.04, 0.0, 0.045, 1.0)), extend="both")
         bar.ax.invert_yaxis()
         bar.ax.tick_params(labelsize=SMALL)
-        bar.set_label(_quantity(unit), fontsize=FONT, color=INK)
+        bar.set_label(quantity(unit), fontsize=FONT, color=INK)
     _outline(ax, x, y)
     ax.set_aspect("equal", adjustable="box")
     ax.ticklabel_format(useOffset=False, style="plain")
@@ -220,5 +220,10 @@ def _contour(
     ax.contour(x, y, salt, levels=[threshold], colors=[OUTLINE], linewidths=1.1)
 
 
-def _quantity(unit: str) -> str:
+def quantity(unit: str) -> str:
+    """Return what samples are counted in, with the unit.
+
+    >>> quantity("ms"), quantity("1")
+    ('two-way time (ms)', 'sample')
+    """
     return {"ms": "two-way time (ms)", "m": "depth (m)", "ft": "depth (ft)"}.get(unit, "sample")

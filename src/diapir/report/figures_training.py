@@ -26,7 +26,11 @@ from diapir.report.style import (
 )
 
 _TRAIN, _VAL = SERIES[0], SERIES[1]
-_PANELS = (("score", "score", True), ("accuracy", "pixel accuracy", True), ("loss", "loss", False))
+_PANELS = (
+    ("score", "score at 0.5", True),
+    ("accuracy", "pixel accuracy", True),
+    ("loss", "loss", False),
+)
 
 
 def training_curves(
@@ -285,6 +289,7 @@ def _describe_training(history: Sequence[Mapping[str, float | None]], chosen: in
     text = f"Training curves over {len(history)} epoch{'' if len(history) == 1 else 's'}."
     if len(epochs):
         best = int(scores.argmax())
-        text += f" The validation score peaks at {scores[best]:.3f} in epoch {epochs[best]:.0f}"
+        text += f" The validation score at threshold 0.5 peaks at {scores[best]:.3f}"
+        text += f" in epoch {epochs[best]:.0f}"
         text += f" and ends at {scores[-1]:.3f}."
     return text if chosen is None else f"{text} The weights of epoch {chosen} are kept."

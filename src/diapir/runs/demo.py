@@ -7,6 +7,7 @@ from diapir.data.competition import write_competition
 from diapir.data.synthetic import generate_tiles
 from diapir.runs.folder import new_run_folder
 from diapir.runs.predict import submit
+from diapir.runs.report import EVERY_MASK_EMPTY
 from diapir.runs.train import Hardware, train_recipe
 
 LABELLED, UNLABELLED = 500, 100
@@ -39,6 +40,9 @@ def run_demo(
     if result.holdout is not None:
         score = result.holdout.metrics["score"]
         rows.append(("score on hold-out", f"{score.value:.3f} ({score.low:.3f}-{score.high:.3f})"))
+        rows.append((f"if {EVERY_MASK_EMPTY}", f"{result.holdout.every_mask_empty.value:.3f}"))
+        if result.holdout.warning is not None:
+            rows.append(("warning", result.holdout.warning))
     rows += [
         ("training", f"{result.seconds / 60:.1f} minutes"),
         ("model", str(folder.model)),
@@ -53,7 +57,8 @@ def run_demo(
 def _submission(model: Path, data: Path, file: Path, progress: bool) -> list[tuple[str, str]]:
     submitted = submit([model], data, file, progress=progress)
     verdict = "valid" if not submitted.problems else f"{submitted.problems} problems"
+    count = f"{submitted.tiles:,}, {submitted.with_salt:,} with salt"
     return [
         ("submission", str(file)),
-        ("test tiles", f"{submitted.tiles:,} in {submitted.seconds:.1f} s, {verdict}"),
+        ("test tiles", f"{count}, in {submitted.seconds:.1f} s, {verdict}"),
     ]

@@ -27,7 +27,7 @@ from diapir.report.html import Card, Picture, ReportContent, Section, Table, wri
 from diapir.runs.folder import write_json
 from diapir.runs.out_of_fold import has_out_of_fold, read_out_of_fold, run_models
 from diapir.runs.provenance import made_with, provenance
-from diapir.runs.report import evaluation_sections
+from diapir.runs.report import evaluation_sections, score_cards
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,13 +56,18 @@ class Judgement:
     warning: str | None = None
     choice: Choice | None = None
 
+    @property
+    def warnings(self) -> list[str]:
+        """What the scores should not be read without."""
+        return [text for text in (self.warning, self.found.warning) if text is not None]
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything but pixels as plain values that `json.dumps` takes."""
         chosen = {} if self.choice is None else {"choice": asdict(self.choice)}
         return {
-            "warning": self.warning,
             "tiles_are": self.subtitle,
             **self.found.to_dict(),
+            "warning": "; ".join(self.warnings) or None,
             "rule": asdict(self.rule),
             **chosen,
             "trust": self.trust.to_dict(),
@@ -175,12 +180,12 @@ def _write(judged: Judgement, out: Path) -> None:
     sections = evaluation_sections(
         found, judged.tiles, judged.probs, figures, part="these tiles", rule=judged.rule
     )
-    score, trust = found.metrics["score"], judged.trust
+    trust = judged.trust
     content = ReportContent(
         title="Evaluation",
         subtitle=judged.subtitle,
         cards=[
-            Card("score", f"{score.value:.3f}", f"{score.low:.3f} to {score.high:.3f}"),
+            *score_cards("score", found),
             Card(
                 "calibration error", f"{trust.after.error:.4f}", f"{trust.before.error:.4f} before"
             ),
@@ -192,7 +197,7 @@ def _write(judged: Judgement, out: Path) -> None:
             for name, value in provenance(card)
         ],
         origin={
-            "warning": judged.warning,
+            "warning": "; ".join(judged.warnings) or None,
             "tiles_are": judged.subtitle,
             "metrics": {name: estimate.value for name, estimate in found.metrics.items()},
             "threshold": found.threshold,

@@ -10,7 +10,7 @@ from diapir.inference.look import Likeness, compare
 from diapir.models.modelfile import ModelCard
 from diapir.models.pixels import PixelStatistics
 from diapir.report.figures import save_figure
-from diapir.report.figures_survey import amplitude_histogram, horizon_map, section
+from diapir.report.figures_survey import amplitude_histogram, horizon_map, quantity, section
 from diapir.report.html import Card, Picture, ReportContent, Section, Table, write_report
 from diapir.runs.products import AsVolume
 from diapir.runs.provenance import provenance
@@ -112,7 +112,7 @@ def _bodies_section(result: "MapResult") -> Section:
         for body in result.products.bodies.bodies
     ]
     columns = (
-        "body", "samples", "volume (m3)", "inlines", "crosslines", f"z ({unit})",
+        "body", "samples", "volume (m3)", "inlines", "crosslines", quantity(unit),
         "mean probability",
     )  # fmt: skip
     if empty := nothing_kept(result):
@@ -129,16 +129,18 @@ def _bodies_section(result: "MapResult") -> Section:
 
 
 def _horizon_section(result: "MapResult") -> Section:
+    horizons = (result.products.top, "Top salt"), (result.products.base, "Base salt")
+    if not any(np.isfinite(horizon.z).any() for horizon, _ in horizons):
+        for horizon, _ in horizons:  # of an earlier map with other settings
+            (result.out / "figures" / f"{horizon.name}.png").unlink(missing_ok=True)
+        return Section("Horizons", text=["There is no top and no base of salt: no body is kept."])
     frame = result.products.frame
     x, y = frame.trace_xy()
     # coordinates are in feet where depths are; SEG-Y seldom says it
     metric = "ft" if frame.unit == "ft" else "m"
     plane = (f"X ({metric})", f"Y ({metric})") if frame.located else ("crossline", "inline")
     pictures = []
-    for horizon, caption in (
-        (result.products.top, "Top salt"),
-        (result.products.base, "Base salt"),
-    ):
+    for horizon, caption in horizons:
         figure = horizon_map(horizon.z, x, y, name=caption, unit=frame.unit, plane=plane)
         text = f"{caption} of the kept bodies, in {frame.unit}."
         pictures.append(_keep(figure, result, f"{horizon.name}.png", text))
@@ -161,7 +163,7 @@ def _sections_section(result: "MapResult", survey: Any) -> Section:
         else:
             values, found = np.asarray(amplitude[where]), np.asarray(probs[where])
         own, other = (frame.crossline, frame.inline) if across else (frame.inline, frame.crossline)
-        label = "the line" if is_line else f"{name} {own[index]:g}"
+        label = "the line" if is_line else f"{name} {own[index]:.12g}"
         figure = section(
             values,
             found,
@@ -174,8 +176,17 @@ def _sections_section(result: "MapResult", survey: Any) -> Section:
             display=result.display,
         )
         caption = f"{label[0].upper() + label[1:]}, salt in orange."
-        pictures.append(_keep(figure, result, f"{name}-{index}.png", caption))
+        pictures.append(_keep(figure, result, _file_name(label), caption))
     return Section("Sections", pictures=pictures)
+
+
+def _file_name(label: str) -> str:
+    """Return the name of the figure of a section: that of its line, as in the title.
+
+    >>> _file_name("inline 1049"), _file_name("the line")
+    ('inline-1049.png', 'the-line.png')
+    """
+    return f"{label.replace(' ', '-')}.png"
 
 
 def _shown_lines(result: "MapResult", is_line: bool) -> list[tuple[str, int]]:

@@ -38,6 +38,7 @@ class SubmitResult:
         problems: That `check_submission` found in the written file; always 0.
         seconds: From reading the models to the checked file.
         model_seconds: Of these, inside the networks.
+        warning: That no salt is found, where none is.
     """
 
     tiles: int
@@ -45,6 +46,7 @@ class SubmitResult:
     problems: int
     seconds: float
     model_seconds: float
+    warning: str | None
 
 
 def submit(
@@ -81,12 +83,16 @@ def _submit(
     tiles = read_tiles(data, "test", progress=progress)
     masks = predictor.make_masks(predict_with_bar(predictor, tiles, progress))
     write_submission(out, tiles.ids, masks, order=_sample_order(data, tiles.ids))
+    with_salt = int(masks.any(axis=(1, 2)).sum())
     result = SubmitResult(
         tiles=len(tiles),
-        with_salt=int(masks.any(axis=(1, 2)).sum()),
+        with_salt=with_salt,
         problems=len(check_submission(out, tiles.ids, masks.shape[1:])),
         seconds=round(time.perf_counter() - started, 3),
         model_seconds=round(predictor.model_seconds, 3),
+        warning=None
+        if with_salt
+        else f"no salt is found: the masks of all {len(tiles):,} tiles are empty",
     )
     made_by = zip([path.name for path in files], cards, strict=True)
     write_json(

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from diapir.config import LossStage, Recipe
-from diapir.inference.evaluate import Estimate, Evaluation, GroupScore
+from diapir.inference.evaluate import Evaluation, GroupScore
 from diapir.inference.postprocess import make_masks
 from diapir.io.tiles import Tiles
 from diapir.models.maskrule import AS_THRESHOLDED, MaskRule
@@ -41,10 +41,18 @@ _METRIC_NAMES = {
     "presence_recall": "recall of 'has salt'",
 }
 
+EVERY_MASK_EMPTY = "every mask were empty"
+"""In words: what a score is to be judged by; without a model one has it."""
 
 _UNSCORED = (
     "No tile was left to score this training: all of them trained it, or there was no time. What a "
     "recipe reaches is told by a training that leaves tiles out, or by one with folds."
+)
+
+_TRAINING = (
+    "Training, epoch by epoch. These scores are at threshold 0.5, each tile predicted once; those "
+    "in the tables are at the chosen threshold, with clean-up and mirrored tiles where the model "
+    "has them."
 )
 
 
@@ -80,7 +88,7 @@ def write_run_report(
         if (folder.figures / name).is_file()
     ]
     curves = training_curves(history, chosen_epoch=best_epoch, stages=_stages(recipe, history))
-    training = _keep(curves, folder.figures / "training.png", "Training, epoch by epoch.")
+    training = _keep(curves, folder.figures / "training.png", _TRAINING)
     sections = [Section("Training", pictures=[training]), Section("Data", pictures=pictures)]
     cards = [
         Card("epochs", str(len(history))),
@@ -88,7 +96,7 @@ def write_run_report(
     ]
     if shown is not None:
         part = "hold-out" if shown is not val else "validation"
-        cards = [_score_card(f"score on {part}", shown.metrics["score"]), *cards]
+        cards = [*score_cards(f"score on {part}", shown), *cards]
         sections = [
             *evaluation_sections(
                 shown, tiles, probs, folder.figures, val=val, part=part, rule=card.rule
@@ -155,8 +163,23 @@ def save_data_figures(tiles: Tiles, figures: Path, *, seed: int = 0) -> None:
 
 
 def metric_rows(found: Evaluation) -> list[tuple[str, float, float, float]]:
-    """Return the metrics as rows of name, value, and the ends of the interval."""
-    return [(_METRIC_NAMES[name], *estimate) for name, estimate in found.metrics.items()]
+    """Return the metrics as rows of name, value, and the ends of the interval.
+
+    The score that no prediction at all would get stands beneath the score.
+    """
+    score, *others = ((_METRIC_NAMES[name], *each) for name, each in found.metrics.items())
+    return [score, (f"score if {EVERY_MASK_EMPTY}", *found.every_mask_empty), *others]
+
+
+def score_cards(label: str, found: Evaluation) -> list[Card]:
+    """Return the score as a key figure, and a warning beside it where no salt is found."""
+    score = found.metrics["score"]
+    interval = f"{score.low:.3f} to {score.high:.3f}"
+    empty = f"{found.every_mask_empty.value:.3f} if {EVERY_MASK_EMPTY}"
+    cards = [Card(label, f"{score.value:.3f}", f"{interval}; {empty}")]
+    if found.warning is not None:
+        cards.append(Card("warning", "no salt found", "every predicted mask is empty"))
+    return cards
 
 
 def group_rows(groups: Sequence[GroupScore]) -> list[tuple[str, int, float, float, float, float]]:
@@ -174,7 +197,11 @@ def _scores_section(found: Evaluation, val: Evaluation | None, figures: Path, pa
         caption = "Score against threshold; the marked one came with the model."
     return Section(
         f"Scores on {part}",
-        text=[f"{len(found):,} tiles; intervals of {level} from bootstrap samples of tiles."],
+        text=[
+            *([f"Warning: {found.warning}."] if found.warning is not None else []),
+            f"{len(found):,} tiles at threshold {found.threshold:.2f}; intervals of {level} from "
+            "bootstrap samples of tiles.",
+        ],
         tables=[Table("Metrics", ("metric", "value", "from", "to"), metric_rows(found))],
         pictures=[_keep(figure, figures / "threshold.png", caption)],
     )
@@ -219,10 +246,6 @@ def _tiles_section(
 def _keep(figure: Figure, path: Path, caption: str) -> Picture:
     save_figure(figure, path)
     return Picture.from_file(path, caption)
-
-
-def _score_card(label: str, estimate: Estimate) -> Card:
-    return Card(label, f"{estimate.value:.3f}", f"{estimate.low:.3f} to {estimate.high:.3f}")
 
 
 def _stages(recipe: Recipe, history: Sequence[dict[str, float]]) -> dict[int, str]:

@@ -13,6 +13,7 @@ from diapir.errors import RunError
 from diapir.io.atomic import write_bytes_atomic, write_text_atomic
 from diapir.io.lock import sole_writer
 from diapir.runs.folder import RunFolder, read_json, write_json
+from diapir.runs.report import EVERY_MASK_EMPTY
 
 _HEAD = """# Results
 
@@ -150,7 +151,7 @@ def _run_section(run: _Run, page_folder: Path) -> str:
         metrics["command"],
         "```",
         "",
-        *markdown_table(("metric", "value"), _metric_rows(holdout["metrics"])),
+        *markdown_table(("metric", "value"), _metric_rows(holdout)),
         "",
         "By share of salt in the tile:",
         "",
@@ -194,8 +195,14 @@ def _submissions_section(submissions: Sequence[dict[str, Any]]) -> str:
     return "\n".join(["## Submissions", "", text, "", *markdown_table(columns, rows), ""])
 
 
-def _metric_rows(metrics: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(name.replace("_", " "), _interval(found)) for name, found in metrics.items()]
+def _metric_rows(holdout: dict[str, Any]) -> list[tuple[str, str]]:
+    score, *others = (
+        (name.replace("_", " "), _interval(found)) for name, found in holdout["metrics"].items()
+    )
+    # counted from the groups, which earlier runs have as well
+    tiles = {group["label"]: group["tiles"] for group in holdout["by_coverage"]}
+    empty = tiles.get("none", 0) / sum(tiles.values())
+    return [score, (f"score if {EVERY_MASK_EMPTY}", f"{empty:.3f}"), *others]
 
 
 def _group_rows(groups: Sequence[dict[str, Any]]) -> list[tuple[str, str, str, str]]:

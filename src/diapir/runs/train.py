@@ -75,6 +75,13 @@ class RunResult:
     seconds: float
     interrupted: int | None
 
+    @property
+    def warnings(self) -> list[str]:
+        """What the scores should not be read without."""
+        parts = (("validation", self.val), ("hold-out", self.holdout))
+        found = ((name, None if part is None else part.warning) for name, part in parts)
+        return [f"on {name}, {warning}" for name, warning in found if warning is not None]
+
 
 def train_recipe(
     recipe: Recipe,

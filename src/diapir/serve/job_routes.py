@@ -9,7 +9,7 @@ from fastapi.responses import FileResponse, Response
 from diapir.serve.job_record import Job, JobRequest
 from diapir.serve.jobs import Jobs
 from diapir.serve.problems import describe
-from diapir.serve.surveys import SurveyFolders, SurveyInfo
+from diapir.serve.surveys import SurveyFolders, SurveyList, SurveyQuery
 
 Id = Annotated[str, Path(pattern="^[0-9a-f]{16}$", description="From POST /jobs.")]
 
@@ -19,10 +19,12 @@ def job_router(jobs: Jobs, surveys: SurveyFolders) -> APIRouter:
     router = APIRouter(tags=["surveys"])
 
     @router.get("/surveys", responses=describe())
-    async def list_surveys() -> list[SurveyInfo]:
-        """Return the surveys that may be mapped."""
-        found = await to_thread.run_sync(surveys.find)
-        return [info for _, info in found.values()]
+    async def list_surveys(query: Annotated[SurveyQuery, Query()]) -> SurveyList:
+        """Return the surveys that may be mapped, a part at a time.
+
+        What Diapir itself wrote into the folders of its maps and runs is no survey.
+        """
+        return await to_thread.run_sync(surveys.page, query)
 
     @router.post("/jobs", status_code=202, responses=describe(404, 409, 503))
     async def start_job(request: JobRequest, response: Response) -> Job:

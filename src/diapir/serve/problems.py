@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from reprlib import Repr
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -14,6 +15,8 @@ from diapir.errors import DeviceError, DiapirError
 
 _LOG = logging.getLogger("uvicorn.error")  # the one that the server writes to standard error
 _MOST_TEXT = 300
+_SHORT = Repr()  # values in requests may be long and deep
+_SHORT.maxstring = 80
 
 
 class Problem(BaseModel):
@@ -112,9 +115,14 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
     first = found[0]
     place = ".".join(str(part) for part in first["loc"])
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    what, is_value, expected = first["msg"].rpartition("Input should be ")
+    if is_value:
+        what = f"{_SHORT.repr(first.get('input'))} cannot be used"
+        expected = expected.partition(", unable")[0]  # to parse it: that is told already
     problem = Problem(
-        what=(first["msg"] + more)[:_MOST_TEXT],
+        what=((what or first["msg"]) + more)[:_MOST_TEXT],
         where=place[:_MOST_TEXT],
+        expected=expected[:_MOST_TEXT] if is_value else None,
         mend="See /openapi.json for what this path takes.",
     )
     return Refused(422, problem).answer()

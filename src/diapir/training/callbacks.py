@@ -24,6 +24,10 @@ BEST_FILE = "checkpoints/best.safetensors"
 SNAPSHOT_FILE = "checkpoints/snapshot-{}.safetensors"
 
 
+_EPOCH_SCORES = "Scores of epochs are at threshold 0.5, those at the end at the chosen one."
+"""Why the lines of epochs and the table at the end differ."""
+
+
 class Interrupted(Exception):  # noqa: N818  # it is no error
     """The user or the system asked the training to end.
 
@@ -239,6 +243,7 @@ class ProgressBar(lightning.Callback):
         """Show the bar."""
         if trainer.is_global_zero:
             self.bar.start()
+            self.bar.console.print(_EPOCH_SCORES, highlight=False, soft_wrap=True)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, *args: Any
@@ -248,19 +253,28 @@ class ProgressBar(lightning.Callback):
             return
         loss = float(outputs["loss"])
         self.loss = loss if self.loss != self.loss else 0.9 * self.loss + 0.1 * loss
-        best = f"  best {self.journal.best_score:.3f}" if self.journal.best_epoch >= 0 else ""
         epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-        status = f"{epoch}  loss {self.loss:.3f}{best}"
+        status = f"{epoch}  loss {self.loss:.3f}{self._best()}"
         self.bar.update(self.task, completed=self.clock.progress(), status=status)
 
+    def _best(self) -> str:
+        return f"  best {self.journal.best_score:.3f}" if self.journal.best_epoch >= 0 else ""
+
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Leave the full bar on the screen."""
+        """Leave the full bar on the screen, with what the training came to."""
+        self._show_end(trainer)
         self.bar.update(self.task, completed=1.0)
         self.bar.stop()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Take the bar away so that the message can be read."""
+        """Leave the bar where it was so that the message can be read."""
+        self._show_end(trainer)
         self.bar.stop()
+
+    def _show_end(self, trainer: lightning.Trainer) -> None:
+        best = self._best() and f"{self._best()} (epoch {self.journal.best_epoch + 1})"
+        status = f"{len(self.journal.rows)} of {trainer.max_epochs} epochs{best}"
+        self.bar.update(self.task, status=status)
 
     def print_row(self, row: dict[str, float]) -> None:
         """Print an epoch above the bar."""
