@@ -40,7 +40,7 @@ def read_origin(path: Path) -> list[tuple[str, str]]:
     rows = list(_rows(table))
     known = table.get("sha256")
     if known is not None and known != _digest(path):
-        rows.insert(0, ("warning", "the file has changed since it was written"))
+        rows.insert(0, ("changed", "the file is another than was written then"))
     return rows
 
 
