@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from typer.testing import CliRunner
 
@@ -38,6 +39,7 @@ def survey(made, tmp_path):
 @pytest.fixture
 def model(tiny_recipe, tmp_path):
     recipe = tiny_recipe()
+    torch.manual_seed(0)  # untrained: what it calls salt hangs on its weights alone
     save_model(tmp_path / "model.safetensors", SaltNet(recipe.model), ModelCard(recipe, 0.5))
     return tmp_path / "model.safetensors"
 
@@ -65,9 +67,8 @@ def test_every_product_is_there_and_opens(survey, model, tmp_path):
     assert table["settings"]["fingerprint"] == store_attrs(survey)
     page = (out / "report.html").read_text()
     assert "Salt bodies" in page
-    drawn = "Top salt of the kept bodies" in page
-    assert drawn == bool(result.products.bodies.bodies)
-    assert drawn or "no salt" in page
+    assert result.products.bodies.bodies
+    assert "Top salt of the kept bodies" in page
     shown = {path.stem for path in (out / "figures").iterdir()}
     sections = shown - {"top_salt", "base_salt", "amplitudes"}
     assert sections
