@@ -347,15 +347,20 @@ def test_quiet_training_says_nothing(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.fixture
+def plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eighty columns, in which nothing moves."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "dumb")
+
+
+@pytest.mark.usefixtures("plain_terminal")
 def test_progress_is_one_bar_and_a_line_an_epoch(
     easy_tiles: Tiles,
     tiny_recipe: Make,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("TERM", "dumb")
     train(easy_tiles, tiny_recipe(train__epochs=3), tmp_path, progress=True)
     out, err = capfd.readouterr()
     assert out == ""
@@ -373,15 +378,13 @@ def test_progress_is_one_bar_and_a_line_an_epoch(
     assert f"best {max(scores):.3f} (epoch {1 + scores.index(max(scores))})" in lines[3]
 
 
+@pytest.mark.usefixtures("plain_terminal")
 def test_the_bar_of_a_training_that_ends_early_says_how_far_it_came(
     easy_tiles: Tiles,
     tiny_recipe: Make,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("TERM", "dumb")
     recipe = tiny_recipe(train__epochs=60, train__early_stopping=1, optim__lr=1e-12)
     found = train(easy_tiles, recipe, tmp_path, progress=True)
     last = capfd.readouterr().err.splitlines()[-1]

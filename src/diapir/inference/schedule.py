@@ -181,7 +181,8 @@ def _check_cluster(client: "Client", address: str) -> None:
     except Exception as error:  # whatever the import over there raised
         found["the scheduler"] = error
     unfit = {who: version for who, version in found.items() if version != __version__}
-    for who, version in unfit.items():
+    if unfit:
+        who, version = next(iter(unfit.items()))
         failed = isinstance(version, Exception)
         raise RunError(
             f"{len(unfit)} of {len(found)} processes of the Dask cluster cannot run this Diapir, "
