@@ -9,18 +9,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from diapir.cli.app import app
 from diapir.config import Recipe, load_recipe
 from diapir.data.competition import write_competition
 from diapir.data.datamodule import TileDataModule
-from diapir.errors import RecipeError, RunError
+from diapir.errors import DataError, ModelFileError, RecipeError, RunError
+from diapir.inference.evaluate import evaluate
 from diapir.inference.predict import PredictOptions, load_predictor
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.metrics.calibration import scale_probs
 from diapir.models.ensemble import read_members
-from diapir.models.modelfile import read_card
+from diapir.models.modelfile import load_model, read_card
+from diapir.runs import train as train_module
 from diapir.runs.evaluate import evaluate_models
 from diapir.runs.out_of_fold import read_out_of_fold, run_models
 from diapir.runs.train import Hardware, resume_run, train_recipe
@@ -167,6 +170,66 @@ def test_interrupted_rounds_go_on_with_what_is_missing(
     assert (folder / "model.safetensors").is_file()
     whole = train_recipe(recipe, data, tmp_path / "whole", CPU)
     assert np.array_equal(whole[1].val_probs, again[1].val_probs)
+
+
+def test_a_round_can_begin_where_the_one_before_ended_and_all_are_joined(
+    data: Path, tiny_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts: list[dict[str, Any] | None] = []
+    original = train_module.fit
+
+    def fit(*args: Any, **options: Any) -> Any:
+        starts.append(options["start"])
+        return original(*args, **options)
+
+    monkeypatch.setattr(train_module, "fit", fit)
+    recipe = tiny_recipe(
+        pseudo_labels__rounds=1,
+        pseudo_labels__warm_start=True,
+        pseudo_labels__join_rounds=True,
+        predict__threshold=0.5,
+    )
+    results = train_recipe(recipe, data, tmp_path, CPU)
+    folder = results[-1].folder.path
+    first, _ = load_model(folder / f"round-0-{recipe.model.encoder}" / "model.safetensors")
+    assert starts[0] is None
+    assert starts[1] is not None
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(starts[1][name], tensor)
+    metrics = table(folder / "metrics.json")
+    assert metrics["joined"]["networks"] == 2
+    assert metrics["threshold"] == 0.5  # the recipe's, not one that few tiles chose
+    assert metrics["epochs"] == sum(
+        table(result.folder.metrics)["epochs"] for result in results[:-1]
+    )
+    # validation is that of both networks together
+    options = PredictOptions(device="cpu")
+    predictor, (card,) = load_predictor([folder / "model.safetensors"], options)
+    val = read_tiles(data, "train").select(card.val_ids)
+    judged = evaluate(predictor.predict_probs(val.images), val, 0.5, rule=predictor.rule)
+    assert metrics["val"]["metrics"]["score"]["value"] == judged.metrics["score"].value
+
+
+def test_another_network_is_no_start(
+    data: Path, tiny_recipe: Make, model: Path, tmp_path: Path
+) -> None:
+    recipe = tiny_recipe(model__decoder_channels=[6], train__start_from=str(model))
+    with pytest.raises(ModelFileError, match=r"another network(.|\n)*train.start_from"):
+        train_recipe(recipe, data, tmp_path, CPU)
+
+
+def test_rounds_without_unlabelled_tiles_end_before_anything_trains(
+    easy_tiles: Tiles, tiny_recipe: Make, tmp_path: Path
+) -> None:
+    for kind in ("images", "masks"):
+        (tmp_path / "data" / kind).mkdir(parents=True)
+    write_competition(tmp_path / "whole", easy_tiles.subset(range(8)), easy_tiles.subset([9]))
+    for kind in ("images", "masks"):
+        for file in (tmp_path / "whole" / "train" / kind).iterdir():
+            file.rename(tmp_path / "data" / kind / file.name)
+    with pytest.raises(DataError, match=r"pseudo_labels.rounds=0"):
+        train_recipe(tiny_recipe(pseudo_labels__rounds=1), tmp_path / "data", tmp_path / "r", CPU)
+    assert not (tmp_path / "r").exists()
 
 
 def test_other_data_does_not_go_on(joined: Path, easy_tiles: Tiles, tmp_path: Path) -> None:

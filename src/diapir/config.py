@@ -214,6 +214,12 @@ class PseudoLabelsConfig(_Section):
         0, ge=0, le=20, description="trainings after the first, each taught by the one before"
     )
     share: float = Field(0.5, gt=0, le=1, description="of the unlabelled tiles, the most certain")
+    warm_start: bool = Field(
+        False, description="a round begins with the networks of the one before, not anew"
+    )
+    join_rounds: bool = Field(
+        False, description="the model holds the networks of every round, not of the last alone"
+    )
 
 
 class EnsembleConfig(_Section):
@@ -242,6 +248,11 @@ class DistillConfig(_Section):
 class TrainConfig(_Section):
     """How long, how large, how precise."""
 
+    start_from: str | None = Field(
+        None,
+        description="a model file whose network the training begins with; {fold} stands for the "
+        "number of the fold",
+    )
     epochs: int = Field(20, ge=1)
     batch_size: int = Field(32, ge=1, description="tiles a step in each process")
     tiles_per_epoch: int | None = Field(None, ge=1, description="None: every training tile once")

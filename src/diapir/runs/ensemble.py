@@ -1,5 +1,6 @@
 """Makes an ensemble of finished runs: one file to predict with, its threshold chosen on all."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from diapir.models.modelfile import ModelCard, save_model
 from diapir.progress import counting
 from diapir.runs.folder import read_json
 from diapir.runs.out_of_fold import has_out_of_fold, read_out_of_fold, run_models
+from diapir.runs.score import choose_masks
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,9 @@ def make_ensemble(
 
     With `data`, threshold, temperature and clean-up are chosen on out-of-fold predictions where
     every run has them for the same tiles; otherwise on the tiles that no network trained on and
-    that only picked thresholds before. Without `data`, a single run with folds keeps what it chose,
-    and for others the means are taken. Hold-out tiles choose nothing.
+    that only picked thresholds before; these are few, and a threshold that all recipes fix is kept.
+    Without `data`, a single run with folds keeps what it chose, and for others the means are taken.
+    Hold-out tiles choose nothing.
 
     Args:
         runs: Folders of runs, with folds or without, or model files.
@@ -154,13 +157,14 @@ def _choose(
     tiles = read_tiles(data, "train", progress=progress)
     if all(source.path.is_dir() and has_out_of_fold(source.path) for source in sources):
         chosen, probs = _out_of_fold(sources, tiles)
-        text = f"{len(chosen):,} out-of-fold tiles"
-    else:
-        chosen = _validation(tiles, cards)
-        probs = _predict(members, chosen, progress)
-        text = f"{len(chosen):,} validation tiles"
-    choice = choose(probs, chosen.truth)
-    return choice, choice.score, text
+        choice = choose(probs, chosen.truth)
+        return choice, choice.score, f"{len(chosen):,} out-of-fold tiles"
+    chosen = _validation(tiles, cards)
+    probs = _predict(members, chosen, progress)
+    fixed = {member.recipe.predict.threshold for member in members}
+    choice = choose_masks(probs, chosen, fixed.pop() if len(fixed) == 1 else None)
+    score = None if math.isnan(choice.score) else choice.score
+    return choice, score, f"{len(chosen):,} validation tiles"
 
 
 def _without_data(

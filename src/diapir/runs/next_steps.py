@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from diapir.config import SplitConfig
 from diapir.data.splits import Split
 from diapir.runs.folder import RunFolder
 
@@ -38,11 +39,7 @@ def after_training(
             f"diapir evaluate {model} --data {data_text}",
         ]
     if not len(split.val) and not len(split.holdout):
-        lines += [
-            "# every labelled tile trained this model, so nothing is left to score it; what its",
-            "# recipe reaches is told by a training with --folds 5. Pack it at half the size:",
-            f"diapir ensemble {model} --half --out salt.safetensors",
-        ]
+        lines += _packing(model)
     lines += [
         *_submission(model, data_text),
         "# masks of any images",
@@ -51,26 +48,39 @@ def after_training(
     return "\n".join(lines) + "\n"
 
 
-def after_rounds(folder: RunFolder, data: Path, places: Sequence[Path]) -> str:
+def after_rounds(folder: RunFolder, data: Path, places: Sequence[Path], split: SplitConfig) -> str:
     """Return the commands after several trainings that were joined.
 
     Args:
         folder: Of all.
         data: Of the trainings.
-        places: Run folders of the last round.
+        places: Run folders whose networks were joined.
+        split: Tells whether any tile is left to score them.
     """
-    lines = [
-        "# scores of each training of the last round",
-        *(f"diapir evaluate {_quoted(place)} --data {_quoted(data)}" for place in places),
-        *_submission(_quoted(folder.model), _quoted(data)),
-    ]
-    return "\n".join(lines) + "\n"
+    model, data_text = _quoted(folder.model), _quoted(data)
+    lines = []
+    if split.holdout > 0 or split.folds > 1:
+        lines += [
+            "# scores of each training that was joined",
+            *(f"diapir evaluate {_quoted(place)} --data {data_text}" for place in places),
+        ]
+    elif split.val == 0:
+        lines += _packing(model)
+    return "\n".join([*lines, *_submission(model, data_text)]) + "\n"
 
 
 def after_interrupted_rounds(folder: RunFolder, data: Path) -> str:
     """Return the command that goes on with several trainings."""
     again = f"diapir train --resume {_quoted(folder.path)} --data {_quoted(data)}"
     return f"# go on where it was interrupted\n{again}\n"
+
+
+def _packing(model: str) -> list[str]:
+    return [
+        "# every labelled tile trained this model, so nothing is left to score it; what its",
+        "# recipe reaches is told by a training with --folds 5. Pack it at half the size:",
+        f"diapir ensemble {model} --half --out salt.safetensors",
+    ]
 
 
 def _submission(model: str, data: str) -> list[str]:

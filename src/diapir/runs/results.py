@@ -107,11 +107,18 @@ def _keep_run(run: _Run, folder: Path) -> None:
     write_json(target.metrics, run.metrics)
     write_json(target.recipe, run.recipe)
     for name in _FIGURES:
-        source, copy = (run_folder.figures / f"{name}.png" for run_folder in (run.folder, target))
+        source, copy = _figure(run.folder, name), target.figures / f"{name}.png"
         if source.is_file():
             write_bytes_atomic(copy, source.read_bytes())
         else:
             copy.unlink(missing_ok=True)
+
+
+def _figure(folder: RunFolder, name: str) -> Path:
+    """Return where a figure lies; where trainings were joined, the last one has the curves."""
+    own = folder.figures / f"{name}.png"
+    parts = sorted(folder.path.glob(f"round-*/figures/{name}.png"))
+    return own if own.is_file() or not parts else parts[-1]
 
 
 def _holdout_score(run: _Run) -> float:
@@ -144,8 +151,8 @@ def _run_section(run: _Run, page_folder: Path) -> str:
         str(run.recipe["description"]) + ".",
         "",
         f"{tiles['train']:,} training, {tiles['val']:,} validation, {tiles['holdout']:,} hold-out "
-        f"tiles, stratified by {run.recipe['split']['stratify']}; {metrics['epochs']} epochs, "
-        f"threshold {metrics['threshold']:.2f}.",
+        f"tiles, stratified by {run.recipe['split']['stratify']}; {metrics['epochs']} epochs"
+        f"{_joined_trainings(metrics)}, threshold {metrics['threshold']:.2f}.",
         "",
         "```",
         metrics["command"],
@@ -166,6 +173,12 @@ def _run_section(run: _Run, page_folder: Path) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _joined_trainings(metrics: dict[str, Any]) -> str:
+    if "joined" not in metrics:
+        return ""
+    return f" in {metrics['trainings']} trainings, {metrics['joined']['networks']} networks joined"
 
 
 def _figure_lines(run: _Run, page_folder: Path) -> Iterator[str]:

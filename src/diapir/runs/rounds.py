@@ -1,8 +1,8 @@
 """Several trainings from one recipe: an encoder after the other, a round after the other.
 
 `ensemble.encoders` and `pseudo_labels.rounds` only say which ordinary trainings follow each other.
-Each leaves an ordinary run folder, `round-0-ENCODER` and so on; the networks of the last round are
-joined into one model.
+Each leaves an ordinary run folder, `round-0-ENCODER` and so on; the networks of the last round, or
+of all with `pseudo_labels.join_rounds`, are joined into one model.
 """
 
 from collections.abc import Callable
@@ -10,13 +10,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from diapir.config import Recipe, parse_recipe
 from diapir.errors import RunError
+from diapir.inference.evaluate import evaluate
 from diapir.io.atomic import write_text_atomic
+from diapir.io.tiles import read_tiles
+from diapir.metrics.calibration import scale_probs
+from diapir.models.maskrule import MaskRule
 from diapir.models.modelfile import library_versions, source_commit
 from diapir.runs.ensemble import EnsembleResult, make_ensemble
 from diapir.runs.evaluate import Judgement, evaluate_models
-from diapir.runs.folder import RunFolder, write_json
+from diapir.runs.folder import RunFolder, read_json, write_json
 from diapir.runs.machine import command_line, describe_machine
 from diapir.runs.next_steps import after_rounds
 
@@ -32,7 +39,8 @@ class RoundsResult:
 
     Args:
         results: Of every split of every training, in the order of training.
-        made: The networks of the last round, joined; None where a signal ended a training.
+        made: The networks of the last round, or of all, joined; None where a signal ended a
+            training.
         judged: The same on the hold-out; None without one, and where a signal ended a training.
     """
 
@@ -58,17 +66,21 @@ def train_rounds(
     """
     results: list[RunResult] = []
     teachers = recipe.pseudo_labels.models
-    places: list[Path] = []
+    joined: list[Path] = []
     for number in range(recipe.pseudo_labels.rounds + 1):
-        places = []
+        places: list[Path] = []
         for encoder in member_encoders(recipe):
             place = RunFolder(folder.path / f"round-{number}-{encoder}")
-            results += train(member_recipe(recipe, encoder, teachers), place)
+            start = recipe.train.start_from
+            if number and recipe.pseudo_labels.warm_start:
+                start = last_of(folder.path / f"round-{number - 1}-{encoder}", recipe)
+            results += train(member_recipe(recipe, encoder, teachers, start), place)
             if results[-1].interrupted is not None:
                 return RoundsResult(results)
             places.append(place.path)
         teachers = tuple(model for place in places for model in teachers_in(place, recipe))
-    return _join(recipe, folder, data, results, places, progress)
+        joined = [*joined, *places] if recipe.pseudo_labels.join_rounds else places
+    return _join(recipe, folder, data, results, joined, progress)
 
 
 def member_encoders(recipe: Recipe) -> tuple[str, ...]:
@@ -76,18 +88,22 @@ def member_encoders(recipe: Recipe) -> tuple[str, ...]:
     return recipe.ensemble.encoders or (recipe.model.encoder,)
 
 
-def member_recipe(recipe: Recipe, encoder: str, teachers: tuple[str, ...]) -> Recipe:
+def member_recipe(
+    recipe: Recipe, encoder: str, teachers: tuple[str, ...], start: str | None
+) -> Recipe:
     """Return the recipe of one training.
 
     Args:
         recipe: Of all; `{encoder}` in `model.weights` stands for the encoder.
         encoder: Of this one.
         teachers: Of its pseudo-labels.
+        start: The model file that it begins with.
     """
     table: dict[str, Any] = recipe.model_dump(mode="json")
     weights = recipe.model.weights.replace("{encoder}", encoder)
     table["name"] = f"{recipe.name}-{encoder}"
     table["model"] |= {"encoder": encoder, "weights": weights}
+    table["train"] |= {"start_from": start}
     table["ensemble"] = {}
     table["pseudo_labels"] |= {"models": list(teachers), "rounds": 0}
     return parse_recipe(table, where=recipe.name)
@@ -106,6 +122,12 @@ def teachers_in(run: Path, recipe: Recipe) -> list[str]:
     common = set.intersection(*({file.name for file in fold.snapshots()} for fold in folds))
     names = [file.name for file in folds[0].snapshots() if file.name in common]
     return [str(run / "fold-{fold}" / name) for name in (*names, folds[0].model.name)]
+
+
+def last_of(run: Path, recipe: Recipe) -> str:
+    """Return the model file at the end of a run, for each fold its own."""
+    folder = RunFolder(run.resolve() / "fold-{fold}" if recipe.split.folds > 1 else run.resolve())
+    return str(folder.model)
 
 
 def check_one_device(devices: int | str, nodes: int) -> None:
@@ -133,15 +155,32 @@ def _join(
     places: list[Path],
     progress: bool,
 ) -> RoundsResult:
-    """Join the last round, score it on the hold-out that none of it has seen, and write it all."""
+    """Join the rounds that count, score them on tiles that none has seen, and write it all."""
     validated = recipe.split.folds > 1 or recipe.split.val > 0
     made = make_ensemble(places, folder.model, data=data if validated else None, progress=progress)
     judged = None
     if recipe.split.holdout > 0:
         judged = evaluate_models([folder.model], data, out=folder.path, progress=progress)
-    write_json(folder.metrics, _table(recipe, results, places, made, judged))
-    write_text_atomic(folder.next_steps, after_rounds(folder, data, places))
+    table = _table(recipe, results, places, made, judged)
+    table["val"] = _on_validation(recipe, data, results, places, made)
+    write_json(folder.metrics, table)
+    write_text_atomic(folder.next_steps, after_rounds(folder, data, places, recipe.split))
     return RoundsResult(results, made, judged)
+
+
+def _on_validation(
+    recipe: Recipe, data: Path, results: "list[RunResult]", places: list[Path], made: EnsembleResult
+) -> dict[str, Any] | None:
+    """Return the scores of the joined networks on the tiles that all of them validated on."""
+    if recipe.split.folds > 1 or recipe.split.val == 0:
+        return None
+    ids = read_json(RunFolder(places[-1]).split)["val"]
+    tiles = read_tiles(data, "train").select(ids)
+    joined = [result.val_probs for result in results if result.folder.path in places]
+    rule = MaskRule.from_json(made.rule)
+    mean: NDArray[np.float32] = np.mean(np.stack(joined), axis=0, dtype=np.float32)
+    probs = scale_probs(mean, rule.temperature)
+    return evaluate(probs, tiles, made.threshold, rule=rule).to_dict()
 
 
 def _table(
@@ -152,6 +191,7 @@ def _table(
     judged: Judgement | None,
 ) -> dict[str, Any]:
     joined = {**asdict(made), "path": made.path.name}
+    trained = [read_json(result.folder.metrics) for result in results]
     return {
         "recipe": recipe.name,
         "recipe_sha256": recipe.sha256(),
@@ -161,6 +201,8 @@ def _table(
         "joined": joined,
         "runs": [place.name for place in places],
         "trainings": len(results),
+        "epochs": sum(table["epochs"] for table in trained),
+        "tiles": trained[0]["tiles"],
         "training_seconds": round(sum(result.seconds for result in results), 1),
         "interrupted": None,
         "command": command_line(),
@@ -168,6 +210,5 @@ def _table(
         "data_fingerprint": "" if judged is None else judged.tiles.fingerprint(),
         "versions": library_versions(),
         "git": source_commit(),
-        "val": None,
         "holdout": None if judged is None else judged.found.to_dict(),
     }

@@ -62,7 +62,7 @@ def score_network(
     val_tiles, holdout_tiles = tiles.subset(val), tiles.subset(holdout)
     val_probs = predictor.predict_probs(val_tiles.images, val_tiles.z_feet)
     holdout_probs = predictor.predict_probs(holdout_tiles.images, holdout_tiles.z_feet)
-    choice = choose_masks(recipe, val_probs, val_tiles)
+    choice = choose_masks(val_probs, val_tiles, recipe.predict.threshold)
     threshold, rule = choice.threshold, choice.rule
     calibrated = [scale_probs(probs, rule.temperature) for probs in (val_probs, holdout_probs)]
     on_val, on_holdout = (
@@ -90,19 +90,18 @@ def _scorable(
     return split.val, split.holdout
 
 
-def choose_masks(recipe: Recipe, probs: NDArray[np.float32], tiles: Tiles) -> Choice:
+def choose_masks(probs: NDArray[np.float32], tiles: Tiles, fixed: float | None) -> Choice:
     """Return threshold and rule that are best on tiles that did not train; 0.5 without any.
 
     Args:
-        recipe: Its threshold is kept where it has one.
         probs: (N, H, W) probabilities of the tiles, not calibrated.
         tiles: Validation or out-of-fold tiles.
+        fixed: The recipe's threshold, which is kept where it has one; then nothing is cleaned up.
     """
-    own = recipe.predict.threshold
     if not len(tiles):
-        return Choice(own or 0.5, AS_THRESHOLDED, float("nan"))
-    found = choose(probs, tiles.truth, clean_up=own is None)
-    return found if own is None else replace(found, threshold=own, score=float("nan"))
+        return Choice(fixed or 0.5, AS_THRESHOLDED, float("nan"))
+    found = choose(probs, tiles.truth, clean_up=fixed is None)
+    return found if fixed is None else replace(found, threshold=fixed, score=float("nan"))
 
 
 def _card(

@@ -1,16 +1,19 @@
-"""Earlier models as teachers: masks for unlabelled tiles, and probabilities to learn from."""
+"""Earlier models as teachers: masks for unlabelled tiles, probabilities to learn from, a start."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from diapir.config import Recipe
 from diapir.data.splits import Split
-from diapir.errors import DataError
+from diapir.errors import DataError, ModelFileError
 from diapir.inference.predict import Predictor, load_predictor
 from diapir.io.tiles import Tiles, read_tiles
+from diapir.models.modelfile import ModelCard, load_model
+from diapir.models.unet import SaltNet
 from diapir.runs.evaluate import predict_with_bar
 
 
@@ -22,11 +25,13 @@ class Lessons:
         tiles: The labelled tiles, then those with pseudo-labels.
         split: Positions in `tiles`; pseudo-labelled ones only train.
         taught: (N, H, W) uint8 probabilities of all tiles times 255; None without distillation.
+        start: The weights that the training begins with; None: those of a new network.
     """
 
     tiles: Tiles
     split: Split
     taught: NDArray[np.uint8] | None
+    start: dict[str, Tensor] | None = None
 
 
 def ask_teachers(
@@ -44,8 +49,11 @@ def ask_teachers(
     Raises:
         DataError: A teacher has seen tiles that this split validates on or holds out, or there are
             no unlabelled tiles.
-        ModelFileError: A teacher is no usable model.
+        ModelFileError: A teacher is no usable model, or the one to begin with is another network.
     """
+    start = None
+    if recipe.train.start_from is not None:
+        start = _weights_of(recipe.train.start_from, tiles, split, recipe)
     if recipe.pseudo_labels.models:
         teacher = _load(recipe.pseudo_labels.models, tiles, split, "pseudo_labels.models")
         unlabelled = read_tiles(data, "test", progress=progress)
@@ -60,7 +68,7 @@ def ask_teachers(
         teacher = _load(recipe.distill.models, tiles, split, "distill.models")
         probs = predict_with_bar(teacher, tiles, progress, "Teachers")
         taught = np.rint(255 * probs).astype(np.uint8)
-    return Lessons(tiles, split, taught)
+    return Lessons(tiles, split, taught, start)
 
 
 def most_certain(probs: NDArray[np.float32], threshold: float, share: float) -> NDArray[np.intp]:
@@ -88,20 +96,47 @@ def most_certain(probs: NDArray[np.float32], threshold: float, share: float) -> 
 
 
 def _load(models: tuple[str, ...], tiles: Tiles, split: Split, where: str) -> Predictor:
-    fold = "" if split.fold is None else str(split.fold)
-    paths = [Path(model.replace("{fold}", fold)) for model in models]
+    paths = [_of_fold(model, split) for model in models]
     predictor, cards = load_predictor(paths)
-    val, holdout = ({tiles.ids[i] for i in part} for part in (split.val, split.holdout))
     for path, card in zip(paths, cards, strict=True):
-        trained = set(card.train_ids)
-        seen = (val & trained) | (holdout & (trained | set(card.val_ids)))
-        if seen:
-            raise DataError(
-                f"a teacher has seen {len(seen)} of the {len(val | holdout)} tiles that this "
-                "training validates on or holds out, so that their score would be too good",
-                where=f"{where}: {path}",
-                expected="models trained on the same split, or on other data",
-                mend="Give models of the same split.seed, shares and fold ({fold} in the path "
-                "stands for its number), or set split.holdout = 0 and split.val = 0.",
-            )
+        _check_unseen(path, card, tiles, split, where)
     return predictor
+
+
+def _weights_of(model: str, tiles: Tiles, split: Split, recipe: Recipe) -> dict[str, Tensor]:
+    path = _of_fold(model, split)
+    net, card = load_model(path)
+    _check_unseen(path, card, tiles, split, "train.start_from")
+    fresh = SaltNet(recipe.model.model_copy(update={"weights": "none", "freeze": "none"}))
+    shapes, wanted = (
+        {name: tuple(tensor.shape) for name, tensor in each.state_dict().items()}
+        for each in (net, fresh)
+    )
+    if shapes != wanted:
+        name = next(iter(sorted(shapes.items() ^ wanted.items())))[0]
+        raise ModelFileError(
+            f"this is another network than the recipe's: {name} differs",
+            where=f"train.start_from: {path}",
+            expected=f"a model with the recipe's [model], encoder {recipe.model.encoder}",
+            mend="Train with the recipe of that model, or begin with another one.",
+        )
+    return net.state_dict()
+
+
+def _of_fold(model: str, split: Split) -> Path:
+    return Path(model.replace("{fold}", "" if split.fold is None else str(split.fold)))
+
+
+def _check_unseen(path: Path, card: ModelCard, tiles: Tiles, split: Split, where: str) -> None:
+    val, holdout = ({tiles.ids[i] for i in part} for part in (split.val, split.holdout))
+    trained = set(card.train_ids)
+    seen = (val & trained) | (holdout & (trained | set(card.val_ids)))
+    if seen:
+        raise DataError(
+            f"a teacher has seen {len(seen)} of the {len(val | holdout)} tiles that this "
+            "training validates on or holds out, so that their score would be too good",
+            where=f"{where}: {path}",
+            expected="models trained on the same split, or on other data",
+            mend="Give models of the same split.seed, shares and fold ({fold} in the path "
+            "stands for its number), or set split.holdout = 0 and split.val = 0.",
+        )

@@ -105,9 +105,11 @@ def train_recipe(
     members = [recipe]
     if recipe.joins_trainings:
         check_one_device(hardware.devices, hardware.num_nodes)
-        members = [member_recipe(recipe, encoder, ()) for encoder in member_encoders(recipe)]
+        members = [member_recipe(recipe, encoder, (), None) for encoder in member_encoders(recipe)]
     for member in members if is_main_process() else ():
         _check_trainable(member, tiles)
+    if recipe.pseudo_labels.rounds:
+        _check_unlabelled(data)
     folder = _shared_folder(runs, recipe.name)
     if recipe.joins_trainings:
         return _train_rounds(tiles, recipe, folder, data, hardware)
@@ -247,6 +249,18 @@ def _check_trainable(recipe: Recipe, tiles: Tiles) -> None:
     SaltNet(recipe.model)
 
 
+def _check_unlabelled(data: Path) -> None:
+    """Raise where a round would find nothing to label, before there is a folder for it."""
+    try:
+        read_tiles(data, "test")
+    except DataError as error:
+        error.mend = (
+            "Put the unlabelled tiles there, or train without them: --set pseudo_labels.rounds=0 "
+            "--set train.max_minutes=42, or as long as you like."
+        )
+        raise
+
+
 def _leave_to_main_process() -> None:
     """End here in all processes but the first, which alone joins results and shows them."""
     if not is_main_process():
@@ -277,6 +291,7 @@ def _train_split(
             recipe,
             folder.path,
             taught=lessons.taught,
+            start=lessons.start,
             resume=resume,
             accelerator=hardware.accelerator,
             devices=hardware.devices,

@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from numpy.typing import NDArray
+from torch import Tensor
 
 from diapir.config import Recipe
 from diapir.data.datamodule import TileDataModule
@@ -82,6 +83,7 @@ def fit(
     run: Path,
     *,
     taught: NDArray[np.uint8] | None = None,
+    start: dict[str, Tensor] | None = None,
     resume: bool = False,
     accelerator: str = "auto",
     devices: int | str = "auto",
@@ -96,6 +98,7 @@ def fit(
         recipe: Everything else.
         run: Folder for checkpoints, history and logs; must exist.
         taught: (N, H, W) uint8 probabilities of all tiles times 255, from the recipe's teachers.
+        start: Weights of the whole network to begin with, in place of the recipe's encoder weights.
         resume: Go on from the last checkpoint of this folder.
         accelerator: Lightning's: 'auto', 'cpu', 'gpu'.
         devices: Lightning's: processes on a CPU, cards on a GPU machine.
@@ -117,7 +120,10 @@ def fit(
     callbacks += [stop, _last_checkpoint(run)]
     with _quiet(), stop:
         lightning.seed_everything(recipe.train.seed, verbose=False)
-        task = SaltTask(SaltNet(recipe.model), recipe, clock.progress)
+        net = SaltNet(recipe.model)
+        if start is not None:
+            net.load_state_dict(start)
+        task = SaltTask(net, recipe, clock.progress)
         trainer = _trainer(recipe, run, callbacks, accelerator, devices, num_nodes)
         failure: TrainingError | None = None
         try:
