@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from diapir.config import Recipe
 from diapir.errors import DataError, DeviceError, ModelFileError
 from diapir.inference.predict import PredictOptions, Predictor, load_predictor
+from diapir.models.maskrule import MaskRule
 from diapir.models.modelfile import ModelCard, save_model
 from diapir.models.unet import SaltNet
 
@@ -83,6 +84,20 @@ def test_batches_do_not_matter(
         Predictor([net]).predict_probs(images[k : k + 1], z_feet[k : k + 1])[0] for k in range(7)
     ]
     close(probs, alone)
+
+
+def test_masks_come_a_batch_at_a_time(tiny_recipe: Make, images: NDArray[np.uint8]) -> None:
+    predictor = Predictor([build(tiny_recipe())], batch_size=2, rule=MaskRule(1.3, min_body=3))
+    probs = predictor.predict_probs(images)
+    predictor.threshold = float(np.median(probs))
+    batches = list(predictor.stream_masks(images))
+    assert [len(masks) for masks in batches] == [
+        min(2, len(images) - k) for k in range(0, len(images), 2)
+    ]
+    found = np.concatenate(batches)
+    assert found.any()
+    assert not found.all()
+    assert np.array_equal(found, predictor.make_masks(probs))
 
 
 def test_no_tiles_give_no_probabilities(tiny_recipe: Make) -> None:

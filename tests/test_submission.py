@@ -8,7 +8,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from diapir.errors import RunError, SubmissionError
-from diapir.export.submission import KINDS, check_submission, write_submission
+from diapir.export.submission import (
+    KINDS,
+    check_submission,
+    write_run_lengths,
+    write_submission,
+)
 from diapir.io.csv_tables import read_rle_csv
 from diapir.io.rle import decode_rle
 
@@ -74,6 +79,12 @@ def test_what_cannot_be_valid_is_not_written(tmp_path, ids, masks, order, words)
         write_submission(file, ids, masks, order=order)
     assert file.read_text() == "before"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_each_tile_has_one_text(tmp_path):
+    with pytest.raises(SubmissionError, match="1 run-lengths for 2 ids"):
+        write_run_lengths(tmp_path / "s.csv", ["a", "b"], ["1 2"])
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_impossible_place_is_a_run_error(tmp_path):

@@ -18,7 +18,7 @@ from diapir.io.atomic import write_text_atomic
 from diapir.io.csv_tables import RLE_HEADER
 from diapir.io.rle import encode_rle_many
 
-__all__ = ["KINDS", "Problem", "check_submission", "write_submission"]
+__all__ = ["KINDS", "Problem", "check_submission", "write_run_lengths", "write_submission"]
 
 _UNFIT_FOR_CSV = re.compile(r'[\s,"\x00-\x1f]')
 
@@ -45,9 +45,31 @@ def write_submission(
         RunError: The place cannot be written.
     """
     _check_masks(ids, masks)
+    write_run_lengths(path, ids, encode_rle_many(masks), order=order)
+
+
+def write_run_lengths(
+    path: Path, ids: Sequence[str], texts: Sequence[str], *, order: Sequence[str] | None = None
+) -> None:
+    """Write a submission of masks that are encoded already, whole or not at all.
+
+    Args:
+        path: As of `write_submission`.
+        ids: As of `write_submission`.
+        texts: Their run-lengths, as `io.rle.encode_rle_many` gives them.
+        order: As of `write_submission`.
+
+    Raises:
+        SubmissionError: Numbers of ids and texts differ, a name is there twice or would break the
+            CSV, or `order` names other tiles.
+        RunError: The place cannot be written.
+    """
     _check_ids(ids)
-    texts = dict(zip(ids, encode_rle_many(masks), strict=True))
-    rows = _put_in_order(texts, ids if order is None else order)
+    if len(texts) != len(ids):
+        raise SubmissionError(
+            f"{len(texts)} run-lengths for {len(ids)} ids", mend="Give one for each id."
+        )
+    rows = _put_in_order(dict(zip(ids, texts, strict=True)), ids if order is None else order)
     write_text_atomic(path, "\n".join([",".join(RLE_HEADER), *rows, ""]))
 
 

@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
@@ -25,6 +26,7 @@ from diapir.inference.engine import (
     build_engine,
     has_fast_bf16,
     installed_backends,
+    pass_size,
 )
 from diapir.io.atomic import write_bytes_atomic
 from diapir.models.unet import SaltNet
@@ -37,8 +39,8 @@ MOST_FLIPPED = 0.002
 """Share of pixels that a faster engine may call otherwise than float32 does."""
 EXACT = 1e-4
 """Largest difference of logits of an exact engine, for logits up to 1, and in proportion above."""
-BATCHES = (4, 8, 16, 32)
-"""Sizes of batch that are tried."""
+BATCHES = (1, 2, 4, 8, 16, 32)
+"""Sizes of batch that are tried, those near `pass_size`."""
 
 _log = logging.getLogger(__name__)
 
@@ -60,12 +62,14 @@ def choose_engine(
         precision: 'float32' admits exact engines only.
     """
     shape = (int(images.shape[-2]), int(images.shape[-1]))
+    usual = pass_size(*shape)
     with torch.inference_mode():
-        wanted = build_engine(net, EngineChoice("eager", "float32"), *shape)(images, z_feet)
+        exact = build_engine(net, EngineChoice("eager", "float32", usual), *shape)
+        wanted = exact(images, z_feet)
     ready: dict[EngineChoice, Engine] = {}
     for choice in candidates(precision):
         try:
-            engine = build_engine(net, choice, *shape)
+            engine = build_engine(net, replace(choice, batch=usual), *shape)
             with torch.inference_mode():
                 found = engine(images, z_feet)
         except Exception as error:  # whatever another program raises: then it is not the one
@@ -73,13 +77,13 @@ def choose_engine(
             continue
         # torch itself stays: at this precision it is the network's own answer
         if choice.backend == "eager" or keeps_to(found, wanted, exact=precision == "float32"):
-            ready[choice] = engine
+            ready[engine.choice] = engine
     seconds = _seconds_a_tile(ready, images, z_feet)
     best = min(seconds, key=seconds.__getitem__)
     sizes = {
         EngineChoice(best.backend, best.precision, batch): ready[best]
         for batch in BATCHES
-        if batch <= len(images) and best.backend != "compile"
+        if usual // 4 <= batch <= min(2 * usual, len(images)) and best.backend != "compile"
     }
     engines = {best: ready[best]} | {
         choice: Engine(choice, engine.run) for choice, engine in sizes.items()

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diapir.config import TILE_SIZE
 from diapir.errors import RunError
 from diapir.inference.graphs import DEPTHS, IMAGES, logits_graph
 from diapir.models.unet import SaltNet
@@ -50,6 +51,18 @@ class EngineChoice:
     def as_dict(self) -> dict[str, str | int]:
         """Return it as plain values, for JSON."""
         return asdict(self)
+
+
+def pass_size(height: int, width: int) -> int:
+    """Return how many tiles of a size a CPU takes at once, so that they stay in its cache.
+
+    Sixteen of 101 x 101 pixels, as many pixels of larger ones, never more.
+
+    >>> pass_size(101, 101), pass_size(256, 256), pass_size(512, 512)
+    (16, 2, 1)
+    """
+    most = EngineChoice.batch
+    return min(most, max(1, most * TILE_SIZE**2 // (height * width)))
 
 
 class Engine:

@@ -20,6 +20,7 @@ from diapir.inference.engine import (
     build_engine,
     check_backend,
     has_fast_bf16,
+    pass_size,
 )
 from diapir.models.unet import SaltNet
 
@@ -75,7 +76,9 @@ class EnginePool:
             for number, net in enumerate(self._nets):
                 key = (number, height, width)
                 made = self._engines.get(key)
-                if made is None or (self._backend == "auto" and self._is_stopgap(made, work)):
+                if made is None or (
+                    self._backend == "auto" and self._is_stopgap(made, (height, width), work)
+                ):
                     depths = _depths_for(net, z_feet)
                     self._engines[key] = self._make(net, images, depths, work)
 
@@ -89,16 +92,16 @@ class EnginePool:
         """Return the engines in use, each once, in words."""
         return sorted({str(engine.choice) for engine in self._engines.values()})
 
-    def _is_stopgap(self, made: Engine, work: int) -> bool:
-        return made.choice == self._plain() and work >= WORTH_BUILDING
+    def _is_stopgap(self, made: Engine, shape: tuple[int, int], work: int) -> bool:
+        return made.choice == self._plain(shape) and work >= WORTH_BUILDING
 
     def _make(self, net: SaltNet, images: Tensor, z_feet: Tensor | None, work: int) -> Engine:
         shape = (int(images.shape[-2]), int(images.shape[-1]))
         if self._backend != "auto":
-            choice = EngineChoice(self._backend, self._named_precision())
+            choice = EngineChoice(self._backend, self._named_precision(), self._pass_size(shape))
             return build_engine(net, choice, *shape)
         if self.device.type != "cpu" or work < WORTH_BUILDING:
-            return build_engine(net, self._plain(), *shape)
+            return build_engine(net, self._plain(shape), *shape)
         memory = self._memory or Memory()
         key = memory_key(net, images.shape[1:], self._precision)
         known = memory.recall(key)
@@ -106,15 +109,17 @@ class EnginePool:
             try:
                 engine, seconds = choose_engine(net, images, z_feet, self._precision)
             except (RuntimeError, MemoryError):  # full memory: the pass itself will say what fits
-                return build_engine(net, self._plain(), *shape)
+                return build_engine(net, self._plain(shape), *shape)
             memory.remember(key, engine.choice, seconds)
             return engine
-        return build_engine(net, known or self._plain(), *shape)
+        return build_engine(net, known or self._plain(shape), *shape)
 
-    def _plain(self) -> EngineChoice:
+    def _plain(self, shape: tuple[int, int]) -> EngineChoice:
+        return EngineChoice("eager", self._precision, self._pass_size(shape))
+
+    def _pass_size(self, shape: tuple[int, int]) -> int:
         whole = 1 << 20  # a GPU takes what it gets at once
-        batch = EngineChoice.batch if self.device.type == "cpu" else whole
-        return EngineChoice("eager", self._precision, batch)
+        return pass_size(*shape) if self.device.type == "cpu" else whole
 
     def _named_precision(self) -> str:
         """Return what 'auto' means to a backend that was asked for by name."""

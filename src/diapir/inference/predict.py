@@ -2,7 +2,7 @@
 
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,8 +91,27 @@ class Predictor:
             DataError: A model wants depths and there are none.
             DeviceError: The device's memory is not enough; it names a batch that fits.
         """
-        probs, _ = self._predict(images, z_feet, advance)
+        probs, _ = self.predict_with_doubt(images, z_feet, advance=advance)
         return probs
+
+    def stream_masks(
+        self, images: NDArray[np.uint8], z_feet: NDArray[np.float32] | None = None
+    ) -> Iterator[NDArray[np.bool_]]:
+        """Yield the masks of a batch after the other; nothing of earlier ones is kept.
+
+        Args:
+            images: As in `predict_probs`.
+            z_feet: As in `predict_probs`.
+
+        Yields:
+            (B, H, W) masks of the next images, `batch_size` of them, fewer at the end.
+
+        Raises:
+            DataError: A model wants depths and there are none.
+            DeviceError: The device's memory is not enough; it names a batch that fits.
+        """
+        for mean, _ in self._batches(images, z_feet):
+            yield self.make_masks(mean)
 
     def predict_with_doubt(
         self,
@@ -116,26 +135,32 @@ class Predictor:
             DataError: A model wants depths and there are none.
             DeviceError: The device's memory is not enough; it names a batch that fits.
         """
-        return self._predict(images, z_feet, advance)
+        probs = np.empty(images.shape, np.float32)
+        apart = np.zeros(len(images))
+        start = 0
+        for mean, views in self._batches(images, z_feet):
+            done = slice(start, start := start + len(mean))
+            probs[done] = mean
+            if len(views) > 1:
+                apart[done] = tile_disagreement(views.cpu().numpy())
+            if advance is not None:
+                advance(len(mean))
+        return probs, apart
 
-    def _predict(
-        self,
-        images: NDArray[np.uint8],
-        z_feet: NDArray[np.float32] | None,
-        advance: Callable[[int], None] | None,
-    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    def _batches(
+        self, images: NDArray[np.uint8], z_feet: NDArray[np.float32] | None
+    ) -> Iterator[tuple[NDArray[np.float32], Tensor]]:
+        """Yield the probabilities (B, H, W) of the next images, and the views they average."""
         if self.needs_depth and z_feet is None:
             raise DataError(
                 "this model uses the depth of each tile, but the data has none",
                 expected="depths.csv (id,z) beside the images",
                 mend="Add the depths, or use a model trained without model.depth_channel.",
             )
-        probs = np.empty(images.shape, np.float32)
-        apart = np.zeros(len(images))
         if len(images):
             self._prepare_engines(images, z_feet)
-        started = time.perf_counter()
         for start in range(0, len(images), self.batch_size):
+            started = time.perf_counter()
             stop = start + self.batch_size
             depths = None if z_feet is None else torch.tensor(z_feet[start:stop])
             # a copy: the array may be read-only, which torch warns of
@@ -143,13 +168,9 @@ class Predictor:
             mean = torch.einsum("v,vbhw->bhw", self._view_weights(views), views)
             if self.rule.temperature != 1:
                 mean = torch.sigmoid(torch.logit(mean, 1e-6) / self.rule.temperature)
-            probs[start:stop] = mean.cpu().numpy()
-            if len(views) > 1:
-                apart[start:stop] = tile_disagreement(views.cpu().numpy())
-            if advance is not None:
-                advance(len(mean))
-        self.model_seconds += time.perf_counter() - started
-        return probs, apart
+            found: NDArray[np.float32] = mean.cpu().numpy()
+            self.model_seconds += time.perf_counter() - started
+            yield found, views
 
     def _prepare_engines(
         self, images: NDArray[np.uint8], z_feet: NDArray[np.float32] | None

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diapir.errors import DataError
-from diapir.export.submission import check_submission, write_submission
+from diapir.export.submission import check_submission, write_run_lengths
 from diapir.inference.blend import blend_sections
 from diapir.inference.predict import AS_TRAINED, PredictOptions, Predictor, load_predictor
 from diapir.io.atomic import write_bytes_atomic
@@ -18,11 +18,11 @@ from diapir.io.csv_tables import read_rle_csv
 from diapir.io.images import encode_png, read_grey, write_mask_png
 from diapir.io.layout import find_layout
 from diapir.io.lock import sole_writer
+from diapir.io.rle import encode_rle_many
 from diapir.io.sources import Source
 from diapir.io.tiles import read_tiles
 from diapir.models.packaged import models_or_packaged
 from diapir.progress import counting
-from diapir.runs.evaluate import predict_with_bar
 from diapir.runs.folder import write_json
 from diapir.runs.machine import command_line, describe_machine
 from diapir.runs.provenance import made_with
@@ -81,13 +81,17 @@ def _submit(
     files = models_or_packaged(models)
     digests = [sha256(path.read_bytes()).hexdigest() for path in files]
     tiles = read_tiles(data, "test", progress=progress)
-    masks = predictor.make_masks(predict_with_bar(predictor, tiles, progress))
-    write_submission(out, tiles.ids, masks, order=_sample_order(data, tiles.ids))
-    with_salt = int(masks.any(axis=(1, 2)).sum())
+    texts: list[str] = []  # all that is kept of the masks
+    with counting(len(tiles), "predicting", shown=progress) as advance:
+        for masks in predictor.stream_masks(tiles.images, tiles.z_feet):
+            texts += encode_rle_many(masks)
+            advance(len(masks))
+    write_run_lengths(out, tiles.ids, texts, order=_sample_order(data, tiles.ids))
+    with_salt = sum(text != "" for text in texts)
     result = SubmitResult(
         tiles=len(tiles),
         with_salt=with_salt,
-        problems=len(check_submission(out, tiles.ids, masks.shape[1:])),
+        problems=len(check_submission(out, tiles.ids, tiles.images.shape[1:])),
         seconds=round(time.perf_counter() - started, 3),
         model_seconds=round(predictor.model_seconds, 3),
         warning=None

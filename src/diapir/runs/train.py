@@ -255,8 +255,7 @@ def _check_unlabelled(data: Path) -> None:
         read_tiles(data, "test")
     except DataError as error:
         error.mend = (
-            "Put the unlabelled tiles there, or train without them: --set pseudo_labels.rounds=0 "
-            "--set train.max_minutes=42, or as long as you like."
+            "Put the unlabelled tiles there, or train without them: --set pseudo_labels.rounds=0."
         )
         raise
 
