@@ -97,14 +97,17 @@ def _table(one: Series) -> Table:
 
 
 def _submissions(setting: Setting) -> tuple[Series, Series]:
-    """Return seconds and peak memory of submissions of more and more tiles."""
+    """Return seconds of the faster of two submissions of more and more tiles, and peak memory."""
     model = small_model(setting.work, knows_balls=True)
     counts, seconds, peaks = setting.effort.counts, [], []
     for count in counts:
         data = draw_competition(setting.work / f"data-{count}", count)
-        took = submit_apart([model], data, setting.work / "submission.csv", setting.device)
-        seconds.append(took.seconds)
-        peaks.append(took.peak_mib)
+        both = [
+            submit_apart([model], data, setting.work / "submission.csv", setting.device)
+            for _ in range(2)  # the first may choose an engine, and writes a cache or two
+        ]
+        seconds.append(min(took.seconds for took in both))
+        peaks.append(max(took.peak_mib for took in both))
         shutil.rmtree(data)
     return (
         Series("a submission", "tiles", counts, seconds),

@@ -81,13 +81,10 @@ def gflop_of(net: nn.Module, inputs: Tensor, *, backward: bool = False) -> float
     Args:
         net: In any mode, which is kept.
         inputs: (B, C, H, W); what is counted is divided by B.
-        backward: Count the way back, too.
+        backward: Count the way back, too: as much again for the gradients of the features, and
+            as much for those of the weights. The counter of torch 2.15 takes the gradients of
+            depthwise convolutions for those of full ones.
     """
-    with FlopCounterMode(display=False) as counter:
-        if backward:
-            net(inputs).float().sum().backward()
-            net.zero_grad(set_to_none=True)
-        else:
-            with torch.no_grad():
-                net(inputs)
-    return counter.get_total_flops() / len(inputs) / 1e9
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(inputs)
+    return (3 if backward else 1) * counter.get_total_flops() / len(inputs) / 1e9

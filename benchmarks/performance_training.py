@@ -171,7 +171,10 @@ def measure_training(setting: Setting) -> Measured:
     for encoder in setting.effort.encoders:
         _compare_encoder(setting, encoder, found, shares)
     head = ["encoder", "loop", "GFLOP a tile", "tiles a second", "GFLOP/s", "share of the peak"]
-    note = "GFLOP of the network forwards and backwards, by torch.utils.flop_counter."
+    note = (
+        "GFLOP of the network forwards by torch.utils.flop_counter, times three: gradients of "
+        "features and of weights take as much each."
+    )
     found.tables.append(Table("Share of the machine's peak in training", head, shares, note))
     return found
 
