@@ -46,7 +46,7 @@ def test_learns_bright_salt(easy_tiles: Tiles, tiny_recipe: Make, tmp_path: Path
     scores = [row["val_score"] for row in found.history]
     assert max(scores) > 0.85
     assert scores[0] < max(scores)
-    assert found.history[found.best_epoch]["val_score"] == max(scores)
+    assert found.history[found.best_epoch - 1]["val_score"] == max(scores)
     assert found.history[-1]["train_loss"] < 0.5 * found.history[0]["train_loss"]
     assert not found.net.training
     assert found.interrupted is None
@@ -56,7 +56,7 @@ def test_history_is_a_table_on_disk(easy_tiles: Tiles, tiny_recipe: Make, tmp_pa
     found = train(easy_tiles, tiny_recipe(train__epochs=3, train__validate_every=2), tmp_path)
     with (tmp_path / "history.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert [int(row["epoch"]) for row in rows] == [0, 1, 2]
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
     assert [row["val_score"] == "" for row in rows] == [True, False, True]
     assert float(rows[1]["val_score"]) == found.history[1]["val_score"]
     assert all(float(row["lr"]) == 0.01 for row in rows)
@@ -95,7 +95,7 @@ def test_select_best_and_last(
     best = train(easy_tiles, tiny_recipe(train__epochs=3), tmp_path / "best")
     last = train(easy_tiles, tiny_recipe(train__epochs=3, train__select="last"), tmp_path / "last")
     two = train(easy_tiles, tiny_recipe(train__epochs=2, train__select="last"), tmp_path / "two")
-    assert (best.best_epoch, last.best_epoch, two.best_epoch) == (1, 2, 1)
+    assert (best.best_epoch, last.best_epoch, two.best_epoch) == (2, 3, 2)
     assert same_weights(best, two)
     assert not same_weights(best, last)
 
@@ -114,10 +114,10 @@ def test_without_validation_the_last_weights_are_kept(
     easy_tiles: Tiles, tiny_recipe: Make, tmp_path: Path
 ) -> None:
     none = train(easy_tiles, tiny_recipe(split__val=0.0), tmp_path / "none")
-    assert none.best_epoch == 1
+    assert none.best_epoch == 2
     assert not any(name.startswith("val_") for row in none.history for name in row)
     rare = train(easy_tiles, tiny_recipe(train__validate_every=9), tmp_path / "rare")
-    assert rare.best_epoch == 1
+    assert rare.best_epoch == 2
 
 
 def test_tiles_are_small_first(easy_tiles: Tiles, tiny_recipe: Make, tmp_path: Path) -> None:
@@ -149,11 +149,11 @@ def test_early_stopping_waits_for_its_patience(
     recipe = tiny_recipe(train__epochs=6, train__early_stopping=2)
     found = train(easy_tiles, recipe, tmp_path / "best")
     assert len(found.history) == 4
-    assert found.best_epoch == 1
+    assert found.best_epoch == 2
     recipe = tiny_recipe(train__epochs=6, train__early_stopping=2, train__select="last")
     found = train(easy_tiles, recipe, tmp_path / "last")
     assert len(found.history) == 4
-    assert found.best_epoch == 3
+    assert found.best_epoch == 4
 
 
 def test_early_stopping_counts_from_the_first_score(
@@ -390,7 +390,7 @@ def test_the_bar_of_a_training_that_ends_early_says_how_far_it_came(
     last = capfd.readouterr().err.splitlines()[-1]
     assert len(found.history) < 60
     assert f"{len(found.history)} of 60 epochs  best " in last
-    assert f"(epoch {found.best_epoch + 1})" in last
+    assert f"(epoch {found.best_epoch})" in last
 
 
 # --- snapshots of a rate that restarts

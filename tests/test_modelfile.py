@@ -166,7 +166,9 @@ def test_missing_file(tmp_path: Path) -> None:
 
 
 def test_folder_is_no_file(tmp_path: Path) -> None:
-    refused(tmp_path, "cannot be read as safetensors")
+    refused(tmp_path, "this is a folder", "of a run folder")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    refused(tmp_path, "this is a folder", f"Give {tmp_path / 'model.safetensors'}")
 
 
 class Bomb:

@@ -89,9 +89,12 @@ def test_a_training_says_what_it_began_with(
     assert rows["recipe SHA-256"] == recipe.sha256()
     assert {"data SHA-256", "seed", "torch", "metrics holdout_score"} <= set(rows)
     monkeypatch.setattr(modelfile, "_COMMIT", "second")
+    monkeypatch.setattr("sys.argv", ["diapir", "train", "--resume", "RUN"])
     resume_run(folder.path, tmp_path / "data", hardware)
     assert read_card(folder.model).git == "first, then second"
-    assert read_json(folder.metrics)["git"] == "first, then second"
+    metrics = read_json(folder.metrics)
+    assert metrics["git"] == "first, then second"
+    assert metrics["command"] == start["command"]
     folder.starts.write_text('{"starts": 3}', encoding="utf-8")
     with pytest.raises(RunError, match="damaged"):
         folder.commits()

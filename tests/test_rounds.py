@@ -198,6 +198,7 @@ def test_a_round_can_begin_where_the_one_before_ended_and_all_are_joined(
         assert torch.equal(starts[1][name], tensor)
     metrics = table(folder / "metrics.json")
     assert metrics["joined"]["networks"] == 2
+    assert metrics["data_fingerprint"] == read_tiles(data, "train").fingerprint()
     assert metrics["threshold"] == 0.5  # the recipe's, not one that few tiles chose
     assert metrics["epochs"] == sum(
         table(result.folder.metrics)["epochs"] for result in results[:-1]

@@ -188,7 +188,7 @@ def test_report_stands_alone(finished: tuple[Recipe, RunResult]) -> None:
 def test_history_has_a_row_for_each_epoch(finished: tuple[Recipe, RunResult]) -> None:
     with (finished[1].folder.path / "history.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert [int(row["epoch"]) for row in rows] == [0, 1, 2, 3]
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4]
     assert {"train_loss", "train_score", "val_loss", "val_score", "val_iou", "seconds"} <= {
         *rows[0]
     }
@@ -547,7 +547,7 @@ def test_two_processes_train_folds_into_one_folder(
         assert table(folder / fold / "metrics.json")["epochs"] == 2
         with (folder / fold / "history.csv").open(encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        assert [row["epoch"] for row in rows] == ["0", "1"]
+        assert [row["epoch"] for row in rows] == ["1", "2"]
         # both processes count together: 40 tiles of a fold, so tenths of fortieths
         hits = 400 * float(rows[-1]["val_score"])
         assert hits == pytest.approx(round(hits), abs=1e-3)

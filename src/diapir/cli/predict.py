@@ -37,7 +37,7 @@ def predict(
     from diapir.inference.predict import PredictOptions
     from diapir.runs.predict import predict_images
 
-    count = predict_images(
+    found = predict_images(
         files,
         source,
         out,
@@ -46,4 +46,4 @@ def predict(
         options=PredictOptions(flip, threshold, batch_size, device, precision, engine),
         progress=not quiet,
     )
-    typer.echo(f"{count:,} images predicted into {out}")
+    typer.echo(f"{found.images:,} images predicted into {out}, {found.with_salt:,} with salt")

@@ -309,6 +309,14 @@ def _unreadable(path: Path, error: Exception) -> ModelFileError:
             where=path,
             mend="Give the model.safetensors of a run folder, or train one with 'diapir train'.",
         )
+    if path.is_dir():
+        inside = path / "model.safetensors"
+        return ModelFileError(
+            "this is a folder, not a model file",
+            where=path,
+            expected="a .safetensors file written by Diapir",
+            mend=f"Give {inside}." if inside.is_file() else "Give the model file of a run folder.",
+        )
     return broken(path, f"it cannot be read as safetensors ({error})")
 
 

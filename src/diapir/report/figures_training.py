@@ -42,12 +42,13 @@ def training_curves(
     """Return score, accuracy and loss over epochs for training and validation, and the rate.
 
     Args:
-        history: One row an epoch with ``epoch`` (from 0, drawn as it is) and any of
+        history: One row an epoch with ``epoch`` (drawn as it is) and any of
             ``train_score``, ``val_score``, ``train_accuracy``, ``val_accuracy``, ``train_loss``,
             ``val_loss``, ``lr``. A value that is missing, None or not a number leaves a gap that
             the line bridges; a panel without any value is left out.
         chosen_epoch: The epoch whose weights are kept; marked through all panels.
-        stages: Epoch from which a stage of the loss begins -> its name; epoch 0 is not marked.
+        stages: Epoch from which a stage of the loss begins -> its name; the first epoch is
+            not marked.
 
     Raises:
         ValueError: The history is empty or holds none of these values.
@@ -68,14 +69,15 @@ def training_curves(
             ax.set_ylim(top=1.0)
     if with_rate:
         _draw_rate(axes[-1], history)
-    _mark_epochs(list(axes), stages or {}, chosen_epoch)
+    first, last = (int(_value(history[k], "epoch")) for k in (0, -1))
+    later = [epoch for epoch in stages or {} if epoch > first]
+    _mark_epochs(list(axes), stages or {}, first, chosen_epoch)
     axes[-1].set_xlabel("epoch", fontsize=FONT, color=INK)
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    first, last = (int(_value(history[k], "epoch")) for k in (0, -1))
     axes[-1].set_xlim(first - 0.5, last + 0.5)
     legend(
         figure,
-        _training_handles(history, chosen_epoch, stages or {}),
+        _training_handles(history, chosen_epoch, new_stages=bool(later)),
         loc="outside upper center",
         ncols=4,
     )
@@ -234,17 +236,19 @@ def _draw_rate(ax: Axes, history: Sequence[Mapping[str, float | None]]) -> None:
     ax.set_ylim(min(bottom, low / 1.25), max(top, high * 1.25))
 
 
-def _mark_epochs(axes: Sequence[Axes], stages: Mapping[int, str], chosen: int | None) -> None:
+def _mark_epochs(
+    axes: Sequence[Axes], stages: Mapping[int, str], first: int, chosen: int | None
+) -> None:
     for ax in axes:
         for epoch in stages:
-            if epoch > 0:
+            if epoch > first:
                 ax.axvline(epoch - 0.5, color=QUIET, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         if chosen is not None:
             ax.axvline(chosen, color=INK, linewidth=1.2, zorder=1)
     for epoch, name in stages.items():
         axes[0].annotate(
             name,
-            (max(epoch - 0.5, 0), 1.0),
+            (max(epoch - 0.5, first), 1.0),
             xycoords=("data", "axes fraction"),
             xytext=(0, 3),
             textcoords="offset points",
@@ -269,7 +273,7 @@ def _write_beside(ax: Axes, place: int, text: str, points: int) -> None:
 
 
 def _training_handles(
-    history: Sequence[Mapping[str, float | None]], chosen: int | None, stages: Mapping[int, str]
+    history: Sequence[Mapping[str, float | None]], chosen: int | None, *, new_stages: bool
 ) -> list[Line2D]:
     handles = []
     keys = [key for key, *_ in _PANELS]
@@ -279,7 +283,7 @@ def _training_handles(
         handles.append(line_handle(_VAL, "validation", linewidth=2, marker="o", markersize=4))
     if chosen is not None:
         handles.append(line_handle(INK, f"chosen epoch ({chosen})", linewidth=1.2))
-    if any(epoch > 0 for epoch in stages):
+    if new_stages:
         handles.append(line_handle(QUIET, "new stage of the loss", linestyle=(0, (4, 3))))
     return handles
 

@@ -151,6 +151,15 @@ class RunFolder:
             return None
         return ", then ".join(str(git or "not from a source tree") for git in found)
 
+    def first_command(self) -> str | None:
+        """Return the command that began the training, not one that resumed it.
+
+        Raises:
+            RunError: The file is damaged.
+        """
+        commands = (start.get("command") for start in self._read_starts())
+        return next((str(command) for command in commands if command), None)
+
     def _read_starts(self) -> list[dict[str, Any]]:
         if not self.starts.is_file():
             return []

@@ -49,6 +49,19 @@ class SubmitResult:
     warning: str | None
 
 
+@dataclass(frozen=True)
+class PredictResult:
+    """What `predict_images` predicted.
+
+    Args:
+        images: Number of images.
+        with_salt: Those in which salt is predicted.
+    """
+
+    images: int
+    with_salt: int
+
+
 def submit(
     models: Sequence[Path],
     data: Path,
@@ -125,8 +138,8 @@ def predict_images(
     probs: bool = False,
     options: PredictOptions = AS_TRAINED,
     progress: bool = True,
-) -> int:
-    """Predict images of any sizes and write a PNG for each; return how many there were.
+) -> PredictResult:
+    """Predict images of any sizes and write a PNG for each.
 
     Args:
         models: Model files; their probabilities are averaged. None: the packaged model.
@@ -159,9 +172,9 @@ def _predict_files(
     probs: bool,
     options: PredictOptions,
     progress: bool,
-) -> int:
+) -> PredictResult:
     layout = find_layout(source, "test")
-    count = 0
+    count, with_salt = 0, 0
     with layout.source, counting(len(layout.images), "predicting", shown=progress) as advance:
         for names, images in _same_sized(layout.source, layout.images, options.batch_size):
             found = blend_sections(images, predictor.predict_probs)
@@ -173,8 +186,9 @@ def _predict_files(
                     levels = np.round(values * 65535).astype(np.uint16)
                     write_bytes_atomic(out / "probs" / f"{name}.png", encode_png(levels))
             count += len(names)
+            with_salt += int(salt.any(axis=(1, 2)).sum())
             advance(len(names))
-    return count
+    return PredictResult(count, with_salt)
 
 
 def _same_sized(

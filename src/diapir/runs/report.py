@@ -253,7 +253,7 @@ def _stages(recipe: Recipe, history: Sequence[dict[str, float]]) -> dict[int, st
     names: dict[int, str] = {}
     for row in history:
         epoch = int(row["epoch"])
-        name = _stage_name(recipe.loss.stage_at(epoch, row["progress"]))
+        name = _stage_name(recipe.loss.stage_at(epoch - 1, row["progress"]))
         if name not in names.values():
             names[epoch] = name
     return names

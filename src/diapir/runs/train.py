@@ -303,7 +303,7 @@ def _train_split(
         fitted.net.to("cuda" if on_card else "cpu")
         result = _finish(tiles, split, recipe, folder, data, fitted)
         if fitted.failure is not None:
-            kept = f"The model of epoch {fitted.best_epoch + 1} is kept in {folder.model}."
+            kept = f"The model of epoch {fitted.best_epoch} is kept in {folder.model}."
             fitted.failure.mend = f"{fitted.failure.mend} {kept}"
             raise fitted.failure
         return fitted, [result]
@@ -337,7 +337,7 @@ def _finish(
     together = [p for p in (*together, scored.val_probs) if len(p) == len(scored.val_probs)]
     val, holdout, card = scored.val, scored.holdout, scored.card
     save_model(folder.model, fitted.net, card)
-    write_json(folder.metrics, _metrics_table(recipe, split, fitted, scored))
+    write_json(folder.metrics, _metrics_table(recipe, split, folder, fitted, scored))
     shown, index = (holdout, split.holdout) if holdout else (val, split.val)
     pictured = (shown, tiles.subset(index), scored.shown_probs)
     save_data_figures(tiles, folder.figures)
@@ -359,7 +359,7 @@ def _finish(
 
 
 def _metrics_table(
-    recipe: Recipe, split: Split, fitted: FitResult, scored: Scored
+    recipe: Recipe, split: Split, folder: RunFolder, fitted: FitResult, scored: Scored
 ) -> dict[str, Any]:
     val, holdout, card = scored.val, scored.holdout, scored.card
     return {
@@ -373,7 +373,7 @@ def _metrics_table(
         "training_seconds": round(fitted.seconds, 1),
         "interrupted": fitted.interrupted,
         "tiles": {part: len(getattr(split, part)) for part in ("train", "val", "holdout")},
-        "command": command_line(),
+        "command": folder.first_command() or command_line(),
         "machine": describe_machine(),
         "data_fingerprint": card.data_fingerprint,
         "versions": card.versions,

@@ -74,7 +74,8 @@ def _largest(trainer: lightning.Trainer, *values: float) -> list[float]:
 class Journal(lightning.Callback):
     """Writes a row an epoch to `history.csv`, keeps the best weights, stops when nothing improves.
 
-    As long as there is no score, the last weights count as the best.
+    As long as there is no score, the last weights count as the best. Epochs count from 1, here and
+    wherever they are shown; 0 stands for none.
 
     Args:
         run: The run folder.
@@ -85,27 +86,27 @@ class Journal(lightning.Callback):
     def __init__(self, run: Path, config: TrainConfig, clock: Clock) -> None:
         self.run, self.config, self.clock = run, config, clock
         self.rows: list[dict[str, float]] = []
-        self.kept_epoch = -1
-        self.best_epoch, self.best_score = -1, -1.0
+        self.kept_epoch = 0
+        self.best_epoch, self.best_score = 0, -1.0
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Close the epoch: read the metrics, write the row, keep the weights."""
-        row: dict[str, float] = {"epoch": trainer.current_epoch}
+        row: dict[str, float] = {"epoch": trainer.current_epoch + 1}
         row |= {"lr": max(group["lr"] for group in trainer.optimizers[0].param_groups)}
         row |= pl_module.pop_metrics("train") | pl_module.pop_metrics("val")
         row["progress"] = round(self.clock.progress(), 4)
         row["seconds"] = round(self.clock.seconds, 2)
         self.rows.append(row)
         for logger in trainer.loggers:
-            logger.log_metrics(row, trainer.current_epoch)
+            logger.log_metrics(row, trainer.current_epoch + 1)
         self._keep(trainer, pl_module, row)
 
     def _keep(self, trainer: lightning.Trainer, task: SaltTask, row: dict[str, float]) -> None:
-        score, epoch = row.get("val_score"), trainer.current_epoch
+        score, epoch = row.get("val_score"), trainer.current_epoch + 1
         better = score is not None and score > self.best_score
         if score is not None and better:
             self.best_epoch, self.best_score = epoch, score
-        if better or self.config.select == "last" or self.best_epoch < 0:
+        if better or self.config.select == "last" or self.best_epoch == 0:
             if trainer.is_global_zero:
                 _write_weights(self.run / BEST_FILE, task)
             self.kept_epoch = epoch
@@ -258,7 +259,7 @@ class ProgressBar(lightning.Callback):
         self.bar.update(self.task, completed=self.clock.progress(), status=status)
 
     def _best(self) -> str:
-        return f"  best {self.journal.best_score:.3f}" if self.journal.best_epoch >= 0 else ""
+        return f"  best {self.journal.best_score:.3f}" if self.journal.best_epoch > 0 else ""
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Leave the full bar on the screen, with what the training came to."""
@@ -272,13 +273,13 @@ class ProgressBar(lightning.Callback):
         self.bar.stop()
 
     def _show_end(self, trainer: lightning.Trainer) -> None:
-        best = self._best() and f"{self._best()} (epoch {self.journal.best_epoch + 1})"
+        best = self._best() and f"{self._best()} (epoch {self.journal.best_epoch})"
         status = f"{len(self.journal.rows)} of {trainer.max_epochs} epochs{best}"
         self.bar.update(self.task, status=status)
 
     def print_row(self, row: dict[str, float]) -> None:
         """Print an epoch above the bar."""
-        parts = [f"epoch {int(row['epoch']) + 1:>3}"]
+        parts = [f"epoch {int(row['epoch']):>3}"]
         for stage in ("train", "val"):
             if f"{stage}_loss" in row:
                 loss, score = row[f"{stage}_loss"], row[f"{stage}_score"]

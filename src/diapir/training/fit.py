@@ -61,7 +61,7 @@ class FitResult:
         snapshots: The networks of earlier cycles of the rate, oldest first, as `net` is.
         history: A row an epoch: epoch, lr, train_* and val_* metrics, progress (the share
             of the training that is over), seconds.
-        best_epoch: Counted from 0.
+        best_epoch: Counted from 1, as in the history.
         seconds: Wall time, resumed parts added up.
         interrupted: Number of the signal that ended it early, if one did.
         failure: What ended it, where the weights of an earlier epoch are good.

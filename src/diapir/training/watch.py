@@ -26,7 +26,7 @@ class Divergence(lightning.Callback):
         """Look at the losses so far; the journal has run before."""
         stages = pl_module.recipe.loss
         rows = [row for row in self.rows() if "train_loss" in row]
-        kinds = [stages.stage_at(int(row["epoch"]), row.get("progress", 0.0)) for row in rows]
+        kinds = [stages.stage_at(int(row["epoch"]) - 1, row.get("progress", 0.0)) for row in rows]
         # losses of another kind are no measure of these
         losses = [
             row["train_loss"] for row, kind in zip(rows, kinds, strict=True) if kind == kinds[-1]
