@@ -73,7 +73,7 @@ def train_rounds(
             place = RunFolder(folder.path / f"round-{number}-{encoder}")
             start = recipe.train.start_from
             if number and recipe.pseudo_labels.warm_start:
-                start = last_of(folder.path / f"round-{number - 1}-{encoder}", recipe)
+                *_, start = teachers_in(folder.path / f"round-{number - 1}-{encoder}", recipe)
             results += train(member_recipe(recipe, encoder, teachers, start), place)
             if results[-1].interrupted is not None:
                 return RoundsResult(results)
@@ -110,9 +110,10 @@ def member_recipe(
 
 
 def teachers_in(run: Path, recipe: Recipe) -> list[str]:
-    """Return the models of a finished run as teachers: each fold learns from its own ones alone.
+    """Return the models of a finished run as teachers, its last one at the end.
 
-    The other folds' networks have seen the tiles that this fold validates on.
+    Each fold learns from its own ones alone: the other folds' networks have seen the tiles that
+    this fold validates on.
     """
     run = run.resolve()
     if recipe.split.folds == 1:
@@ -122,12 +123,6 @@ def teachers_in(run: Path, recipe: Recipe) -> list[str]:
     common = set.intersection(*({file.name for file in fold.snapshots()} for fold in folds))
     names = [file.name for file in folds[0].snapshots() if file.name in common]
     return [str(run / "fold-{fold}" / name) for name in (*names, folds[0].model.name)]
-
-
-def last_of(run: Path, recipe: Recipe) -> str:
-    """Return the model file at the end of a run, for each fold its own."""
-    folder = RunFolder(run.resolve() / "fold-{fold}" if recipe.split.folds > 1 else run.resolve())
-    return str(folder.model)
 
 
 def check_one_device(devices: int | str, nodes: int) -> None:
