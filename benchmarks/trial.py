@@ -6,6 +6,7 @@ machine gave the process no processor do not count. Trials run in child
 processes, so that a crash or a hang inside a library is counted and not suffered.
 """
 
+import ctypes
 import json
 import multiprocessing
 import signal
@@ -22,6 +23,8 @@ from diapir.errors import DiapirError
 
 SECONDS, MEBIBYTES = 5.0, 512.0
 """What a trial may take."""
+
+LIBC = ctypes.CDLL(None)
 
 READ, REFUSED = "read", "refused"
 FAILURES = ("other error", "too slow", "too much memory", "crash")
@@ -241,8 +244,16 @@ def _alarm(seconds: float, clock: _Clock) -> Iterator[None]:
 
 
 def _peak_memory(*, after: bool = False) -> float:
-    """Return MiB of resident memory; the peak since the last call where `after` is set."""
+    """Return MiB of resident memory; the peak since the last call where `after` is set.
+
+    What the process has freed and not given back is given back first: a reader that fills it again
+    holds it, and the peak would not move.
+
+    Source: malloc_trim(3) of the GNU C library.
+    """
     if not after:
+        if hasattr(LIBC, "malloc_trim"):
+            LIBC.malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak
     wanted = "VmHWM:" if after else "VmRSS:"
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():

@@ -8,6 +8,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from ctypes import c_size_t, c_void_p, memset
 from functools import partial
 from pathlib import Path
 
@@ -82,6 +83,23 @@ def test_every_kind_of_failure_is_noticed() -> None:
     kinds = [outcome.kind for outcome in found]
     expected = ["read", "refused", "other error", "too slow", "too much memory", "crash", "read"]
     assert kinds == expected
+
+
+def test_memory_freed_before_a_trial_hides_nothing() -> None:
+    """A process that once held much keeps it resident under what was allocated last."""
+
+    def reads_after_a_feast(folder: Path, number: int) -> Iterator[trial.Outcome]:
+        malloc, free = trial.LIBC.malloc, trial.LIBC.free
+        malloc.restype, malloc.argtypes, free.argtypes = c_void_p, [c_size_t], [c_void_p]
+        blocks = [malloc(64 << 10) for _ in range(15_000)]  # small enough to come from the heap
+        for block in blocks:
+            memset(block, 1, 64 << 10)
+        malloc(64 << 10)
+        for block in blocks:
+            free(block)
+        yield trial.attempt("0", fill_memory)
+
+    assert [o.kind for o in trial.run_trials(1, reads_after_a_feast)] == ["too much memory"]
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.csv", "a.json", "a.bin"])
