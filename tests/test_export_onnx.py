@@ -37,7 +37,11 @@ def images(*shape: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shape", [(1, 101, 101), (4, 64, 96), (2, 203, 77)])
-@pytest.mark.parametrize("changes", [{}, {"resize_to": 128}, {"pad_mode": "none"}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"resize_to": 128}, {"also_resize_to": (113,), "pad_mode": "none"}],
+    ids=str,
+)
 def test_the_graph_takes_any_number_and_size(
     shape: tuple[int, ...], changes: dict[str, object], tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from diapir.config import ModelConfig, load_recipe
 from diapir.errors import RecipeError
 from diapir.models.blocks import ConvBlock, ScSE, Upsample
-from diapir.models.unet import DecoderBlock, Outputs, SaltNet
+from diapir.models.unet import DecoderBlock, Outputs, SaltNet, _at_tile_side
 
 SCRATCH = {"encoder": "scratch", "scratch_channels": (4, 8, 8), "decoder_channels": (8, 4)}
 
@@ -374,9 +374,22 @@ def test_padding_mirrors_and_is_cut_off_again() -> None:
 
 
 def test_tiles_are_enlarged_to_128() -> None:
-    net = build(resize_to=128)
-    assert net._resized(torch.rand(1, 1, 101, 101)).shape == (1, 1, 128, 128)
-    assert net._resized(torch.rand(1, 1, 202, 51)).shape == (1, 1, 256, 65)
+    assert _at_tile_side(torch.rand(1, 1, 101, 101), 128).shape == (1, 1, 128, 128)
+    assert _at_tile_side(torch.rand(1, 1, 202, 51), 128).shape == (1, 1, 256, 65)
+
+
+def test_a_trained_network_averages_its_logits_over_sizes() -> None:
+    net, plain = build(also_resize_to=[113, 128]), build()
+    plain.load_state_dict(net.state_dict())
+    images = torch.rand(2, 1, 101, 67)
+    at_sizes = []
+    for side in (None, 113, 128):
+        plain.resize_to = side
+        at_sizes.append(plain.eval()(images))
+    torch.testing.assert_close(net.eval()(images), torch.stack(at_sizes).mean(dim=0))
+    assert not torch.allclose(at_sizes[0], at_sizes[1], atol=1e-3)
+    # while it trains and is watched, one size is enough
+    torch.testing.assert_close(net.forward_all(images).logits, at_sizes[0])
 
 
 def test_mirrored_tile_gives_the_mirrored_answer_where_all_kernels_are_symmetric() -> None:

@@ -65,6 +65,12 @@ class ModelConfig(_Section):
     resize_to: int | None = Field(
         None, ge=32, le=1024, description="enlarge a 101-pixel tile to this; None keeps its size"
     )
+    also_resize_to: tuple[Annotated[int, Field(ge=32, le=1024)], ...] = Field(
+        (),
+        min_length=0,
+        max_length=8,
+        description="further such sides; a trained network averages its logits over all",
+    )
     pad_mode: Literal["reflect", "edge", "none"] = Field(
         "reflect", description="up to a multiple of the stride; 'none' lets odd sizes through"
     )

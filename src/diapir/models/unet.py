@@ -155,7 +155,7 @@ class SaltNet(nn.Module):
             self.autocast_encoder = self.autocast_decoder = dtype
 
     def forward(self, images: Tensor, z_feet: Tensor | None = None) -> Tensor:
-        """Return salt logits.
+        """Return salt logits; in evaluation mode the mean over all sizes of the recipe.
 
         Args:
             images: (B, 1, H, W) floating grey values in 0..1.
@@ -165,12 +165,22 @@ class SaltNet(nn.Module):
             (B, 1, H, W) float32 logits. With an empty-tile head a pixel is salt only if the tile
             holds any: its probability is the product of both.
         """
-        return self.forward_all(images, z_feet).final_logits
+        logits = self.forward_all(images, z_feet).final_logits
+        if self.training or not self.config.also_resize_to:
+            return logits
+        further = [
+            self._forward_at(images, z_feet, side).final_logits
+            for side in self.config.also_resize_to
+        ]
+        return torch.stack([logits, *further]).mean(dim=0)
 
     def forward_all(self, images: Tensor, z_feet: Tensor | None = None) -> Outputs:
         """Return every output that a loss may look at; arguments as in `forward`."""
+        return self._forward_at(images, z_feet, self.resize_to)
+
+    def _forward_at(self, images: Tensor, z_feet: Tensor | None, side: int | None) -> Outputs:
         size = (images.shape[-2], images.shape[-1])
-        x = self._resized(images)
+        x = _at_tile_side(images, side)
         inner = (x.shape[-2], x.shape[-1])
         x, (top, left) = self._padded(x)
         x = self._prepared(x, z_feet).contiguous(memory_format=torch.channels_last)
@@ -195,16 +205,6 @@ class SaltNet(nn.Module):
         if self.salt_head is not None:
             salt = self.salt_head(features[-1].float().mean(dim=(2, 3))).squeeze(1)
         return Outputs(on_images(logits), aux, salt)
-
-    def _resized(self, images: Tensor) -> Tensor:
-        if self.resize_to is None:
-            return images
-        # rounds in integers, which torch.export can follow for a size that is not known yet
-        height, width = (
-            max(1, (2 * side * self.resize_to + TILE_SIZE) // (2 * TILE_SIZE))
-            for side in images.shape[-2:]
-        )
-        return _resize(images, (height, width))
 
     def _padded(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         # below one stride even 'none' pads: some encoders would halve the tile away
@@ -259,6 +259,17 @@ def _decoder_channels(channels: tuple[int, ...], steps: int) -> tuple[int, ...]:
 
 def _autocast(x: Tensor, dtype: torch.dtype | None) -> torch.autocast:
     return torch.autocast(x.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def _at_tile_side(images: Tensor, tile_side: int | None) -> Tensor:
+    """Return images enlarged as a 101-pixel tile is that gets this side."""
+    if tile_side is None:
+        return images
+    # rounds in integers, which torch.export can follow for a size that is not known yet
+    height, width = (
+        max(1, (2 * side * tile_side + TILE_SIZE) // (2 * TILE_SIZE)) for side in images.shape[-2:]
+    )
+    return _resize(images, (height, width))
 
 
 def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
