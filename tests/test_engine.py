@@ -23,6 +23,7 @@ from diapir.inference.engine import (
     installed_backends,
 )
 from diapir.inference.engine_pool import EnginePool
+from diapir.inference.graphs import plain_copy
 from diapir.inference.predict import Predictor
 from diapir.models.unet import SaltNet
 
@@ -52,8 +53,9 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         {"depth_channel": True},
         {"resize_to": 64, "pad_mode": "edge"},
         {"pad_mode": "none", "upsampling": "transposed"},
+        {"also_resize_to": (128,)},
     ],
-    ids=["padded", "depth", "resized", "odd"],
+    ids=["padded", "depth", "resized", "odd", "sizes"],
 )
 def test_exact_engines_give_the_logits_of_the_network(
     backend: str, changes: dict[str, object]
@@ -64,7 +66,7 @@ def test_exact_engines_give_the_logits_of_the_network(
     z_feet = torch.linspace(100, 900, 5) if net.config.depth_channel else None
     with torch.inference_mode():
         wanted = net(images, z_feet)
-        engine = build_engine(net, EngineChoice(backend, "float32", batch=2), 37, 51)
+        engine = build_engine(net, EngineChoice(backend, "float32", batch=2), images)
         found = engine(images, z_feet)
     assert found.shape == wanted.shape
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
@@ -92,7 +94,7 @@ def test_precision_of_the_graph_does_not_follow_that_of_the_network() -> None:
     with torch.inference_mode():
         wanted = net(images)
         net.set_precision("bf16", "cpu")
-        engine = build_engine(net, EngineChoice("onnxruntime", "float32"), 37, 51)
+        engine = build_engine(net, EngineChoice("onnxruntime", "float32"), tiles())
         torch.testing.assert_close(engine(images), wanted, atol=1e-4, rtol=1e-4)
     assert net.autocast_encoder is torch.bfloat16  # and the network keeps its own
 
@@ -159,13 +161,15 @@ def test_the_fastest_is_chosen_and_a_broken_backend_is_passed_over(
     net, images = network(), tiles(8)
     built: list[str] = []
 
-    def build(net: SaltNet, choice: EngineChoice, height: int, width: int) -> Engine:
+    def build(
+        net: SaltNet, choice: EngineChoice, images: Tensor, z_feet: Tensor | None = None
+    ) -> Engine:
         built.append(choice.backend)
         if choice.backend == "onnxruntime":
             raise ValueError("a library of another world")
         if choice.backend == "openvino":  # wrong answers, however fast
             return Engine(choice, lambda x, z: torch.full_like(x, 9.0))
-        return build_engine(net, choice, height, width)
+        return build_engine(net, choice, images, z_feet)
 
     monkeypatch.setattr(choosing, "installed_backends", lambda device: list(engines.BACKENDS))
     monkeypatch.setattr(choosing, "build_engine", build)
@@ -180,18 +184,19 @@ def test_the_fastest_is_chosen_and_a_broken_backend_is_passed_over(
 def test_the_engine_that_was_measured_is_the_one_used(monkeypatch: pytest.MonkeyPatch) -> None:
     net, images = network(), tiles(4, 101, 101)
     with torch.inference_mode():
-        wanted = build_engine(net, EngineChoice("eager", "float32"), 101, 101)(images)
+        wanted = build_engine(net, EngineChoice("eager", "float32"), images)(images)
     built: list[str] = []
 
-    def build(net: SaltNet, choice: EngineChoice, height: int, width: int) -> Engine:
+    def build(
+        net: SaltNet, choice: EngineChoice, images: Tensor, z_feet: Tensor | None = None
+    ) -> Engine:
         built.append(choice.backend)
         if choice.backend == "openvino":  # right answers at once: the fastest of all
             return Engine(choice, lambda x, z: wanted[: len(x)])
-        return build_engine(net, choice, height, width)
+        return build_engine(net, choice, images, z_feet)
 
     monkeypatch.setattr(choosing, "installed_backends", lambda device: ["eager", "openvino"])
     monkeypatch.setattr(choosing, "build_engine", build)
-    monkeypatch.setattr("diapir.inference.engine_pool.build_engine", build)
     pool = EnginePool([net], precision="float32")
     pool.prepare(images, None, 5000)
     assert pool.describe()[0].startswith("openvino, float32")
@@ -199,6 +204,84 @@ def test_the_engine_that_was_measured_is_the_one_used(monkeypatch: pytest.Monkey
     assert torch.equal(pool(0, images, None), wanted)
     EnginePool([net], precision="float32").prepare(images, None, 5000)
     assert built[3:] == ["openvino"]  # remembered: built, not measured
+
+
+# --- int8
+
+
+def test_a_graph_in_int8_says_nearly_the_same() -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("openvino")
+    net, images = network(decoder_channels=(8,), depth_channel=True), tiles(24)
+    z_feet = torch.linspace(100, 900, 24)
+    with torch.inference_mode():
+        wanted = net(images, z_feet)
+        engine = build_engine(net, EngineChoice("openvino", "int8", 8), images, z_feet)
+        found = engine(images[:5], z_feet[:5])
+    apart = (found - wanted[:5]).abs().max()
+    assert 0 < apart < 0.1 * (wanted.max() - wanted.min())
+
+
+def test_int8_has_to_be_faster_by_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    low, integer = EngineChoice("openvino", "bf16"), EngineChoice("openvino", "int8")
+    assert choosing._fastest({low: 1.0, integer: 0.9}) == low
+    assert choosing._fastest({low: 1.0, integer: 0.8}) == integer
+    monkeypatch.setattr(choosing, "installed_backends", lambda device: list(engines.BACKENDS))
+    monkeypatch.setattr(choosing, "can_quantise", lambda: True)
+    assert integer in candidates("auto", int8=True)
+    assert integer not in candidates("auto")
+    monkeypatch.setattr(choosing, "can_quantise", lambda: False)
+    assert integer not in candidates("auto", int8=True)
+
+
+@pytest.fixture
+def quick_int8(monkeypatch: pytest.MonkeyPatch) -> list[Tensor | None]:
+    """An engine in int8 that is the fastest; its list holds what it answers, None: the truth."""
+    answers: list[Tensor | None] = [None]
+
+    def build(
+        net: SaltNet, choice: EngineChoice, images: Tensor, z_feet: Tensor | None = None
+    ) -> Engine:
+        if choice.precision == "int8":
+            with torch.inference_mode():
+                truth = plain_copy(net)(images)
+            given = answers[0] if answers[0] is not None else truth
+            return Engine(choice, lambda x, z: given[: len(x)])
+        if choice.backend == "openvino":
+            raise ValueError("in the way of this test")
+        return build_engine(net, choice, images, z_feet)
+
+    monkeypatch.setattr(choosing, "installed_backends", lambda device: ["eager", "openvino"])
+    monkeypatch.setattr(choosing, "can_quantise", lambda: True)
+    monkeypatch.setattr(choosing, "has_fast_bf16", lambda: False)
+    monkeypatch.setattr(choosing, "build_engine", build)
+    return answers
+
+
+def test_int8_is_for_much_work_and_not_for_exact_answers(quick_int8: list[Tensor | None]) -> None:
+    images = tiles(4, 101, 101)
+    for work, precision, expected in (
+        (choosing.WORTH_QUANTISING, "auto", True),
+        (choosing.WORTH_QUANTISING, "float32", False),
+        (choosing.WORTH_QUANTISING, "bf16", False),
+        (choosing.WORTH_QUANTISING - 1, "auto", False),
+    ):
+        pool = EnginePool([network()], precision=precision)
+        pool.prepare(images, None, work)
+        assert ("int8" in pool.describe()[0]) == expected, (work, precision)
+
+
+def test_remembered_int8_is_looked_at_on_other_tiles(quick_int8: list[Tensor | None]) -> None:
+    net, images = network(), tiles(4, 101, 101)
+    for answer, expected in ((None, True), (torch.full((4, 1, 101, 101), 99.0), False)):
+        quick_int8[0] = answer
+        pool = EnginePool([net])
+        pool.prepare(images, None, choosing.WORTH_QUANTISING)
+        assert ("int8" in pool.describe()[0]) == expected
+    quick_int8[0] = None
+    pool = EnginePool([net])
+    pool.prepare(images, None, choosing.WORTH_QUANTISING)
+    assert "int8" not in pool.describe()[0]  # once it failed, it is not tried again
 
 
 def test_choices_are_remembered_by_what_they_depend_on(own_cache: Path) -> None:
@@ -212,8 +295,9 @@ def test_choices_are_remembered_by_what_they_depend_on(own_cache: Path) -> None:
         memory_key(network(scse=True), (1, 37, 51), "auto"),
         memory_key(net, (1, 37, 52), "auto"),
         memory_key(net, (1, 37, 51), "float32"),
+        memory_key(net, (1, 37, 51), "auto", int8=True),
     ]
-    assert len({key, *others}) == 4
+    assert len({key, *others}) == 5
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"KEY": 3}', '{"KEY": {"choice": {"speed": 9}}}'])
@@ -239,11 +323,16 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
 
     def choose(
-        net: SaltNet, images: Tensor, z_feet: Tensor | None, precision: str
+        net: SaltNet,
+        images: Tensor,
+        z_feet: Tensor | None,
+        precision: str,
+        *,
+        int8: bool = False,
     ) -> tuple[Engine, dict[str, float]]:
         calls.append(len(images))
         choice = EngineChoice("eager", "float32", 3)
-        return build_engine(net, choice, 101, 101), {}
+        return build_engine(net, choice, images), {}
 
     monkeypatch.setattr("diapir.inference.engine_pool.choose_engine", choose)
     return calls
@@ -320,5 +409,5 @@ def test_openvino_leaves_the_stack_for_signals_alone() -> None:
     for _ in range(2):
         system.sigaltstack(None, ctypes.byref(stack))
         stacks.append((stack.sp, stack.size))
-        build_engine(network(), EngineChoice("openvino", "float32"), 37, 51)(tiles())
+        build_engine(network(), EngineChoice("openvino", "float32"), tiles())(tiles())
     assert stacks[0] == stacks[1]

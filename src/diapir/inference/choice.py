@@ -19,8 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diapir.config import TILE_SIZE
 from diapir.errors import RunError
 from diapir.inference.engine import (
+    INT8,
     Engine,
     EngineChoice,
     build_engine,
@@ -28,6 +30,7 @@ from diapir.inference.engine import (
     installed_backends,
     pass_size,
 )
+from diapir.inference.quantise import can_quantise
 from diapir.io.atomic import write_bytes_atomic
 from diapir.models.unet import SaltNet
 
@@ -35,18 +38,40 @@ WORTH_MEASURING = 2000
 """Tiles of 101 x 101, mirrored ones counted, from which measuring pays."""
 WORTH_BUILDING = 300
 """The same, from which building an engine pays that was measured before."""
+WORTH_QUANTISING = 8000
+"""The same, from which an engine in int8 pays: its steps are set on the tiles of every run."""
+INT8_GAIN = 1.2
+"""How many times as fast as the next it has to be, for answers that differ more."""
 MOST_FLIPPED = 0.002
 """Share of pixels that a faster engine may call otherwise than float32 does."""
 EXACT = 1e-4
 """Largest difference of logits of an exact engine, for logits up to 1, and in proportion above."""
 BATCHES = (1, 2, 4, 8, 16, 32)
 """Sizes of batch that are tried, those near `pass_size`."""
+_MEASURED, _QUANTISED = 8, 64
+"""Tiles that engines are measured on, and that the steps of int8 are set on."""
 
 _log = logging.getLogger(__name__)
 
 
+def work_of(tiles: int, height: int, width: int) -> int:
+    """Return an amount of work in tiles of 101 x 101 pixels."""
+    return tiles * height * width // TILE_SIZE**2
+
+
+def sample_size(tiles: int, height: int, width: int) -> int:
+    """Return how many tiles an engine is to be chosen on, before mirroring.
+
+    >>> sample_size(100, 101, 101), sample_size(18_000, 101, 101), sample_size(18_000, 202, 202)
+    (8, 64, 16)
+    """
+    if work_of(tiles, height, width) < WORTH_QUANTISING:
+        return _MEASURED
+    return max(_MEASURED, _QUANTISED * TILE_SIZE**2 // max(height * width, TILE_SIZE**2))
+
+
 def choose_engine(
-    net: SaltNet, images: Tensor, z_feet: Tensor | None, precision: str
+    net: SaltNet, images: Tensor, z_feet: Tensor | None, precision: str, *, int8: bool = False
 ) -> tuple[Engine, dict[str, float]]:
     """Return the fastest engine that keeps to the network's answers, and what was measured.
 
@@ -57,43 +82,65 @@ def choose_engine(
 
     Args:
         net: In evaluation mode.
-        images: (N, 1, H, W) some of the tiles that are to be predicted; 16 do.
+        images: (N, 1, H, W) some of the tiles that are to be predicted; 16 do, a hundred for int8.
         z_feet: (N,) their depths where the network has a depth channel.
         precision: 'float32' admits exact engines only.
+        int8: Try this, too.
     """
-    shape = (int(images.shape[-2]), int(images.shape[-1]))
-    usual = pass_size(*shape)
-    with torch.inference_mode():
-        exact = build_engine(net, EngineChoice("eager", "float32", usual), *shape)
-        wanted = exact(images, z_feet)
+    usual = pass_size(int(images.shape[-2]), int(images.shape[-1]))
+    few, depths = _spread(images, 2 * _MEASURED), _spread(z_feet, 2 * _MEASURED)
+    wanted = _exact_logits(net, few, depths)
+    wanted_of_all = _exact_logits(net, images, z_feet) if int8 else wanted
     ready: dict[EngineChoice, Engine] = {}
-    for choice in candidates(precision):
+    for choice in candidates(precision, int8=int8):
         try:
-            engine = build_engine(net, replace(choice, batch=usual), *shape)
+            engine = build_engine(net, replace(choice, batch=usual), images, z_feet)
             with torch.inference_mode():
-                found = engine(images, z_feet)
+                if choice.precision == INT8:  # looked at more closely
+                    keeps = keeps_to(engine(images, z_feet), wanted_of_all, exact=False)
+                else:
+                    keeps = keeps_to(engine(few, depths), wanted, exact=precision == "float32")
         except Exception as error:  # whatever another program raises: then it is not the one
             _log.debug("engine %s: %s", choice, error)
             continue
         # torch itself stays: at this precision it is the network's own answer
-        if choice.backend == "eager" or keeps_to(found, wanted, exact=precision == "float32"):
+        if choice.backend == "eager" or keeps:
             ready[engine.choice] = engine
-    seconds = _seconds_a_tile(ready, images, z_feet)
-    best = min(seconds, key=seconds.__getitem__)
+    seconds = _seconds_a_tile(ready, few, depths)
+    best = _fastest(seconds)
     sizes = {
         EngineChoice(best.backend, best.precision, batch): ready[best]
         for batch in BATCHES
-        if usual // 4 <= batch <= min(2 * usual, len(images)) and best.backend != "compile"
+        if usual // 4 <= batch <= min(2 * usual, len(few)) and best.backend != "compile"
     }
     engines = {best: ready[best]} | {
         choice: Engine(choice, engine.run) for choice, engine in sizes.items()
     }
-    by_batch = _seconds_a_tile(engines, images, z_feet)
+    by_batch = _seconds_a_tile(engines, few, depths)
     best = min(by_batch, key=by_batch.__getitem__)
     return engines[best], {str(choice): value for choice, value in (seconds | by_batch).items()}
 
 
-def candidates(precision: str) -> list[EngineChoice]:
+def remembered_engine(
+    net: SaltNet, choice: EngineChoice, images: Tensor, z_feet: Tensor | None
+) -> Engine | None:
+    """Return an engine chosen before; None where int8 does not keep to the answers on these tiles.
+
+    Args:
+        net: In evaluation mode.
+        choice: What was remembered.
+        images: As in `choose_engine`.
+        z_feet: As in `choose_engine`.
+    """
+    engine = build_engine(net, choice, images, z_feet)
+    if choice.precision != INT8:
+        return engine
+    wanted = _exact_logits(net, images, z_feet)
+    with torch.inference_mode():
+        return engine if keeps_to(engine(images, z_feet), wanted, exact=False) else None
+
+
+def candidates(precision: str, *, int8: bool = False) -> list[EngineChoice]:
     """Return what is worth trying on a CPU.
 
     torch.compile is left out: it takes a minute to compile and has never been the fastest
@@ -105,9 +152,30 @@ def candidates(precision: str) -> list[EngineChoice]:
     for backend in installed_backends("cpu"):
         if backend == "openvino" and low:
             found.append(EngineChoice(backend, "bf16"))
+        if backend == "openvino" and int8 and can_quantise():
+            found.append(EngineChoice(backend, INT8))
         if backend in ("openvino", "onnxruntime") and high:
             found.append(EngineChoice(backend, "float32"))
     return found
+
+
+def _fastest(seconds: dict[EngineChoice, float]) -> EngineChoice:
+    def cost(choice: EngineChoice) -> float:
+        return seconds[choice] * (INT8_GAIN if choice.precision == INT8 else 1.0)
+
+    return min(seconds, key=cost)
+
+
+def _exact_logits(net: SaltNet, images: Tensor, z_feet: Tensor | None) -> Tensor:
+    usual = pass_size(int(images.shape[-2]), int(images.shape[-1]))
+    exact = build_engine(net, EngineChoice("eager", "float32", usual), images)
+    with torch.inference_mode():
+        return exact(images, z_feet)
+
+
+def _spread(values: Any, count: int) -> Any:
+    """Return some of a tensor's rows, from all of its length."""
+    return values if values is None else values[:: max(1, len(values) // count)][:count]
 
 
 def keeps_to(found: Tensor, wanted: Tensor, *, exact: bool) -> bool:
@@ -173,13 +241,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diapir"
 
 
-def memory_key(net: SaltNet, shape: Sequence[int], precision: str) -> str:
+def memory_key(net: SaltNet, shape: Sequence[int], precision: str, *, int8: bool = False) -> str:
     """Return what a choice depends on, as a short name: another machine or version, another key."""
     device = next(net.parameters()).device
     facts = {
         "network": net.config.model_dump(mode="json"),
         "shape": list(shape),
         "precision": precision,
+        "int8": int8,
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "backends": installed_backends(device.type),

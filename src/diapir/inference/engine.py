@@ -21,12 +21,15 @@ from torch import Tensor
 from diapir.config import TILE_SIZE
 from diapir.errors import RunError
 from diapir.inference.graphs import DEPTHS, IMAGES, logits_graph
+from diapir.inference.quantise import int8_graph
 from diapir.models.unet import SaltNet
 
 BACKENDS = ("eager", "compile", "openvino", "onnxruntime")
 """What can compute a network."""
 PRECISIONS = ("auto", "float32", "bf16")
 """Of the convolutions: 'float32' is exact, 'bf16' is fast, 'auto' whichever is faster here."""
+INT8 = "int8"
+"""What measuring may choose beside them: it takes tiles to set the steps of the integers by."""
 
 _Run = Callable[[Tensor, Tensor | None], Tensor]
 
@@ -37,7 +40,7 @@ class EngineChoice:
 
     Args:
         backend: One of `BACKENDS`.
-        precision: One of `PRECISIONS`.
+        precision: One of `PRECISIONS`, or `INT8` with OpenVINO.
         batch: Tiles a forward pass, mirrored ones counted.
     """
 
@@ -143,15 +146,19 @@ def check_backend(name: str, device: str = "cpu") -> None:
         )
 
 
-def build_engine(net: SaltNet, choice: EngineChoice, height: int, width: int) -> Engine:
+def build_engine(
+    net: SaltNet, choice: EngineChoice, images: Tensor, z_feet: Tensor | None = None
+) -> Engine:
     """Return a network made ready for tiles of one size.
 
     Args:
         net: In evaluation mode. `eager` uses this very one and sets its precision.
         choice: Backend, precision and batch.
-        height: Of the tiles, in pixels.
-        width: Of the tiles, in pixels.
+        images: (N, 1, H, W) float32 in 0..1, some of the tiles; their size counts, and for `INT8`
+            their values, of a hundred or so.
+        z_feet: (N,) their depths, where the network has a depth channel.
     """
+    height, width = int(images.shape[-2]), int(images.shape[-1])
     if choice.backend == "eager":
         device = next(net.parameters()).device
         net.set_precision(choice.precision, device.type)
@@ -159,6 +166,8 @@ def build_engine(net: SaltNet, choice: EngineChoice, height: int, width: int) ->
     if choice.backend == "compile":
         return Engine(choice, _compiled(net, choice.precision), whole_batches=True)
     graph = logits_graph(net, height, width)
+    if choice.precision == INT8:
+        graph = int8_graph(graph, images, z_feet)
     return engine_of_graph(graph, choice)
 
 
@@ -184,6 +193,7 @@ def _compiled(net: SaltNet, precision: str) -> _Run:
 
 
 def _openvino(graph: bytes, precision: str) -> _Run:
+    # what a graph of integers leaves to floats may be bf16, too
     settings = {
         "INFERENCE_PRECISION_HINT": "f32" if precision == "float32" else "bf16",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),

@@ -9,9 +9,12 @@ from diapir.errors import RunError
 from diapir.inference.choice import (
     WORTH_BUILDING,
     WORTH_MEASURING,
+    WORTH_QUANTISING,
     Memory,
     choose_engine,
     memory_key,
+    remembered_engine,
+    work_of,
 )
 from diapir.inference.engine import (
     PRECISIONS,
@@ -23,8 +26,6 @@ from diapir.inference.engine import (
     pass_size,
 )
 from diapir.models.unet import SaltNet
-
-_TILE = 101 * 101
 
 
 class EnginePool:
@@ -66,12 +67,13 @@ class EnginePool:
         """Make every network ready for tiles of this size.
 
         Args:
-            images: (N, 1, H, W) some of the tiles, on the device of the networks.
+            images: (N, 1, H, W) some of the tiles, on the device of the networks; twice
+                `choice.sample_size` of them, if there are as many.
             z_feet: (N,) their depths, where a network has a depth channel.
             tiles: How many are going to come, mirrored ones counted.
         """
         height, width = int(images.shape[-2]), int(images.shape[-1])
-        work = tiles * height * width // _TILE
+        work = work_of(tiles, height, width)
         with self._building:
             for number, net in enumerate(self._nets):
                 key = (number, height, width)
@@ -99,20 +101,27 @@ class EnginePool:
         shape = (int(images.shape[-2]), int(images.shape[-1]))
         if self._backend != "auto":
             choice = EngineChoice(self._backend, self._named_precision(), self._pass_size(shape))
-            return build_engine(net, choice, *shape)
+            return build_engine(net, choice, images)
+        plain = self._plain(shape)
         if self.device.type != "cpu" or work < WORTH_BUILDING:
-            return build_engine(net, self._plain(shape), *shape)
+            return build_engine(net, plain, images)
         memory = self._memory or Memory()
-        key = memory_key(net, images.shape[1:], self._precision)
+        int8 = self._precision == "auto" and work >= WORTH_QUANTISING
+        key = memory_key(net, images.shape[1:], self._precision, int8=int8)
         known = memory.recall(key)
-        if known is None and work >= WORTH_MEASURING:
-            try:
-                engine, seconds = choose_engine(net, images, z_feet, self._precision)
-            except (RuntimeError, MemoryError):  # full memory: the pass itself will say what fits
-                return build_engine(net, self._plain(shape), *shape)
-            memory.remember(key, engine.choice, seconds)
+        engine = None if known is None else remembered_engine(net, known, images, z_feet)
+        if engine is not None:
             return engine
-        return build_engine(net, known or self._plain(shape), *shape)
+        if work < WORTH_MEASURING:
+            return build_engine(net, plain, images)
+        # what is known by now is int8 that does not suit these tiles
+        int8 = int8 and known is None
+        try:
+            engine, seconds = choose_engine(net, images, z_feet, self._precision, int8=int8)
+        except (RuntimeError, MemoryError):  # full memory: the pass itself will say what fits
+            return build_engine(net, plain, images)
+        memory.remember(key, engine.choice, seconds)
+        return engine
 
     def _plain(self, shape: tuple[int, int]) -> EngineChoice:
         return EngineChoice("eager", self._precision, self._pass_size(shape))
