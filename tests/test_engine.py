@@ -1,6 +1,7 @@
 """Engines agree with the network, are chosen by measurement, and say what is missing."""
 
 import ctypes
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,16 +15,25 @@ from diapir.config import ModelConfig
 from diapir.errors import RunError
 from diapir.inference import choice as choosing
 from diapir.inference import engine as engines
-from diapir.inference.choice import Memory, candidates, choose_engine, keeps_to, memory_key
+from diapir.inference import quantise
+from diapir.inference.choice import (
+    WORTH_QUANTISING,
+    Memory,
+    candidates,
+    choose_engine,
+    keeps_to,
+    memory_key,
+)
 from diapir.inference.engine import (
     Engine,
     EngineChoice,
     build_engine,
     check_backend,
+    engine_of_graph,
     installed_backends,
 )
 from diapir.inference.engine_pool import EnginePool
-from diapir.inference.graphs import plain_copy
+from diapir.inference.graphs import logits_graph, plain_copy
 from diapir.inference.predict import Predictor
 from diapir.models.unet import SaltNet
 
@@ -66,7 +76,7 @@ def test_exact_engines_give_the_logits_of_the_network(
     z_feet = torch.linspace(100, 900, 5) if net.config.depth_channel else None
     with torch.inference_mode():
         wanted = net(images, z_feet)
-        engine = build_engine(net, EngineChoice(backend, "float32", batch=2), images)
+        engine = build_engine(net, EngineChoice(backend, "float32", batch=2), 37, 51)
         found = engine(images, z_feet)
     assert found.shape == wanted.shape
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
@@ -94,7 +104,7 @@ def test_precision_of_the_graph_does_not_follow_that_of_the_network() -> None:
     with torch.inference_mode():
         wanted = net(images)
         net.set_precision("bf16", "cpu")
-        engine = build_engine(net, EngineChoice("onnxruntime", "float32"), tiles())
+        engine = build_engine(net, EngineChoice("onnxruntime", "float32"), 37, 51)
         torch.testing.assert_close(engine(images), wanted, atol=1e-4, rtol=1e-4)
     assert net.autocast_encoder is torch.bfloat16  # and the network keeps its own
 
@@ -161,15 +171,13 @@ def test_the_fastest_is_chosen_and_a_broken_backend_is_passed_over(
     net, images = network(), tiles(8)
     built: list[str] = []
 
-    def build(
-        net: SaltNet, choice: EngineChoice, images: Tensor, z_feet: Tensor | None = None
-    ) -> Engine:
+    def build(net: SaltNet, choice: EngineChoice, height: int, width: int) -> Engine:
         built.append(choice.backend)
         if choice.backend == "onnxruntime":
             raise ValueError("a library of another world")
         if choice.backend == "openvino":  # wrong answers, however fast
             return Engine(choice, lambda x, z: torch.full_like(x, 9.0))
-        return build_engine(net, choice, images, z_feet)
+        return build_engine(net, choice, height, width)
 
     monkeypatch.setattr(choosing, "installed_backends", lambda device: list(engines.BACKENDS))
     monkeypatch.setattr(choosing, "build_engine", build)
@@ -184,19 +192,18 @@ def test_the_fastest_is_chosen_and_a_broken_backend_is_passed_over(
 def test_the_engine_that_was_measured_is_the_one_used(monkeypatch: pytest.MonkeyPatch) -> None:
     net, images = network(), tiles(4, 101, 101)
     with torch.inference_mode():
-        wanted = build_engine(net, EngineChoice("eager", "float32"), images)(images)
+        wanted = build_engine(net, EngineChoice("eager", "float32"), 101, 101)(images)
     built: list[str] = []
 
-    def build(
-        net: SaltNet, choice: EngineChoice, images: Tensor, z_feet: Tensor | None = None
-    ) -> Engine:
+    def build(net: SaltNet, choice: EngineChoice, height: int, width: int) -> Engine:
         built.append(choice.backend)
         if choice.backend == "openvino":  # right answers at once: the fastest of all
             return Engine(choice, lambda x, z: wanted[: len(x)])
-        return build_engine(net, choice, images, z_feet)
+        return build_engine(net, choice, height, width)
 
     monkeypatch.setattr(choosing, "installed_backends", lambda device: ["eager", "openvino"])
     monkeypatch.setattr(choosing, "build_engine", build)
+    monkeypatch.setattr("diapir.inference.engine_pool.build_engine", build)
     pool = EnginePool([net], precision="float32")
     pool.prepare(images, None, 5000)
     assert pool.describe()[0].startswith("openvino, float32")
@@ -204,84 +211,6 @@ def test_the_engine_that_was_measured_is_the_one_used(monkeypatch: pytest.Monkey
     assert torch.equal(pool(0, images, None), wanted)
     EnginePool([net], precision="float32").prepare(images, None, 5000)
     assert built[3:] == ["openvino"]  # remembered: built, not measured
-
-
-# --- int8
-
-
-def test_a_graph_in_int8_says_nearly_the_same() -> None:
-    pytest.importorskip("onnx")
-    pytest.importorskip("openvino")
-    net, images = network(decoder_channels=(8,), depth_channel=True), tiles(24)
-    z_feet = torch.linspace(100, 900, 24)
-    with torch.inference_mode():
-        wanted = net(images, z_feet)
-        engine = build_engine(net, EngineChoice("openvino", "int8", 8), images, z_feet)
-        found = engine(images[:5], z_feet[:5])
-    apart = (found - wanted[:5]).abs().max()
-    assert 0 < apart < 0.1 * (wanted.max() - wanted.min())
-
-
-def test_int8_has_to_be_faster_by_far(monkeypatch: pytest.MonkeyPatch) -> None:
-    low, integer = EngineChoice("openvino", "bf16"), EngineChoice("openvino", "int8")
-    assert choosing._fastest({low: 1.0, integer: 0.9}) == low
-    assert choosing._fastest({low: 1.0, integer: 0.8}) == integer
-    monkeypatch.setattr(choosing, "installed_backends", lambda device: list(engines.BACKENDS))
-    monkeypatch.setattr(choosing, "can_quantise", lambda: True)
-    assert integer in candidates("auto", int8=True)
-    assert integer not in candidates("auto")
-    monkeypatch.setattr(choosing, "can_quantise", lambda: False)
-    assert integer not in candidates("auto", int8=True)
-
-
-@pytest.fixture
-def quick_int8(monkeypatch: pytest.MonkeyPatch) -> list[Tensor | None]:
-    """An engine in int8 that is the fastest; its list holds what it answers, None: the truth."""
-    answers: list[Tensor | None] = [None]
-
-    def build(
-        net: SaltNet, choice: EngineChoice, images: Tensor, z_feet: Tensor | None = None
-    ) -> Engine:
-        if choice.precision == "int8":
-            with torch.inference_mode():
-                truth = plain_copy(net)(images)
-            given = answers[0] if answers[0] is not None else truth
-            return Engine(choice, lambda x, z: given[: len(x)])
-        if choice.backend == "openvino":
-            raise ValueError("in the way of this test")
-        return build_engine(net, choice, images, z_feet)
-
-    monkeypatch.setattr(choosing, "installed_backends", lambda device: ["eager", "openvino"])
-    monkeypatch.setattr(choosing, "can_quantise", lambda: True)
-    monkeypatch.setattr(choosing, "has_fast_bf16", lambda: False)
-    monkeypatch.setattr(choosing, "build_engine", build)
-    return answers
-
-
-def test_int8_is_for_much_work_and_not_for_exact_answers(quick_int8: list[Tensor | None]) -> None:
-    images = tiles(4, 101, 101)
-    for work, precision, expected in (
-        (choosing.WORTH_QUANTISING, "auto", True),
-        (choosing.WORTH_QUANTISING, "float32", False),
-        (choosing.WORTH_QUANTISING, "bf16", False),
-        (choosing.WORTH_QUANTISING - 1, "auto", False),
-    ):
-        pool = EnginePool([network()], precision=precision)
-        pool.prepare(images, None, work)
-        assert ("int8" in pool.describe()[0]) == expected, (work, precision)
-
-
-def test_remembered_int8_is_looked_at_on_other_tiles(quick_int8: list[Tensor | None]) -> None:
-    net, images = network(), tiles(4, 101, 101)
-    for answer, expected in ((None, True), (torch.full((4, 1, 101, 101), 99.0), False)):
-        quick_int8[0] = answer
-        pool = EnginePool([net])
-        pool.prepare(images, None, choosing.WORTH_QUANTISING)
-        assert ("int8" in pool.describe()[0]) == expected
-    quick_int8[0] = None
-    pool = EnginePool([net])
-    pool.prepare(images, None, choosing.WORTH_QUANTISING)
-    assert "int8" not in pool.describe()[0]  # once it failed, it is not tried again
 
 
 def test_choices_are_remembered_by_what_they_depend_on(own_cache: Path) -> None:
@@ -328,11 +257,11 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         z_feet: Tensor | None,
         precision: str,
         *,
-        int8: bool = False,
+        quantised: Engine | None = None,
     ) -> tuple[Engine, dict[str, float]]:
         calls.append(len(images))
         choice = EngineChoice("eager", "float32", 3)
-        return build_engine(net, choice, images), {}
+        return build_engine(net, choice, 101, 101), {}
 
     monkeypatch.setattr("diapir.inference.engine_pool.choose_engine", choose)
     return calls
@@ -409,5 +338,118 @@ def test_openvino_leaves_the_stack_for_signals_alone() -> None:
     for _ in range(2):
         system.sigaltstack(None, ctypes.byref(stack))
         stacks.append((stack.sp, stack.size))
-        build_engine(network(), EngineChoice("openvino", "float32"), tiles())(tiles())
+        build_engine(network(), EngineChoice("openvino", "float32"), 37, 51)(tiles())
     assert stacks[0] == stacks[1]
+
+
+# --- int8
+
+
+def test_a_graph_in_int8_says_nearly_the_same() -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("openvino")
+    net, images = network(decoder_channels=(8,), depth_channel=True), tiles(24)
+    z_feet = torch.linspace(100, 900, 24)
+    graph = quantise.int8_graph(logits_graph(net, 37, 51), images, z_feet)
+    with torch.inference_mode():
+        wanted = net(images, z_feet)[:5]
+        found = engine_of_graph(graph, EngineChoice("openvino", "int8"))(images[:5], z_feet[:5])
+    assert 0 < (found - wanted).abs().max() < 0.1 * (wanted.max() - wanted.min())
+
+
+def test_int8_has_to_be_faster_by_far() -> None:
+    low, integer = EngineChoice("openvino", "bf16"), EngineChoice("openvino", "int8")
+    assert choosing._fastest({low: 1.0, integer: 0.9}) == low
+    assert choosing._fastest({low: 1.0, integer: 0.8}) == integer
+
+
+class Integers:
+    """What stands for the library: how often it was asked, and by how much its answers are off."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked, self.off, self.broken = 0, 0.0, False
+        monkeypatch.setattr(quantise, "can_quantise", lambda: True)
+        monkeypatch.setattr(quantise, "int8_graph", self.quantise)
+        monkeypatch.setattr(quantise, "engine_of_graph", self.run)
+        monkeypatch.setattr(choosing, "installed_backends", lambda device: ["eager"])
+
+    def quantise(self, graph: bytes, images: Tensor, z_feet: Tensor | None) -> bytes:
+        if self.broken:
+            raise ValueError("a library of another world")
+        self.asked += 1
+        return b"graph" + bytes([self.off > 0])
+
+    def run(self, graph: bytes, choice: EngineChoice) -> Engine:
+        if not graph.startswith(b"graph"):
+            raise ValueError("no graph")
+        plain, off = plain_copy(network()), 99.0 * graph[-1]
+        with torch.inference_mode():
+            answers = plain(tiles(4, 101, 101)) + off
+        return Engine(choice, lambda x, z: answers[: len(x)])
+
+
+@pytest.fixture
+def integers(monkeypatch: pytest.MonkeyPatch) -> Integers:
+    """int8 that is the fastest, and right."""
+    return Integers(monkeypatch)
+
+
+def described(work: int, precision: str = "auto", images: Tensor | None = None) -> str:
+    pool = EnginePool([network()], precision=precision)
+    pool.prepare(tiles(4, 101, 101) if images is None else images, None, work)
+    return pool.describe()[0]
+
+
+def test_int8_is_for_much_work_and_not_for_exact_answers(integers: Integers) -> None:
+    assert "int8" in described(WORTH_QUANTISING)
+    assert "int8" not in described(WORTH_QUANTISING, "float32")
+    assert "int8" not in described(WORTH_QUANTISING, "bf16")
+    assert "int8" not in described(WORTH_QUANTISING - 1)
+    assert integers.asked == 1
+
+
+def test_graphs_in_int8_are_kept_with_their_tiles(integers: Integers, own_cache: Path) -> None:
+    assert "int8" in described(WORTH_QUANTISING)
+    assert "int8" in described(WORTH_QUANTISING)
+    assert integers.asked == 1
+    (kept,) = (own_cache / "int8").glob("*.onnx")
+    kept.write_bytes(b"torn")
+    assert "int8" in described(WORTH_QUANTISING)  # made again
+    assert integers.asked == 2
+    integers.off = 1.0
+    others = tiles(4, 101, 101).flip(3)
+    assert "int8" not in described(WORTH_QUANTISING, images=others)  # other tiles, looked at anew
+    assert integers.asked == 3
+    assert "int8" not in described(WORTH_QUANTISING)  # that is remembered for this network
+    assert integers.asked == 3
+
+
+def test_int8_that_cannot_be_had_is_passed_over(
+    integers: Integers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    integers.broken = True
+    assert described(WORTH_QUANTISING).startswith("eager")
+    monkeypatch.setattr(quantise, "can_quantise", lambda: False)
+    assert quantise.int8_engine(network(), 16, tiles(), None) is None
+
+
+def test_the_newest_graphs_are_kept(tmp_path: Path) -> None:
+    kept = quantise.KeptGraphs(tmp_path / "int8", most=2)
+    for number, key in enumerate("abc"):
+        kept.write(key, key.encode())
+        os.utime(tmp_path / "int8" / f"{key}.onnx", (number, number))
+    assert [kept.read(key) for key in "abc"] == [None, b"b", b"c"]
+    (tmp_path / "file").write_text("")
+    quantise.KeptGraphs(tmp_path / "file").write("a", b"a")  # no error
+
+
+def test_steps_follow_graph_and_tiles() -> None:
+    images, z_feet = tiles(3), torch.ones(3)
+    keys = {
+        quantise.graph_key(b"a", images, None),
+        quantise.graph_key(b"b", images, None),
+        quantise.graph_key(b"a", images.flip(3), None),
+        quantise.graph_key(b"a", images, z_feet),
+    }
+    assert len(keys) == 4
+    assert quantise.graph_key(b"a", images.clone(), None) in keys

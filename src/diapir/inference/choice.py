@@ -30,7 +30,6 @@ from diapir.inference.engine import (
     installed_backends,
     pass_size,
 )
-from diapir.inference.quantise import can_quantise
 from diapir.io.atomic import write_bytes_atomic
 from diapir.models.unet import SaltNet
 
@@ -71,7 +70,12 @@ def sample_size(tiles: int, height: int, width: int) -> int:
 
 
 def choose_engine(
-    net: SaltNet, images: Tensor, z_feet: Tensor | None, precision: str, *, int8: bool = False
+    net: SaltNet,
+    images: Tensor,
+    z_feet: Tensor | None,
+    precision: str,
+    *,
+    quantised: Engine | None = None,
 ) -> tuple[Engine, dict[str, float]]:
     """Return the fastest engine that keeps to the network's answers, and what was measured.
 
@@ -82,29 +86,26 @@ def choose_engine(
 
     Args:
         net: In evaluation mode.
-        images: (N, 1, H, W) some of the tiles that are to be predicted; 16 do, a hundred for int8.
+        images: (N, 1, H, W) some of the tiles that are to be predicted; 16 of them do.
         z_feet: (N,) their depths where the network has a depth channel.
         precision: 'float32' admits exact engines only.
-        int8: Try this, too.
+        quantised: The network in int8, if it is to be tried, too, see `quantise.int8_engine`.
     """
-    usual = pass_size(int(images.shape[-2]), int(images.shape[-1]))
+    shape = (int(images.shape[-2]), int(images.shape[-1]))
+    usual = pass_size(*shape)
     few, depths = _spread(images, 2 * _MEASURED), _spread(z_feet, 2 * _MEASURED)
-    wanted = _exact_logits(net, few, depths)
-    wanted_of_all = _exact_logits(net, images, z_feet) if int8 else wanted
-    ready: dict[EngineChoice, Engine] = {}
-    for choice in candidates(precision, int8=int8):
+    wanted = exact_logits(net, few, depths)
+    ready = {} if quantised is None else {quantised.choice: quantised}
+    for choice in candidates(precision):
         try:
-            engine = build_engine(net, replace(choice, batch=usual), images, z_feet)
+            engine = build_engine(net, replace(choice, batch=usual), *shape)
             with torch.inference_mode():
-                if choice.precision == INT8:  # looked at more closely
-                    keeps = keeps_to(engine(images, z_feet), wanted_of_all, exact=False)
-                else:
-                    keeps = keeps_to(engine(few, depths), wanted, exact=precision == "float32")
+                found = engine(few, depths)
         except Exception as error:  # whatever another program raises: then it is not the one
             _log.debug("engine %s: %s", choice, error)
             continue
         # torch itself stays: at this precision it is the network's own answer
-        if choice.backend == "eager" or keeps:
+        if choice.backend == "eager" or keeps_to(found, wanted, exact=precision == "float32"):
             ready[engine.choice] = engine
     seconds = _seconds_a_tile(ready, few, depths)
     best = _fastest(seconds)
@@ -121,27 +122,8 @@ def choose_engine(
     return engines[best], {str(choice): value for choice, value in (seconds | by_batch).items()}
 
 
-def remembered_engine(
-    net: SaltNet, choice: EngineChoice, images: Tensor, z_feet: Tensor | None
-) -> Engine | None:
-    """Return an engine chosen before; None where int8 does not keep to the answers on these tiles.
-
-    Args:
-        net: In evaluation mode.
-        choice: What was remembered.
-        images: As in `choose_engine`.
-        z_feet: As in `choose_engine`.
-    """
-    engine = build_engine(net, choice, images, z_feet)
-    if choice.precision != INT8:
-        return engine
-    wanted = _exact_logits(net, images, z_feet)
-    with torch.inference_mode():
-        return engine if keeps_to(engine(images, z_feet), wanted, exact=False) else None
-
-
-def candidates(precision: str, *, int8: bool = False) -> list[EngineChoice]:
-    """Return what is worth trying on a CPU.
+def candidates(precision: str) -> list[EngineChoice]:
+    """Return what is worth trying on a CPU, `int8` aside.
 
     torch.compile is left out: it takes a minute to compile and has never been the fastest
     beside OpenVINO; who has nothing else asks for it by name.
@@ -152,8 +134,6 @@ def candidates(precision: str, *, int8: bool = False) -> list[EngineChoice]:
     for backend in installed_backends("cpu"):
         if backend == "openvino" and low:
             found.append(EngineChoice(backend, "bf16"))
-        if backend == "openvino" and int8 and can_quantise():
-            found.append(EngineChoice(backend, INT8))
         if backend in ("openvino", "onnxruntime") and high:
             found.append(EngineChoice(backend, "float32"))
     return found
@@ -166,9 +146,11 @@ def _fastest(seconds: dict[EngineChoice, float]) -> EngineChoice:
     return min(seconds, key=cost)
 
 
-def _exact_logits(net: SaltNet, images: Tensor, z_feet: Tensor | None) -> Tensor:
-    usual = pass_size(int(images.shape[-2]), int(images.shape[-1]))
-    exact = build_engine(net, EngineChoice("eager", "float32", usual), images)
+def exact_logits(net: SaltNet, images: Tensor, z_feet: Tensor | None) -> Tensor:
+    """Return the logits of torch in float32, which is what every engine is held to."""
+    shape = (int(images.shape[-2]), int(images.shape[-1]))
+    usual = pass_size(*shape)
+    exact = build_engine(net, EngineChoice("eager", "float32", usual), *shape)
     with torch.inference_mode():
         return exact(images, z_feet)
 

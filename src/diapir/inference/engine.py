@@ -21,7 +21,6 @@ from torch import Tensor
 from diapir.config import TILE_SIZE
 from diapir.errors import RunError
 from diapir.inference.graphs import DEPTHS, IMAGES, logits_graph
-from diapir.inference.quantise import int8_graph
 from diapir.models.unet import SaltNet
 
 BACKENDS = ("eager", "compile", "openvino", "onnxruntime")
@@ -29,7 +28,7 @@ BACKENDS = ("eager", "compile", "openvino", "onnxruntime")
 PRECISIONS = ("auto", "float32", "bf16")
 """Of the convolutions: 'float32' is exact, 'bf16' is fast, 'auto' whichever is faster here."""
 INT8 = "int8"
-"""What measuring may choose beside them: it takes tiles to set the steps of the integers by."""
+"""What measuring may choose beside them, with OpenVINO, see `inference.quantise`."""
 
 _Run = Callable[[Tensor, Tensor | None], Tensor]
 
@@ -40,7 +39,7 @@ class EngineChoice:
 
     Args:
         backend: One of `BACKENDS`.
-        precision: One of `PRECISIONS`, or `INT8` with OpenVINO.
+        precision: One of `PRECISIONS`, or `INT8`.
         batch: Tiles a forward pass, mirrored ones counted.
     """
 
@@ -146,19 +145,15 @@ def check_backend(name: str, device: str = "cpu") -> None:
         )
 
 
-def build_engine(
-    net: SaltNet, choice: EngineChoice, images: Tensor, z_feet: Tensor | None = None
-) -> Engine:
+def build_engine(net: SaltNet, choice: EngineChoice, height: int, width: int) -> Engine:
     """Return a network made ready for tiles of one size.
 
     Args:
         net: In evaluation mode. `eager` uses this very one and sets its precision.
         choice: Backend, precision and batch.
-        images: (N, 1, H, W) float32 in 0..1, some of the tiles; their size counts, and for `INT8`
-            their values, of a hundred or so.
-        z_feet: (N,) their depths, where the network has a depth channel.
+        height: Of the tiles, in pixels.
+        width: Of the tiles, in pixels.
     """
-    height, width = int(images.shape[-2]), int(images.shape[-1])
     if choice.backend == "eager":
         device = next(net.parameters()).device
         net.set_precision(choice.precision, device.type)
@@ -166,8 +161,6 @@ def build_engine(
     if choice.backend == "compile":
         return Engine(choice, _compiled(net, choice.precision), whole_batches=True)
     graph = logits_graph(net, height, width)
-    if choice.precision == INT8:
-        graph = int8_graph(graph, images, z_feet)
     return engine_of_graph(graph, choice)
 
 

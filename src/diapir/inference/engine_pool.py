@@ -13,10 +13,10 @@ from diapir.inference.choice import (
     Memory,
     choose_engine,
     memory_key,
-    remembered_engine,
     work_of,
 )
 from diapir.inference.engine import (
+    INT8,
     PRECISIONS,
     Engine,
     EngineChoice,
@@ -25,6 +25,7 @@ from diapir.inference.engine import (
     has_fast_bf16,
     pass_size,
 )
+from diapir.inference.quantise import int8_engine
 from diapir.models.unet import SaltNet
 
 
@@ -101,27 +102,30 @@ class EnginePool:
         shape = (int(images.shape[-2]), int(images.shape[-1]))
         if self._backend != "auto":
             choice = EngineChoice(self._backend, self._named_precision(), self._pass_size(shape))
-            return build_engine(net, choice, images)
+            return build_engine(net, choice, *shape)
         plain = self._plain(shape)
         if self.device.type != "cpu" or work < WORTH_BUILDING:
-            return build_engine(net, plain, images)
+            return build_engine(net, plain, *shape)
         memory = self._memory or Memory()
         int8 = self._precision == "auto" and work >= WORTH_QUANTISING
         key = memory_key(net, images.shape[1:], self._precision, int8=int8)
         known = memory.recall(key)
-        engine = None if known is None else remembered_engine(net, known, images, z_feet)
-        if engine is not None:
+        if known is not None and known.precision == INT8:
+            engine = int8_engine(net, known.batch, images, z_feet)
+            if engine is not None:
+                return engine
+            known, int8 = None, False  # it does not suit these tiles
+        if known is None and work >= WORTH_MEASURING:
+            try:
+                quantised = int8_engine(net, plain.batch, images, z_feet) if int8 else None
+                engine, seconds = choose_engine(
+                    net, images, z_feet, self._precision, quantised=quantised
+                )
+            except (RuntimeError, MemoryError):  # full memory: the pass itself will say what fits
+                return build_engine(net, plain, *shape)
+            memory.remember(key, engine.choice, seconds)
             return engine
-        if work < WORTH_MEASURING:
-            return build_engine(net, plain, images)
-        # what is known by now is int8 that does not suit these tiles
-        int8 = int8 and known is None
-        try:
-            engine, seconds = choose_engine(net, images, z_feet, self._precision, int8=int8)
-        except (RuntimeError, MemoryError):  # full memory: the pass itself will say what fits
-            return build_engine(net, plain, images)
-        memory.remember(key, engine.choice, seconds)
-        return engine
+        return build_engine(net, known or plain, *shape)
 
     def _plain(self, shape: tuple[int, int]) -> EngineChoice:
         return EngineChoice("eager", self._precision, self._pass_size(shape))
