@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from diapir import __version__
 from diapir.cli import main
 from diapir.data.competition import write_competition
 from diapir.data.synthetic import generate_tiles
+from diapir.models.modelfile import load_model, save_model
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -205,8 +207,12 @@ def test_predict_images_of_any_size(run: Run, model: Path, tmp_path: Path, kind:
         assert set(np.unique(mask)) <= {0, 255}
 
 
-def test_info(run: Run, model: Path) -> None:
+def test_info(run: Run, model: Path, tmp_path: Path) -> None:
     assert "recipe SHA-256" in run("info", model)[1]
+    noted = tmp_path / "noted.safetensors"
+    net, card = load_model(model)
+    save_model(noted, net, replace(card, notes="# Not for wells\x1b[2J"))
+    assert "# Not for wells\N{REPLACEMENT CHARACTER}[2J" in run("info", noted)[1]
     found = json.loads(run("info", model, "--json")[1])
     assert found["recipe"] == "demo"
     assert found["recipe_settings"]["train"]["epochs"] == 1

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from diapir.cli.console import Json, print_json, print_table
+from diapir.cli.console import Json, print_json, print_table, printable
 
 
 def info(
@@ -32,8 +32,11 @@ def info(
     if as_json:
         facts = dict(provenance(card))
         settings = card.recipe.model_dump(mode="json")
-        print_json({**facts, "metrics": card.metrics, "recipe_settings": settings})
+        told = {"metrics": card.metrics, "recipe_settings": settings, "notes": card.notes}
+        print_json({**facts, **told})
         return
     print_table(str(model), ("what", "value"), provenance(card))
     if card.metrics:
         print_table("Scores", ("metric", "value"), sorted(card.metrics.items()))
+    if card.notes:
+        typer.echo(printable(card.notes))

@@ -1,0 +1,82 @@
+"""Make a run the model that comes with the package, and write its scores into its card.
+
+    python benchmarks/package_model.py RUN --like docs/results/NAME
+
+RUN trained on every labelled tile, so no tile is left to score it. --like names the record of a
+run of the same recipe on a part of the tiles; docs/model-card.md tells the hold-out scores of that
+one, and goes into the model file.
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from diapir.config import Recipe, load_recipe
+from diapir.models.modelfile import load_model, save_model
+from diapir.models.packaged import packaged_model
+
+CARD = Path(__file__).parents[1] / "docs" / "model-card.md"
+BEGIN, END = "<!-- scores:begin -->", "<!-- scores:end -->"
+_MEBIBYTES = 10
+
+
+def main() -> None:
+    """Write the model file and the card."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--like", type=Path, required=True)
+    given = parser.parse_args()
+    net, card = load_model(given.run / "model.safetensors")
+    like = load_recipe(str(given.like / "recipe.json"))
+    if training_of(like) != training_of(card.recipe):
+        raise SystemExit(f"{given.like} and {given.run} were not trained alike")
+    CARD.write_text(with_scores(CARD.read_text(encoding="utf-8"), given.like), encoding="utf-8")
+    save_model(packaged_model(), net, replace(card, notes=notes_of_page()), half=True)
+    size = packaged_model().stat().st_size / 2**20
+    if size > _MEBIBYTES:
+        raise SystemExit(f"{size:.1f} MiB, more than {_MEBIBYTES}")
+    print(f"{packaged_model()}: {len(card.train_ids):,} training tiles, {size:.1f} MiB")
+
+
+def training_of(recipe: Recipe) -> Recipe:
+    """Return what makes two trainings alike: all but the names and the split."""
+    plain = Recipe()
+    same = {"name": plain.name, "description": plain.description, "split": plain.split}
+    return recipe.model_copy(update=same)
+
+
+def with_scores(page: str, like: Path) -> str:
+    """Return a page with the scores of a recorded run between its marks."""
+    record = json.loads((like / "metrics.json").read_text(encoding="utf-8"))
+    tiles, judged = record["tiles"], record["holdout"]
+    lines = [
+        f"Trained with the same recipe on {tiles['train']:,} tiles and scored on "
+        f"{tiles['holdout']:,} others, with 95 % intervals:",
+        "",
+        "| metric | value |",
+        "| --- | --- |",
+        *(f"| {name.replace('_', ' ')} | {_interval(found)} |"
+          for name, found in judged["metrics"].items()),
+        "",
+        "| salt in the tile | tiles | score |",
+        "| --- | --- | --- |",
+        *(f"| {group['label']} | {group['tiles']} | {_interval(group['score'])} |"
+          for group in judged["by_coverage"]),
+    ]  # fmt: skip
+    before, rest = page.split(BEGIN)
+    return before + BEGIN + "\n" + "\n".join(lines) + "\n" + END + rest.split(END)[1]
+
+
+def notes_of_page() -> str:
+    """Return the card as it stands in the model file: the page without its marks."""
+    page = CARD.read_text(encoding="utf-8")
+    return page.replace(BEGIN + "\n", "").replace(END + "\n", "")
+
+
+def _interval(found: dict[str, float]) -> str:
+    return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+
+
+if __name__ == "__main__":
+    main()
