@@ -27,7 +27,7 @@ from performance_setting import Setting
 from protocol import EFFORTS, Measured
 
 from diapir.io.atomic import write_text_atomic
-from diapir.models.modelfile import library_versions, source_commit
+from diapir.models.modelfile import library_versions, read_card, source_commit
 from diapir.runs.folder import write_json
 from diapir.runs.machine import describe_machine
 
@@ -72,7 +72,8 @@ def _measure(name: str, given: argparse.Namespace, work: Path) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     figures = DOCS_PAGE.parent / "figures" if given.out == RESULTS else given.out
     figures /= machine_name(describe_machine())
-    setting = Setting(EFFORTS[given.effort], given.data, folder, figures, given.device)
+    trained = {read_card(path).recipe.model.encoder: path for path in given.trained}
+    setting = Setting(EFFORTS[given.effort], given.data, folder, figures, given.device, trained)
     print(f"{name} ...", flush=True)
     started = time.perf_counter()
     found = measurement(name)(setting)
@@ -91,6 +92,14 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=MEASUREMENTS, metavar="NAME")
     parser.add_argument("--effort", choices=EFFORTS, default="full")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument(
+        "--trained",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="MODEL",
+        help="networks that are predicted with in place of untrained ones",
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
     parser.add_argument("--work", type=Path, help="folder for files on the way, kept afterwards")
     given = parser.parse_args(arguments)
@@ -120,6 +129,7 @@ def machine_name(machine: str) -> str:
 def _command(name: str, given: argparse.Namespace) -> str:
     options = "" if given.data is None else " --data DATA"
     options += "" if given.device == "cpu" else f" --device {given.device}"
+    options += f" --trained {' '.join(map(str, given.trained))}" if given.trained else ""
     options += "" if given.effort == "full" else f" --effort {given.effort} --out OUT"
     return f"python benchmarks/performance.py --only {name}{options}"
 

@@ -23,10 +23,13 @@ _LOWEST, _HIGHEST = 1e-5, 0.99
 
 
 def measure_inference(setting: Setting) -> Measured:
-    """Compare both paths with the baseline, for untrained networks and for the packaged model."""
+    """Compare both paths with the baseline, for the usual networks and for the packaged model."""
     found = Measured()
     shares: list[list[object]] = []
-    models = {name: random_model(setting.work, name) for name in setting.effort.encoders}
+    models = {
+        name: setting.trained.get(name) or random_model(setting.work, name)
+        for name in setting.effort.encoders
+    }
     models["the packaged model"] = packaged_model()
     for name, path in models.items():
         _compare_model(setting, name, path, found, shares)
@@ -49,6 +52,7 @@ def _compare_model(
     images = setting.labelled(effort.tiles).images
     config = read_card(path).recipe.model
     plain = plain_unet(config.encoder).to(device).eval()
+    trained = path == packaged_model() or name in setting.trained
     found_ready: dict[str, Ready] = {}
     again: dict[str, Ready] = {}
     for kind, (precision, _, _) in PATHS.items():
@@ -66,8 +70,9 @@ def _compare_model(
     for kind, (_, target, limit) in PATHS.items():
         what = f"{kind} path against the baseline, {name}"
         note = (
-            f"{name}: one pass without mirroring over {len(images)} tiles of 101 x 101; the "
-            f"baseline {_how(config.resize_to)}, Diapir {_own_way(config)}."
+            f"{name}{'' if trained else ', untrained'}: one pass without mirroring over "
+            f"{len(images)} tiles of 101 x 101; the baseline {_how(config.resize_to)}, "
+            f"Diapir {_own_way(config)}."
         )
         found.rows.append(ratio_row(target, what, compared[kind], setting.gate(limit), note=note))
     shares += _shares(setting, name, path, compared, found_ready, again)
@@ -113,13 +118,20 @@ def _shares(
 
 
 def measure_accuracy(setting: Setting) -> Measured:
-    """Compare what both paths say on real tiles with the trained network in eager float32."""
-    path = packaged_model()
+    """Compare what both paths say on real tiles with trained networks in eager float32."""
+    rows = [*_accuracy(setting, "the packaged model", packaged_model())]
+    for name, path in setting.trained.items():
+        rows += _accuracy(setting, name, path)
+    return Measured(rows)
+
+
+def _accuracy(setting: Setting, name: str, path: Path) -> list[Row]:
+    title = name[0].upper() + name[1:]
     fresh, labelled = _compared(setting, path)
     real = setting.data is not None
     device = setting.device
     reference, fast = (
-        ready(path, fresh.images[:64], options(precision, engine, device=device))
+        ready(path, fresh.images[:128], options(precision, engine, device=device))
         for precision, engine in (("float32", "eager"), ("auto", setting.effort.engine))
     )
 
@@ -136,22 +148,20 @@ def measure_accuracy(setting: Setting) -> Measured:
         "" if labelled is fresh else f" {len(labelled):,} labelled tiles, which did train it:"
     )
     note = (
-        f"The packaged model on {len(fresh):,} {'real' if real else 'drawn'} tiles that did not "
-        f"train it, mirrored as its recipe says;{score_on} it scores {scores[0]:.4f} in eager "
+        f"{title} on {len(fresh):,} {'real' if real else 'drawn'} tiles that did not train it, "
+        f"mirrored as its recipe says;{score_on} it scores {scores[0]:.4f} in eager "
         f"float32 and {scores[1]:.4f} on the fast path ({fast.engine})."
     )
     error, counted, engine = _logit_error(setting, path, fresh)
-    return Measured(
-        [
-            Row("1", "pixels that flip on the fast path", flipped, "%", 0.2 if real else None,
-                note=note),
-            Row("1", "change of the score on the fast path", abs(scores[1] - scores[0]), "",
-                0.002 if real else None),
-            Row("2", "largest error of a logit on the exact path", error, "", 1e-4,
-                note=f"Over the {counted:.1%} of pixels with a probability of {_LOWEST:g} to "
-                f"{_HIGHEST:g}, from which a logit can be told to 1e-5; {engine}."),
-        ]
-    )  # fmt: skip
+    return [
+        Row("1", f"pixels that flip on the fast path, {name}", flipped, "%", 0.2 if real else None,
+            note=note),
+        Row("1", f"change of the score on the fast path, {name}", abs(scores[1] - scores[0]), "",
+            0.002 if real else None),
+        Row("2", f"largest error of a logit on the exact path, {name}", error, "", 1e-4,
+            note=f"{title}: over the {counted:.1%} of pixels with a probability of "
+            f"{_LOWEST:g} to {_HIGHEST:g}, from which a logit can be told to 1e-5; {engine}."),
+    ]  # fmt: skip
 
 
 def _logit_error(setting: Setting, path: Path, tiles: Tiles) -> tuple[float, float, str]:

@@ -1,6 +1,7 @@
 """What every measurement of `performance.py` is given."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -22,6 +23,7 @@ class Setting:
         work: Folder for files on the way.
         figures: Folder for pictures.
         device: 'cpu' or 'cuda'.
+        trained: Model files by encoder; of others the networks are measured untrained.
     """
 
     effort: Effort
@@ -29,6 +31,7 @@ class Setting:
     work: Path
     figures: Path
     device: str = "cpu"
+    trained: Mapping[str, Path] = field(default_factory=dict)
 
     def gate(self, limit: float) -> float | None:
         """Return a limit of speed where enough is measured to compare with it, else None."""

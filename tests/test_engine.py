@@ -382,10 +382,12 @@ class Integers:
     def run(self, graph: bytes, choice: EngineChoice) -> Engine:
         if not graph.startswith(b"graph"):
             raise ValueError("no graph")
-        plain, off = plain_copy(network()), 99.0 * graph[-1]
+        known, off = tiles(4, 101, 101), 99.0 * graph[-1]
         with torch.inference_mode():
-            answers = plain(tiles(4, 101, 101)) + off
-        return Engine(choice, lambda x, z: answers[: len(x)])
+            right = plain_copy(network())(known) + off
+        by_corner = {float(tile[0, 0, 0]): k for k, tile in enumerate(known)}
+        # looked up, not computed: faster than any network
+        return Engine(choice, lambda x, z: right[[by_corner.get(float(t[0, 0, 0]), 0) for t in x]])
 
 
 @pytest.fixture

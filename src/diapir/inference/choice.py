@@ -47,8 +47,8 @@ EXACT = 1e-4
 """Largest difference of logits of an exact engine, for logits up to 1, and in proportion above."""
 BATCHES = (1, 2, 4, 8, 16, 32)
 """Sizes of batch that are tried, those near `pass_size`."""
-_MEASURED, _QUANTISED = 8, 64
-"""Tiles that engines are measured on, and that the steps of int8 are set on."""
+_MEASURED, _QUANTISED = 8, 128
+"""Tiles that engines are measured on, and that int8 is made and looked at with."""
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def sample_size(tiles: int, height: int, width: int) -> int:
     """Return how many tiles an engine is to be chosen on, before mirroring.
 
     >>> sample_size(100, 101, 101), sample_size(18_000, 101, 101), sample_size(18_000, 202, 202)
-    (8, 64, 16)
+    (8, 128, 32)
     """
     if work_of(tiles, height, width) < WORTH_QUANTISING:
         return _MEASURED
