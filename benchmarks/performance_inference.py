@@ -56,6 +56,9 @@ def _compare_model(
     found_ready: dict[str, Ready] = {}
     again: dict[str, Ready] = {}
     for kind, (precision, _, _) in PATHS.items():
+        if precision == "auto" and not trained:
+            # a network that knows nothing cannot tell whether int8 keeps to its answers
+            precision = "bf16"
         chosen = options(precision, effort.engine, flip=False, device=device)
         found_ready[kind] = ready(path, images, chosen)
         again[kind] = ready(path, images, chosen)

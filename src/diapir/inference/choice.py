@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -75,27 +75,30 @@ def choose_engine(
     z_feet: Tensor | None,
     precision: str,
     *,
-    quantised: Engine | None = None,
+    quantise: Callable[[], Engine | None] | None = None,
 ) -> tuple[Engine, dict[str, float]]:
     """Return the fastest engine that keeps to the network's answers, and what was measured.
 
     The engine is the very one that was measured: building another takes seconds. For CPUs; on a
     GPU there is nothing to choose between.
 
-    Backends take turns, so that a machine that slows down does so for all.
+    Each candidate takes turns with the best one so far, so that a machine that slows down does so
+    for both; the slower one goes, as every engine holds memory.
 
     Args:
         net: In evaluation mode.
         images: (N, 1, H, W) some of the tiles that are to be predicted; 16 of them do.
         z_feet: (N,) their depths where the network has a depth channel.
         precision: 'float32' admits exact engines only.
-        quantised: The network in int8, if it is to be tried, too, see `quantise.int8_engine`.
+        quantise: Makes the network in int8, if that is to be tried, too.
     """
     shape = (int(images.shape[-2]), int(images.shape[-1]))
     usual = pass_size(*shape)
     few, depths = _spread(images, 2 * _MEASURED), _spread(z_feet, 2 * _MEASURED)
     wanted = exact_logits(net, few, depths)
-    ready = {} if quantised is None else {quantised.choice: quantised}
+    seconds: dict[EngineChoice, float] = {}
+    # torch itself: at this precision it is the network's own answer
+    best = build_engine(net, EngineChoice("eager", precision, usual), *shape)
     for choice in candidates(precision):
         try:
             engine = build_engine(net, replace(choice, batch=usual), *shape)
@@ -104,33 +107,31 @@ def choose_engine(
         except Exception as error:  # whatever another program raises: then it is not the one
             _log.debug("engine %s: %s", choice, error)
             continue
-        # torch itself stays: at this precision it is the network's own answer
-        if choice.backend == "eager" or keeps_to(found, wanted, exact=precision == "float32"):
-            ready[engine.choice] = engine
-    seconds = _seconds_a_tile(ready, few, depths)
-    best = _fastest(seconds)
-    sizes = {
-        EngineChoice(best.backend, best.precision, batch): ready[best]
-        for batch in BATCHES
-        if usual // 4 <= batch <= min(2 * usual, len(few)) and best.backend != "compile"
-    }
-    engines = {best: ready[best]} | {
-        choice: Engine(choice, engine.run) for choice, engine in sizes.items()
+        if keeps_to(found, wanted, exact=precision == "float32"):
+            best = _faster(best, engine, few, depths, seconds)
+    quantised = None if quantise is None else quantise()
+    if quantised is not None:
+        best = _faster(best, quantised, few, depths, seconds)
+    engines = {best.choice: best} | {
+        choice: Engine(choice, best.run)
+        for choice in (replace(best.choice, batch=batch) for batch in BATCHES)
+        if usual // 4 <= choice.batch <= min(2 * usual, len(few))
     }
     by_batch = _seconds_a_tile(engines, few, depths)
-    best = min(by_batch, key=by_batch.__getitem__)
-    return engines[best], {str(choice): value for choice, value in (seconds | by_batch).items()}
+    fastest = min(by_batch, key=by_batch.__getitem__)
+    measured = (seconds | by_batch).items()
+    return engines[fastest], {str(choice): value for choice, value in measured}
 
 
 def candidates(precision: str) -> list[EngineChoice]:
-    """Return what is worth trying on a CPU, `int8` aside.
+    """Return what is worth trying on a CPU beside torch itself.
 
     torch.compile is left out: it takes a minute to compile and has never been the fastest
     beside OpenVINO; who has nothing else asks for it by name.
     """
     low = precision in ("auto", "bf16") and has_fast_bf16()
     high = precision in ("auto", "float32")
-    found = [EngineChoice("eager", precision)]
+    found: list[EngineChoice] = []
     for backend in installed_backends("cpu"):
         if backend == "openvino" and low:
             found.append(EngineChoice(backend, "bf16"))
@@ -139,20 +140,32 @@ def candidates(precision: str) -> list[EngineChoice]:
     return found
 
 
-def _fastest(seconds: dict[EngineChoice, float]) -> EngineChoice:
-    def cost(choice: EngineChoice) -> float:
-        return seconds[choice] * (INT8_GAIN if choice.precision == INT8 else 1.0)
-
-    return min(seconds, key=cost)
+def _faster(
+    best: Engine,
+    rival: Engine,
+    images: Tensor,
+    z_feet: Tensor | None,
+    seconds: dict[EngineChoice, float],
+) -> Engine:
+    """Return the faster of two engines, and add the seconds a tile of both."""
+    pair = {engine.choice: engine for engine in (best, rival)}
+    found = _seconds_a_tile(pair, images, z_feet)
+    seconds |= found
+    gain = INT8_GAIN if rival.choice.precision == INT8 else 1.0
+    return rival if gain * found[rival.choice] < found[best.choice] else best
 
 
 def exact_logits(net: SaltNet, images: Tensor, z_feet: Tensor | None) -> Tensor:
     """Return the logits of torch in float32, which is what every engine is held to."""
     shape = (int(images.shape[-2]), int(images.shape[-1]))
     usual = pass_size(*shape)
+    own = net.autocast_encoder, net.autocast_decoder
     exact = build_engine(net, EngineChoice("eager", "float32", usual), *shape)
-    with torch.inference_mode():
-        return exact(images, z_feet)
+    try:
+        with torch.inference_mode():
+            return exact(images, z_feet)
+    finally:  # an engine in use may run this very network
+        net.autocast_encoder, net.autocast_decoder = own
 
 
 def _spread(values: Any, count: int) -> Any:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor
 
@@ -117,9 +118,9 @@ class EnginePool:
             known, int8 = None, False  # it does not suit these tiles
         if known is None and work >= WORTH_MEASURING:
             try:
-                quantised = int8_engine(net, plain.batch, images, z_feet) if int8 else None
+                quantise = partial(int8_engine, net, plain.batch, images, z_feet)
                 engine, seconds = choose_engine(
-                    net, images, z_feet, self._precision, quantised=quantised
+                    net, images, z_feet, self._precision, quantise=quantise if int8 else None
                 )
             except (RuntimeError, MemoryError):  # full memory: the pass itself will say what fits
                 return build_engine(net, plain, *shape)

@@ -5,17 +5,20 @@ Twice as many products an instruction as in bf16, for a rounding that is checked
 
 import hashlib
 import logging
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from diapir.errors import RunError
+from diapir.inference import quantise_process
 from diapir.inference.choice import cache_folder, exact_logits, keeps_to
 from diapir.inference.engine import (
     INT8,
@@ -25,11 +28,11 @@ from diapir.inference.engine import (
     installed_backends,
 )
 from diapir.inference.graphs import DEPTHS, IMAGES, logits_graph
+from diapir.inference.quantise_process import DONE, FEEDS, GRAPH
 from diapir.io.atomic import write_bytes_atomic
 from diapir.models.unet import SaltNet
 
 _log = logging.getLogger(__name__)
-_BATCH = 16
 
 
 def int8_engine(net: SaltNet, batch: int, images: Tensor, z_feet: Tensor | None) -> Engine | None:
@@ -100,31 +103,16 @@ def int8_graph(graph: bytes, images: Tensor, z_feet: Tensor | None) -> bytes:
     Source:
         Jacob et al. 2018, arXiv 1712.05877.
     """
-    from onnxruntime import quantization as quant
-
-    class Tiles(quant.CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._feeds = _feeds(images, z_feet)
-
-        def get_next(self) -> dict[str, Any] | None:
-            return next(self._feeds, None)
-
-    with tempfile.TemporaryDirectory(prefix="diapir-int8-") as folder:
-        traced, folded, done = (Path(folder) / f"{name}.onnx" for name in ("a", "b", "c"))
-        traced.write_bytes(graph)
-        # the quantiser looks for biases among the initialisers, where the tracer left constants
-        quant.quant_pre_process(traced, folded, skip_symbolic_shape=True)
-        quant.quantize_static(
-            folded,
-            done,
-            Tiles(),
-            op_types_to_quantize=["Conv", "Relu", "Clip"],  # all it knows: slower, as measured
-            quant_format=quant.QuantFormat.QDQ,
-            per_channel=True,
-            weight_type=quant.QuantType.QInt8,
-            activation_type=quant.QuantType.QUInt8,
-        )
-        return done.read_bytes()
+    arrays: dict[str, Any] = {IMAGES: images.numpy()}
+    if z_feet is not None:
+        arrays[DEPTHS] = z_feet.numpy()
+    with tempfile.TemporaryDirectory(prefix="diapir-int8-") as name:
+        folder = Path(name)
+        (folder / GRAPH).write_bytes(graph)
+        np.savez(folder / FEEDS, **arrays)
+        command = [sys.executable, "-m", quantise_process.__name__, name]
+        subprocess.run(command, check=True, capture_output=True)  # noqa: S603
+        return (folder / DONE).read_bytes()
 
 
 def graph_key(graph: bytes, images: Tensor, z_feet: Tensor | None) -> str:
@@ -166,10 +154,3 @@ class KeptGraphs:
 
     def _file(self, key: str) -> Path:
         return self.folder / f"{key}.onnx"
-
-
-def _feeds(images: Tensor, z_feet: Tensor | None) -> Iterator[dict[str, Any]]:
-    for start in range(0, len(images), _BATCH):
-        part = slice(start, start + _BATCH)
-        feeds = {IMAGES: images[part].contiguous().numpy()}
-        yield feeds if z_feet is None else feeds | {DEPTHS: z_feet[part].numpy()}
