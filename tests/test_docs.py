@@ -1,12 +1,14 @@
 """What the pages say of recipes, commands, dependencies and files is what is there."""
 
 import doctest
+import json
 import re
 import tomllib
 import types
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
+import package_model
 import pytest
 import typer
 from pydantic import BaseModel
@@ -15,6 +17,8 @@ from typer.testing import CliRunner
 
 from diapir.cli import app
 from diapir.config import Recipe, load_recipe, parse_recipe, recipe_names
+from diapir.models.modelfile import read_card
+from diapir.models.packaged import packaged_model
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -141,6 +145,23 @@ def test_commands_on_the_pages_exist(page: Path) -> None:
         known = {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
         used = {word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)}
         assert used <= known, f"{page.name}: diapir {line}: {used - known}"
+
+
+def test_the_packaged_model_carries_its_card() -> None:
+    assert read_card(packaged_model()).notes == package_model.notes_of_page()
+
+
+def test_scores_go_between_their_marks() -> None:
+    record = next((ROOT / "docs" / "results").glob("cpu-*"))
+    page = f"before\n{package_model.BEGIN}\nold\n{package_model.END}\nafter\n"
+    found = package_model.with_scores(page, record)
+    score = json.loads((record / "metrics.json").read_text())["holdout"]["metrics"]["score"]
+    assert f"| score | {score['value']:.3f} ({score['low']:.3f} to {score['high']:.3f}) |" in found
+    assert "old" not in found
+    assert package_model.with_scores(found, record) == found
+    small, cpu = load_recipe("small"), load_recipe("cpu")
+    assert package_model.training_of(small) == package_model.training_of(cpu)
+    assert package_model.training_of(small) != package_model.training_of(load_recipe("demo"))
 
 
 def test_every_verb_is_in_the_readme() -> None:
