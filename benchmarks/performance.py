@@ -39,6 +39,7 @@ MEASUREMENTS = {
     "peak": "performance_peak",
     "inference": "performance_inference",
     "accuracy": "performance_inference",
+    "int8": "performance_int8",
     "submission": "performance_submission",
     "growth": "performance_growth",
     "training": "performance_training",
@@ -129,7 +130,7 @@ def machine_name(machine: str) -> str:
 def _command(name: str, given: argparse.Namespace) -> str:
     options = "" if given.data is None else " --data DATA"
     options += "" if given.device == "cpu" else f" --device {given.device}"
-    options += f" --trained {' '.join(map(str, given.trained))}" if given.trained else ""
+    options += " --trained MODEL" if given.trained else ""
     options += "" if given.effort == "full" else f" --effort {given.effort} --out OUT"
     return f"python benchmarks/performance.py --only {name}{options}"
 

@@ -37,7 +37,7 @@ def measure_inference(setting: Setting) -> Measured:
             "share of the peak", "first batches, s", "first batches again, s"]  # fmt: skip
     note = (
         "GFLOP of the network in operation, by torch.utils.flop_counter; the peak is that of "
-        "bf16 where the path takes it or int8, else that of float32. The first batches include "
+        "bf16 where the path takes it, else that of float32. The first batches include "
         "loading the model, choosing the engine by measurement and compiling; again, the choice is "
         "remembered. They are in no ratio."
     )
@@ -56,9 +56,6 @@ def _compare_model(
     found_ready: dict[str, Ready] = {}
     again: dict[str, Ready] = {}
     for kind, (precision, _, _) in PATHS.items():
-        if precision == "auto" and not trained:
-            # a network that knows nothing cannot tell whether int8 keeps to its answers
-            precision = "bf16"
         chosen = options(precision, effort.engine, flip=False, device=device)
         found_ready[kind] = ready(path, images, chosen)
         again[kind] = ready(path, images, chosen)
@@ -130,11 +127,11 @@ def measure_accuracy(setting: Setting) -> Measured:
 
 def _accuracy(setting: Setting, name: str, path: Path) -> list[Row]:
     title = name[0].upper() + name[1:]
-    fresh, labelled = _compared(setting, path)
+    fresh, labelled = tiles_to_compare(setting, path)
     real = setting.data is not None
     device = setting.device
     reference, fast = (
-        ready(path, fresh.images[:128], options(precision, engine, device=device))
+        ready(path, fresh.images[:16], options(precision, engine, device=device))
         for precision, engine in (("float32", "eager"), ("auto", setting.effort.engine))
     )
 
@@ -182,7 +179,7 @@ def _logit_error(setting: Setting, path: Path, tiles: Tiles) -> tuple[float, flo
     return float(np.abs(logits[0] - logits[1])[sure].max()), float(sure.mean()), one.engine
 
 
-def _compared(setting: Setting, path: Path) -> tuple[Tiles, Tiles]:
+def tiles_to_compare(setting: Setting, path: Path) -> tuple[Tiles, Tiles]:
     """Return tiles that neither trained the model nor picked anything of it, and labelled ones.
 
     They are the same where labelled tiles are left that it has not seen; otherwise the first are

@@ -152,6 +152,7 @@ SECTIONS = {"targets": _targets} | {
         "peak",
         "inference",
         "accuracy",
+        "int8",
         "training",
         "submission",
         "growth",

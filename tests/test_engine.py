@@ -1,7 +1,6 @@
 """Engines agree with the network, are chosen by measurement, and say what is missing."""
 
 import ctypes
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,12 +14,11 @@ from diapir.config import ModelConfig
 from diapir.errors import RunError
 from diapir.inference import choice as choosing
 from diapir.inference import engine as engines
-from diapir.inference import quantise
 from diapir.inference.choice import (
-    WORTH_QUANTISING,
     Memory,
     candidates,
     choose_engine,
+    exact_logits,
     keeps_to,
     memory_key,
 )
@@ -29,11 +27,10 @@ from diapir.inference.engine import (
     EngineChoice,
     build_engine,
     check_backend,
-    engine_of_graph,
     installed_backends,
 )
 from diapir.inference.engine_pool import EnginePool
-from diapir.inference.graphs import logits_graph, plain_copy
+from diapir.inference.graphs import plain_copy
 from diapir.inference.predict import Predictor
 from diapir.models.unet import SaltNet
 
@@ -114,7 +111,7 @@ def test_the_truth_leaves_the_network_as_it_was() -> None:
     net.set_precision("bf16", "cpu")
     with torch.inference_mode():
         wanted = plain_copy(net)(images)
-    torch.testing.assert_close(choosing.exact_logits(net, images, None), wanted)
+    torch.testing.assert_close(exact_logits(net, images, None), wanted)
     assert net.autocast_encoder is torch.bfloat16
 
 
@@ -233,9 +230,8 @@ def test_choices_are_remembered_by_what_they_depend_on(own_cache: Path) -> None:
         memory_key(network(scse=True), (1, 37, 51), "auto"),
         memory_key(net, (1, 37, 52), "auto"),
         memory_key(net, (1, 37, 51), "float32"),
-        memory_key(net, (1, 37, 51), "auto", int8=True),
     ]
-    assert len({key, *others}) == 5
+    assert len({key, *others}) == 4
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"KEY": 3}', '{"KEY": {"choice": {"speed": 9}}}'])
@@ -261,12 +257,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
 
     def choose(
-        net: SaltNet,
-        images: Tensor,
-        z_feet: Tensor | None,
-        precision: str,
-        *,
-        quantise: Callable[[], Engine | None] | None = None,
+        net: SaltNet, images: Tensor, z_feet: Tensor | None, precision: str
     ) -> tuple[Engine, dict[str, float]]:
         calls.append(len(images))
         choice = EngineChoice("eager", "float32", 3)
@@ -349,120 +340,3 @@ def test_openvino_leaves_the_stack_for_signals_alone() -> None:
         stacks.append((stack.sp, stack.size))
         build_engine(network(), EngineChoice("openvino", "float32"), 37, 51)(tiles())
     assert stacks[0] == stacks[1]
-
-
-# --- int8
-
-
-def test_a_graph_in_int8_says_nearly_the_same() -> None:
-    pytest.importorskip("onnx")
-    pytest.importorskip("openvino")
-    net, images = network(decoder_channels=(8,), depth_channel=True), tiles(24)
-    z_feet = torch.linspace(100, 900, 24)
-    graph = quantise.int8_graph(logits_graph(net, 37, 51), images, z_feet)
-    with torch.inference_mode():
-        wanted = net(images, z_feet)[:5]
-        found = engine_of_graph(graph, EngineChoice("openvino", "int8"))(images[:5], z_feet[:5])
-    assert 0 < (found - wanted).abs().max() < 0.1 * (wanted.max() - wanted.min())
-
-
-def test_int8_has_to_be_faster_by_far(monkeypatch: pytest.MonkeyPatch) -> None:
-    low, integer = (Engine(EngineChoice("openvino", p), torch.add) for p in ("bf16", "int8"))
-    for seconds, faster in ((0.9, low), (0.8, integer)):
-        measured = {low.choice: 1.0, integer.choice: seconds}
-        monkeypatch.setattr(choosing, "_seconds_a_tile", lambda *_, found=measured: dict(found))
-        assert choosing._faster(low, integer, tiles(), None, {}) is faster
-
-
-class Integers:
-    """What stands for the library: how often it was asked, and by how much its answers are off."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.asked, self.off, self.broken = 0, 0.0, False
-        monkeypatch.setattr(quantise, "can_quantise", lambda: True)
-        monkeypatch.setattr(quantise, "int8_graph", self.quantise)
-        monkeypatch.setattr(quantise, "engine_of_graph", self.run)
-        monkeypatch.setattr(choosing, "installed_backends", lambda device: ["eager"])
-
-    def quantise(self, graph: bytes, images: Tensor, z_feet: Tensor | None) -> bytes:
-        if self.broken:
-            raise ValueError("a library of another world")
-        self.asked += 1
-        return b"graph" + bytes([self.off > 0])
-
-    def run(self, graph: bytes, choice: EngineChoice) -> Engine:
-        if not graph.startswith(b"graph"):
-            raise ValueError("no graph")
-        known, off = tiles(4, 101, 101), 99.0 * graph[-1]
-        with torch.inference_mode():
-            right = plain_copy(network())(known) + off
-        by_corner = {float(tile[0, 0, 0]): k for k, tile in enumerate(known)}
-        # looked up, not computed: faster than any network
-        return Engine(choice, lambda x, z: right[[by_corner.get(float(t[0, 0, 0]), 0) for t in x]])
-
-
-@pytest.fixture
-def integers(monkeypatch: pytest.MonkeyPatch) -> Integers:
-    """int8 that is the fastest, and right."""
-    return Integers(monkeypatch)
-
-
-def described(work: int, precision: str = "auto", images: Tensor | None = None) -> str:
-    pool = EnginePool([network()], precision=precision)
-    pool.prepare(tiles(4, 101, 101) if images is None else images, None, work)
-    return pool.describe()[0]
-
-
-def test_int8_is_for_much_work_and_not_for_exact_answers(integers: Integers) -> None:
-    assert "int8" in described(WORTH_QUANTISING)
-    assert "int8" not in described(WORTH_QUANTISING, "float32")
-    assert "int8" not in described(WORTH_QUANTISING, "bf16")
-    assert "int8" not in described(WORTH_QUANTISING - 1)
-    assert integers.asked == 1
-
-
-def test_graphs_in_int8_are_kept_with_their_tiles(integers: Integers, own_cache: Path) -> None:
-    assert "int8" in described(WORTH_QUANTISING)
-    assert "int8" in described(WORTH_QUANTISING)
-    assert integers.asked == 1
-    (kept,) = (own_cache / "int8").glob("*.onnx")
-    kept.write_bytes(b"torn")
-    assert "int8" in described(WORTH_QUANTISING)  # made again
-    assert integers.asked == 2
-    integers.off = 1.0
-    others = tiles(4, 101, 101).flip(3)
-    assert "int8" not in described(WORTH_QUANTISING, images=others)  # other tiles, looked at anew
-    assert integers.asked == 3
-    assert "int8" not in described(WORTH_QUANTISING)  # that is remembered for this network
-    assert integers.asked == 3
-
-
-def test_int8_that_cannot_be_had_is_passed_over(
-    integers: Integers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    integers.broken = True
-    assert described(WORTH_QUANTISING).startswith("eager")
-    monkeypatch.setattr(quantise, "can_quantise", lambda: False)
-    assert quantise.int8_engine(network(), 16, tiles(), None) is None
-
-
-def test_the_newest_graphs_are_kept(tmp_path: Path) -> None:
-    kept = quantise.KeptGraphs(tmp_path / "int8", most=2)
-    for number, key in enumerate("abc"):
-        kept.write(key, key.encode())
-        os.utime(tmp_path / "int8" / f"{key}.onnx", (number, number))
-    assert [kept.read(key) for key in "abc"] == [None, b"b", b"c"]
-    (tmp_path / "file").write_text("")
-    quantise.KeptGraphs(tmp_path / "file").write("a", b"a")  # no error
-
-
-def test_steps_follow_graph_and_tiles() -> None:
-    images, z_feet = tiles(3), torch.ones(3)
-    keys = {
-        quantise.graph_key(b"a", images, None),
-        quantise.graph_key(b"b", images, None),
-        quantise.graph_key(b"a", images.flip(3), None),
-        quantise.graph_key(b"a", images, z_feet),
-    }
-    assert len(keys) == 4
-    assert quantise.graph_key(b"a", images.clone(), None) in keys

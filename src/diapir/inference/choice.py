@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,10 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diapir.config import TILE_SIZE
 from diapir.errors import RunError
 from diapir.inference.engine import (
-    INT8,
     Engine,
     EngineChoice,
     build_engine,
@@ -37,45 +35,17 @@ WORTH_MEASURING = 2000
 """Tiles of 101 x 101, mirrored ones counted, from which measuring pays."""
 WORTH_BUILDING = 300
 """The same, from which building an engine pays that was measured before."""
-WORTH_QUANTISING = 8000
-"""The same, from which an engine in int8 pays: its steps are set on the tiles of every run."""
-INT8_GAIN = 1.2
-"""How many times as fast as the next it has to be, for answers that differ more."""
 MOST_FLIPPED = 0.002
 """Share of pixels that a faster engine may call otherwise than float32 does."""
 EXACT = 1e-4
 """Largest difference of logits of an exact engine, for logits up to 1, and in proportion above."""
 BATCHES = (1, 2, 4, 8, 16, 32)
 """Sizes of batch that are tried, those near `pass_size`."""
-_MEASURED, _QUANTISED = 8, 128
-"""Tiles that engines are measured on, and that int8 is made and looked at with."""
-
 _log = logging.getLogger(__name__)
 
 
-def work_of(tiles: int, height: int, width: int) -> int:
-    """Return an amount of work in tiles of 101 x 101 pixels."""
-    return tiles * height * width // TILE_SIZE**2
-
-
-def sample_size(tiles: int, height: int, width: int) -> int:
-    """Return how many tiles an engine is to be chosen on, before mirroring.
-
-    >>> sample_size(100, 101, 101), sample_size(18_000, 101, 101), sample_size(18_000, 202, 202)
-    (8, 128, 32)
-    """
-    if work_of(tiles, height, width) < WORTH_QUANTISING:
-        return _MEASURED
-    return max(_MEASURED, _QUANTISED * TILE_SIZE**2 // max(height * width, TILE_SIZE**2))
-
-
 def choose_engine(
-    net: SaltNet,
-    images: Tensor,
-    z_feet: Tensor | None,
-    precision: str,
-    *,
-    quantise: Callable[[], Engine | None] | None = None,
+    net: SaltNet, images: Tensor, z_feet: Tensor | None, precision: str
 ) -> tuple[Engine, dict[str, float]]:
     """Return the fastest engine that keeps to the network's answers, and what was measured.
 
@@ -87,15 +57,13 @@ def choose_engine(
 
     Args:
         net: In evaluation mode.
-        images: (N, 1, H, W) some of the tiles that are to be predicted; 16 of them do.
+        images: (N, 1, H, W) some of the tiles that are to be predicted; 16 do.
         z_feet: (N,) their depths where the network has a depth channel.
         precision: 'float32' admits exact engines only.
-        quantise: Makes the network in int8, if that is to be tried, too.
     """
     shape = (int(images.shape[-2]), int(images.shape[-1]))
     usual = pass_size(*shape)
-    few, depths = _spread(images, 2 * _MEASURED), _spread(z_feet, 2 * _MEASURED)
-    wanted = exact_logits(net, few, depths)
+    wanted = exact_logits(net, images, z_feet)
     seconds: dict[EngineChoice, float] = {}
     # torch itself: at this precision it is the network's own answer
     best = build_engine(net, EngineChoice("eager", precision, usual), *shape)
@@ -103,21 +71,18 @@ def choose_engine(
         try:
             engine = build_engine(net, replace(choice, batch=usual), *shape)
             with torch.inference_mode():
-                found = engine(few, depths)
+                found = engine(images, z_feet)
         except Exception as error:  # whatever another program raises: then it is not the one
             _log.debug("engine %s: %s", choice, error)
             continue
         if keeps_to(found, wanted, exact=precision == "float32"):
-            best = _faster(best, engine, few, depths, seconds)
-    quantised = None if quantise is None else quantise()
-    if quantised is not None:
-        best = _faster(best, quantised, few, depths, seconds)
+            best = _faster(best, engine, images, z_feet, seconds)
     engines = {best.choice: best} | {
         choice: Engine(choice, best.run)
         for choice in (replace(best.choice, batch=batch) for batch in BATCHES)
-        if usual // 4 <= choice.batch <= min(2 * usual, len(few))
+        if usual // 4 <= choice.batch <= min(2 * usual, len(images))
     }
-    by_batch = _seconds_a_tile(engines, few, depths)
+    by_batch = _seconds_a_tile(engines, images, z_feet)
     fastest = min(by_batch, key=by_batch.__getitem__)
     measured = (seconds | by_batch).items()
     return engines[fastest], {str(choice): value for choice, value in measured}
@@ -151,8 +116,7 @@ def _faster(
     pair = {engine.choice: engine for engine in (best, rival)}
     found = _seconds_a_tile(pair, images, z_feet)
     seconds |= found
-    gain = INT8_GAIN if rival.choice.precision == INT8 else 1.0
-    return rival if gain * found[rival.choice] < found[best.choice] else best
+    return rival if found[rival.choice] < found[best.choice] else best
 
 
 def exact_logits(net: SaltNet, images: Tensor, z_feet: Tensor | None) -> Tensor:
@@ -166,11 +130,6 @@ def exact_logits(net: SaltNet, images: Tensor, z_feet: Tensor | None) -> Tensor:
             return exact(images, z_feet)
     finally:  # an engine in use may run this very network
         net.autocast_encoder, net.autocast_decoder = own
-
-
-def _spread(values: Any, count: int) -> Any:
-    """Return some of a tensor's rows, from all of its length."""
-    return values if values is None else values[:: max(1, len(values) // count)][:count]
 
 
 def keeps_to(found: Tensor, wanted: Tensor, *, exact: bool) -> bool:
@@ -236,14 +195,13 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diapir"
 
 
-def memory_key(net: SaltNet, shape: Sequence[int], precision: str, *, int8: bool = False) -> str:
+def memory_key(net: SaltNet, shape: Sequence[int], precision: str) -> str:
     """Return what a choice depends on, as a short name: another machine or version, another key."""
     device = next(net.parameters()).device
     facts = {
         "network": net.config.model_dump(mode="json"),
         "shape": list(shape),
         "precision": precision,
-        "int8": int8,
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "backends": installed_backends(device.type),

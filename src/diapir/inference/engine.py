@@ -27,8 +27,6 @@ BACKENDS = ("eager", "compile", "openvino", "onnxruntime")
 """What can compute a network."""
 PRECISIONS = ("auto", "float32", "bf16")
 """Of the convolutions: 'float32' is exact, 'bf16' is fast, 'auto' whichever is faster here."""
-INT8 = "int8"
-"""What measuring may choose beside them, with OpenVINO, see `inference.quantise`."""
 
 _Run = Callable[[Tensor, Tensor | None], Tensor]
 
@@ -39,7 +37,7 @@ class EngineChoice:
 
     Args:
         backend: One of `BACKENDS`.
-        precision: One of `PRECISIONS`, or `INT8`.
+        precision: One of `PRECISIONS`.
         batch: Tiles a forward pass, mirrored ones counted.
     """
 
@@ -186,7 +184,6 @@ def _compiled(net: SaltNet, precision: str) -> _Run:
 
 
 def _openvino(graph: bytes, precision: str) -> _Run:
-    # what a graph of integers leaves to floats may be bf16, too
     settings = {
         "INFERENCE_PRECISION_HINT": "f32" if precision == "float32" else "bf16",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Sequence
-from functools import partial
 
 from torch import Tensor
 
@@ -10,14 +9,11 @@ from diapir.errors import RunError
 from diapir.inference.choice import (
     WORTH_BUILDING,
     WORTH_MEASURING,
-    WORTH_QUANTISING,
     Memory,
     choose_engine,
     memory_key,
-    work_of,
 )
 from diapir.inference.engine import (
-    INT8,
     PRECISIONS,
     Engine,
     EngineChoice,
@@ -26,8 +22,9 @@ from diapir.inference.engine import (
     has_fast_bf16,
     pass_size,
 )
-from diapir.inference.quantise import int8_engine
 from diapir.models.unet import SaltNet
+
+_TILE = 101 * 101
 
 
 class EnginePool:
@@ -69,13 +66,12 @@ class EnginePool:
         """Make every network ready for tiles of this size.
 
         Args:
-            images: (N, 1, H, W) some of the tiles, on the device of the networks; twice
-                `choice.sample_size` of them, if there are as many.
+            images: (N, 1, H, W) some of the tiles, on the device of the networks.
             z_feet: (N,) their depths, where a network has a depth channel.
             tiles: How many are going to come, mirrored ones counted.
         """
         height, width = int(images.shape[-2]), int(images.shape[-1])
-        work = work_of(tiles, height, width)
+        work = tiles * height * width // _TILE
         with self._building:
             for number, net in enumerate(self._nets):
                 key = (number, height, width)
@@ -104,29 +100,19 @@ class EnginePool:
         if self._backend != "auto":
             choice = EngineChoice(self._backend, self._named_precision(), self._pass_size(shape))
             return build_engine(net, choice, *shape)
-        plain = self._plain(shape)
         if self.device.type != "cpu" or work < WORTH_BUILDING:
-            return build_engine(net, plain, *shape)
+            return build_engine(net, self._plain(shape), *shape)
         memory = self._memory or Memory()
-        int8 = self._precision == "auto" and work >= WORTH_QUANTISING
-        key = memory_key(net, images.shape[1:], self._precision, int8=int8)
+        key = memory_key(net, images.shape[1:], self._precision)
         known = memory.recall(key)
-        if known is not None and known.precision == INT8:
-            engine = int8_engine(net, known.batch, images, z_feet)
-            if engine is not None:
-                return engine
-            known, int8 = None, False  # it does not suit these tiles
         if known is None and work >= WORTH_MEASURING:
             try:
-                quantise = partial(int8_engine, net, plain.batch, images, z_feet)
-                engine, seconds = choose_engine(
-                    net, images, z_feet, self._precision, quantise=quantise if int8 else None
-                )
+                engine, seconds = choose_engine(net, images, z_feet, self._precision)
             except (RuntimeError, MemoryError):  # full memory: the pass itself will say what fits
-                return build_engine(net, plain, *shape)
+                return build_engine(net, self._plain(shape), *shape)
             memory.remember(key, engine.choice, seconds)
             return engine
-        return build_engine(net, known or plain, *shape)
+        return build_engine(net, known or self._plain(shape), *shape)
 
     def _plain(self, shape: tuple[int, int]) -> EngineChoice:
         return EngineChoice("eager", self._precision, self._pass_size(shape))

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diapir.errors import DataError, DeviceError, ModelFileError
-from diapir.inference.choice import sample_size
 from diapir.inference.engine_pool import EnginePool
 from diapir.inference.postprocess import make_masks
 from diapir.metrics.calibration import tile_disagreement
@@ -22,6 +21,9 @@ from diapir.models.memory import is_out_of_memory, largest_batch
 from diapir.models.modelfile import ModelCard
 from diapir.models.packaged import models_or_packaged
 from diapir.models.unet import SaltNet
+
+_TRIED = 8
+"""Tiles that engines are measured on, before mirroring."""
 
 
 @dataclass
@@ -173,12 +175,10 @@ class Predictor:
     def _prepare_engines(
         self, images: NDArray[np.uint8], z_feet: NDArray[np.float32] | None
     ) -> None:
-        tiles = len(images) * (2 if self.flip else 1)
-        tried = min(sample_size(tiles, images.shape[1], images.shape[2]), len(images))
-        some = np.linspace(0, len(images) - 1, tried).astype(np.intp)
+        some = np.linspace(0, len(images) - 1, min(_TRIED, len(images))).astype(np.intp)
         depths = None if z_feet is None else torch.tensor(z_feet[some])
         x, depths = self._views(torch.tensor(images[some]), depths)
-        self.engines.prepare(x, depths, tiles)
+        self.engines.prepare(x, depths, len(images) * (2 if self.flip else 1))
 
     def _fitting_views(self, images: Tensor, z_feet: Tensor | None) -> Tensor:
         """Return `_batch_views`, or say which batch would fit where the device's memory is full."""
