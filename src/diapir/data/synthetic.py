@@ -226,6 +226,10 @@ def _repeat_masks(rng: np.random.Generator, masks: Pixels, vertical: NDArray[np.
             masks[second] = masks[first]
 
 
+_ROUNDS = 50
+"""Of windows that are tried until one meets salt."""
+
+
 def _place_window(
     rng: np.random.Generator,
     geology: Geology,
@@ -235,18 +239,23 @@ def _place_window(
 ) -> tuple[float, float]:
     """Return the corner (inline, depth) of a window with about the wanted share of salt."""
     half = REGION_M[0] / 2
-    inline = rng.uniform(-half, max(half - extent_m[1], -half), tries)
-    depth = rng.uniform(150, max(REGION_M[1] - extent_m[0], 150), tries)
-    if not geology.salt:
-        return float(inline[0]), float(depth[0])
     raster = (np.arange(8) + 0.5) / 8
-    grid = Grid(
-        inline_m=(inline[:, None, None] + extent_m[1] * raster[None, None, :]).astype(np.float32),
-        crossline_m=np.zeros((1, 1, 1), np.float32),
-        depth_m=(depth[:, None, None] + extent_m[0] * raster[None, :, None]).astype(np.float32),
-        spacing_m=(1.0, extent_m[0] / 8, extent_m[1] / 8),
-    )
-    share = (salt_distance(geology, grid) < 0).mean(axis=(1, 2))
+    for _ in range(_ROUNDS):
+        inline = rng.uniform(-half, max(half - extent_m[1], -half), tries)
+        depth = rng.uniform(150, max(REGION_M[1] - extent_m[0], 150), tries)
+        if not geology.salt:
+            return float(inline[0]), float(depth[0])
+        grid = Grid(
+            inline_m=(inline[:, None, None] + extent_m[1] * raster[None, None, :]).astype(
+                np.float32
+            ),
+            crossline_m=np.zeros((1, 1, 1), np.float32),
+            depth_m=(depth[:, None, None] + extent_m[0] * raster[None, :, None]).astype(np.float32),
+            spacing_m=(1.0, extent_m[0] / 8, extent_m[1] / 8),
+        )
+        share = (salt_distance(geology, grid) < 0).mean(axis=(1, 2))
+        if share.any():  # small windows may all miss a small body
+            break
     miss = np.abs(share - coverage) + np.where((share == 0) & (coverage > 0), 1, 0)
     best = int(np.argmin(miss))
     return float(inline[best]), float(depth[best])
