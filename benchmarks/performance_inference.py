@@ -37,9 +37,9 @@ def measure_inference(setting: Setting) -> Measured:
             "share of the peak", "first batches, s", "first batches again, s"]  # fmt: skip
     note = (
         "GFLOP of the network in operation, by torch.utils.flop_counter; the peak is that of "
-        "bf16 where the path takes it, else that of float32. The first batches include "
-        "loading the model, choosing the engine by measurement and compiling; again, the choice is "
-        "remembered. They are in no ratio."
+        "bf16 where the path takes it, else that of float32. The first batches include loading the "
+        "model, choosing the engine by measurement and compiling; again, the choice is remembered. "
+        "They are in no ratio."
     )
     found.tables.append(Table("Share of the machine's peak in predicting", head, shares, note))
     return found

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from performance_inference import tiles_to_compare
 from performance_setting import Setting
-from protocol import Measured, Table, compare
+from protocol import Measured, Row, Table, compare, ratio_row
 from torch import Tensor
 
 from diapir.inference.choice import exact_logits
@@ -29,7 +29,8 @@ def measure_int8(setting: Setting) -> Measured:
     if not {"openvino", "onnxruntime"} <= set(installed_backends(setting.device)):
         return Measured([])
     models = {"the packaged model": packaged_model(), **setting.trained}
-    lines = [_line(setting, name, path) for name, path in models.items()]
+    rows: list[Row] = []
+    lines = [_line(setting, name, path, rows) for name, path in models.items()]
     head = ["network", "int8 against bf16", "quartiles", "pixels that flip in bf16, %",
             "pixels that flip in int8, %", "tiles"]  # fmt: skip
     note = (
@@ -38,10 +39,10 @@ def measure_int8(setting: Setting) -> Measured:
         "Pixels flip against eager float32, on tiles that did not train the network, most of which "
         "did not set the steps either; without mirroring."
     )
-    return Measured([], [Table("OpenVINO in int8 beside bf16", head, lines, note)])
+    return Measured(rows, [Table("OpenVINO in int8 beside bf16", head, lines, note)])
 
 
-def _line(setting: Setting, name: str, path: Path) -> list[object]:
+def _line(setting: Setting, name: str, path: Path, rows: list[Row]) -> list[object]:
     net, _ = load_model(path)
     found = tiles_to_compare(setting, path)[0].images
     images = torch.tensor(found)[:, None].float() / 255
@@ -51,6 +52,7 @@ def _line(setting: Setting, name: str, path: Path) -> list[object]:
     integer = engine_of_graph(quantised, EngineChoice("openvino", "bf16", _BATCH))
     timed = images[:_TIMED]
     compared = compare(lambda: low(timed), lambda: integer(timed), rounds=setting.effort.rounds)
+    rows.append(ratio_row("int8", f"OpenVINO in int8 against bf16, {name}", compared, None))
     truth = exact_logits(net, images, None) > 0
     first, third = compared.quartiles
     return [
