@@ -9,15 +9,18 @@ one, and goes into the model file.
 
 import argparse
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
+
+from performance_page import fill
 
 from diapir.config import Recipe, load_recipe
 from diapir.models.modelfile import load_model, save_model
 from diapir.models.packaged import packaged_model
+from diapir.runs.results import score_tables
 
 CARD = Path(__file__).parents[1] / "docs" / "model-card.md"
-BEGIN, END = "<!-- scores:begin -->", "<!-- scores:end -->"
 _MEBIBYTES = 10
 
 
@@ -49,33 +52,18 @@ def training_of(recipe: Recipe) -> Recipe:
 def with_scores(page: str, like: Path) -> str:
     """Return a page with the scores of a recorded run between its marks."""
     record = json.loads((like / "metrics.json").read_text(encoding="utf-8"))
-    tiles, judged = record["tiles"], record["holdout"]
-    lines = [
+    tiles = record["tiles"]
+    told = (
         f"Trained with the same recipe on {tiles['train']:,} tiles and scored on "
-        f"{tiles['holdout']:,} others, with 95 % intervals:",
-        "",
-        "| metric | value |",
-        "| --- | --- |",
-        *(f"| {name.replace('_', ' ')} | {_interval(found)} |"
-          for name, found in judged["metrics"].items()),
-        "",
-        "| salt in the tile | tiles | score |",
-        "| --- | --- | --- |",
-        *(f"| {group['label']} | {group['tiles']} | {_interval(group['score'])} |"
-          for group in judged["by_coverage"]),
-    ]  # fmt: skip
-    before, rest = page.split(BEGIN)
-    return before + BEGIN + "\n" + "\n".join(lines) + "\n" + END + rest.split(END)[1]
+        f"{tiles['holdout']:,} others, with 95 % intervals:"
+    )
+    return fill(page, "scores", "\n".join([told, "", *score_tables(record["holdout"])]))
 
 
 def notes_of_page() -> str:
     """Return the card as it stands in the model file: the page without its marks."""
     page = CARD.read_text(encoding="utf-8")
-    return page.replace(BEGIN + "\n", "").replace(END + "\n", "")
-
-
-def _interval(found: dict[str, float]) -> str:
-    return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+    return re.sub(r"<!-- scores:(begin|end) -->\n", "", page)
 
 
 if __name__ == "__main__":

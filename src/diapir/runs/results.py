@@ -158,11 +158,7 @@ def _run_section(run: _Run, page_folder: Path) -> str:
         metrics["command"],
         "```",
         "",
-        *markdown_table(("metric", "value"), _metric_rows(holdout)),
-        "",
-        "By share of salt in the tile:",
-        "",
-        *markdown_table(("coverage", "tiles", "score", "IoU"), _group_rows(holdout["by_coverage"])),
+        *score_tables(holdout),
         "",
         *_figure_lines(run, page_folder),
         f"Machine: {metrics['machine']}. Training took {metrics['training_seconds']:.0f} s. "
@@ -206,6 +202,21 @@ def _submissions_section(submissions: Sequence[dict[str, Any]]) -> str:
     ]
     text = "Wall time from reading the test tiles to the checked file, beside pure model time."
     return "\n".join(["## Submissions", "", text, "", *markdown_table(columns, rows), ""])
+
+
+def score_tables(judged: dict[str, Any]) -> list[str]:
+    """Return the lines of Markdown that tell all scores of a run's hold-out.
+
+    Args:
+        judged: `holdout` of the run's `metrics.json`.
+    """
+    return [
+        *markdown_table(("metric", "value"), _metric_rows(judged)),
+        "",
+        "By share of salt in the tile:",
+        "",
+        *markdown_table(("coverage", "tiles", "score", "IoU"), _group_rows(judged["by_coverage"])),
+    ]
 
 
 def _metric_rows(holdout: dict[str, Any]) -> list[tuple[str, str]]:
