@@ -14,7 +14,7 @@ from diapir.errors import ModelFileError
 from diapir.inference.predict import PredictOptions, load_predictor
 from diapir.metrics.calibration import scale_probs
 from diapir.models import modelfile
-from diapir.models.ensemble import Member, load_networks, read_members, save_ensemble
+from diapir.models.ensemble import Member, read_members, read_networks, save_ensemble
 from diapir.models.maskrule import MaskRule
 from diapir.models.modelfile import ModelCard, load_model, read_card, save_model
 from diapir.models.packaged import models_or_packaged, packaged_model
@@ -55,14 +55,14 @@ def images() -> np.ndarray:
 
 
 def test_round_trip(path: Path, members: list[Member], card: ModelCard) -> None:
-    found = load_networks(path)
+    found = read_networks(path)
     assert found.card == card == read_card(path)
     assert found.weights == (1.0, 3.0)
     assert [(m.recipe, m.name) for m in read_members(path)] == [(m.recipe, m.name) for m in members]
     x = torch.rand(2, 1, 32, 32)
     with torch.no_grad():
         for net, member in zip(found.nets, members, strict=True):
-            assert torch.equal(net(x), member.net(x))
+            assert torch.equal(net.net()(x), member.net(x))
 
 
 def test_predictions_are_the_weighted_mean_at_one_temperature(
@@ -85,7 +85,7 @@ def test_one_network_seen_once_has_no_doubt(
     tmp_path: Path, members: list[Member], images: np.ndarray
 ) -> None:
     save_model(tmp_path / "one.safetensors", members[0].net, ModelCard(members[0].recipe, 0.5))
-    found = load_networks(tmp_path / "one.safetensors")
+    found = read_networks(tmp_path / "one.safetensors")
     assert (len(found.nets), found.weights) == (1, (1.0,))
     assert read_members(tmp_path / "one.safetensors") == []
     predictor, _ = load_predictor([tmp_path / "one.safetensors"], CPU)
@@ -99,8 +99,8 @@ def test_half_is_half_the_size(tmp_path: Path, path: Path, members: list[Member]
     small = tmp_path / "half.safetensors"
     save_ensemble(small, members, read_card(path), half=True)
     assert {t.dtype for n, t in load_file(small).items() if n.endswith("weight")} == {torch.float16}
-    nets = load_networks(small).nets
-    assert {p.dtype for net in nets for p in net.parameters()} == {torch.float32}
+    nets = read_networks(small).nets
+    assert {p.dtype for net in nets for p in net.net().parameters()} == {torch.float32}
 
 
 def test_fine_tuning_wants_one_network(path: Path) -> None:
@@ -136,7 +136,7 @@ def test_damaged_ensemble(path: Path, change: Callable[[Any, Any], Any], text: s
 
     save_file(state, path, metadata={"diapir": json.dumps(table)})
     with pytest.raises(ModelFileError, match=text):
-        load_networks(path)
+        [net.net() for net in read_networks(path).nets]
 
 
 # --- the model that comes with the package

@@ -23,6 +23,7 @@ from diapir.inference.predict import Predictor
 from diapir.io.atomic import write_bytes_atomic
 from diapir.io.json_text import json_text
 from diapir.models.modelfile import ModelCard
+from diapir.models.stored import built
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml"}
 """Formats of an export and the suffixes of their files."""
@@ -44,7 +45,7 @@ class SaltProbs(nn.Module):
 
     def __init__(self, predictor: Predictor) -> None:
         super().__init__()
-        self.nets = nn.ModuleList(plain_copy(net) for net in predictor.nets)
+        self.nets = nn.ModuleList(plain_copy(built(net)) for net in predictor.nets)
         self.shares = predictor.shares
         self.flip, self.temperature = predictor.flip, predictor.rule.temperature
 

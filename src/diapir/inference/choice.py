@@ -7,7 +7,6 @@ the user's cache, under what the answer depends on: network, tile size, threads,
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,8 +27,9 @@ from diapir.inference.engine import (
     installed_backends,
     pass_size,
 )
+from diapir.inference.graph_store import cache_folder
 from diapir.io.atomic import write_bytes_atomic
-from diapir.models.unet import SaltNet
+from diapir.models.stored import AnyNet, built, device_type
 
 WORTH_MEASURING = 2000
 """Tiles of 101 x 101, mirrored ones counted, from which measuring pays."""
@@ -48,7 +48,7 @@ _log = logging.getLogger(__name__)
 
 
 def choose_engine(
-    net: SaltNet, images: Tensor, z_feet: Tensor | None, precision: str
+    net: AnyNet, images: Tensor, z_feet: Tensor | None, precision: str
 ) -> tuple[Engine, dict[str, float]]:
     """Return the fastest engine that keeps to the network's answers, and what was measured.
 
@@ -123,17 +123,18 @@ def _faster(
     return rival if found[rival.choice] < found[best.choice] else best
 
 
-def exact_logits(net: SaltNet, images: Tensor, z_feet: Tensor | None) -> Tensor:
+def exact_logits(net: AnyNet, images: Tensor, z_feet: Tensor | None) -> Tensor:
     """Return the logits of torch in float32, which is what every engine is held to."""
     shape = (int(images.shape[-2]), int(images.shape[-1]))
     usual = pass_size(*shape)
-    own = net.autocast_encoder, net.autocast_decoder
-    exact = build_engine(net, EngineChoice("eager", "float32", usual), *shape)
+    network = built(net)
+    own = network.autocast_encoder, network.autocast_decoder
+    exact = build_engine(network, EngineChoice("eager", "float32", usual), *shape)
     try:
         with torch.inference_mode():
             return exact(images, z_feet)
     finally:  # an engine in use may run this very network
-        net.autocast_encoder, net.autocast_decoder = own
+        network.autocast_encoder, network.autocast_decoder = own
 
 
 def keeps_to(found: Tensor, wanted: Tensor, *, exact: bool) -> bool:
@@ -191,24 +192,16 @@ class Memory:
         return entries if isinstance(entries, dict) else {}
 
 
-def cache_folder() -> Path:
-    """Return where Diapir keeps what it can find out again."""
-    own = os.environ.get("DIAPIR_CACHE")
-    if own:
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diapir"
-
-
-def memory_key(net: SaltNet, shape: Sequence[int], precision: str) -> str:
+def memory_key(net: AnyNet, shape: Sequence[int], precision: str) -> str:
     """Return what a choice depends on, as a short name: another machine or version, another key."""
-    device = next(net.parameters()).device
+    device = device_type(net)
     facts = {
         "network": net.config.model_dump(mode="json"),
         "shape": list(shape),
         "precision": precision,
         "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
-        "backends": installed_backends(device.type),
+        "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
+        "backends": installed_backends(device),
         "versions": [_version(name) for name in ("diapir", "torch", "openvino", "onnxruntime")],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]

@@ -20,7 +20,9 @@ from torch import Tensor
 
 from diapir.config import TILE_SIZE
 from diapir.errors import RunError
-from diapir.inference.graphs import DEPTHS, IMAGES, logits_graph
+from diapir.inference.graph_store import graph_of
+from diapir.inference.graphs import DEPTHS, IMAGES
+from diapir.models.stored import AnyNet, built, device_type
 from diapir.models.unet import SaltNet
 
 BACKENDS = ("eager", "compile", "openvino", "onnxruntime")
@@ -143,7 +145,7 @@ def check_backend(name: str, device: str = "cpu") -> None:
         )
 
 
-def build_engine(net: SaltNet, choice: EngineChoice, height: int, width: int) -> Engine:
+def build_engine(net: AnyNet, choice: EngineChoice, height: int, width: int) -> Engine:
     """Return a network made ready for tiles of one size.
 
     Args:
@@ -153,13 +155,12 @@ def build_engine(net: SaltNet, choice: EngineChoice, height: int, width: int) ->
         width: Of the tiles, in pixels.
     """
     if choice.backend == "eager":
-        device = next(net.parameters()).device
-        net.set_precision(choice.precision, device.type)
-        return Engine(choice, net)
+        network = built(net)
+        network.set_precision(choice.precision, device_type(network))
+        return Engine(choice, network)
     if choice.backend == "compile":
-        return Engine(choice, _compiled(net, choice.precision), whole_batches=True)
-    graph = logits_graph(net, height, width)
-    return engine_of_graph(graph, choice)
+        return Engine(choice, _compiled(built(net), choice.precision), whole_batches=True)
+    return engine_of_graph(graph_of(net, height, width), choice)
 
 
 def engine_of_graph(graph: bytes, choice: EngineChoice) -> Engine:
@@ -170,7 +171,7 @@ def engine_of_graph(graph: bytes, choice: EngineChoice) -> Engine:
 
 def _compiled(net: SaltNet, precision: str) -> _Run:
     own = copy.deepcopy(net)
-    own.set_precision(precision, next(own.parameters()).device.type)
+    own.set_precision(precision, device_type(own))
     program = torch.compile(own)
 
     def run(images: Tensor, z_feet: Tensor | None) -> Tensor:

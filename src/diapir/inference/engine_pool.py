@@ -22,7 +22,7 @@ from diapir.inference.engine import (
     has_fast_bf16,
     pass_size,
 )
-from diapir.models.unet import SaltNet
+from diapir.models.stored import AnyNet, device_type
 
 _TILE = 101 * 101
 
@@ -31,7 +31,7 @@ class EnginePool:
     """Runs networks by the engine that is asked for, or by the fastest where that pays.
 
     Args:
-        nets: In evaluation mode, on one device.
+        nets: In evaluation mode, on one device; those not yet built are on the CPU.
         backend: One of `BACKENDS`, or 'auto': torch for small work; for more, what was measured
             before on this kind of tiles; for much, what is measured then.
         precision: One of `PRECISIONS`.
@@ -43,14 +43,14 @@ class EnginePool:
 
     def __init__(
         self,
-        nets: Sequence[SaltNet],
+        nets: Sequence[AnyNet],
         backend: str = "auto",
         precision: str = "auto",
         memory: Memory | None = None,
     ) -> None:
-        self.device = next(nets[0].parameters()).device
+        self._device = device_type(nets[0])
         if backend != "auto":
-            check_backend(backend, self.device.type)
+            check_backend(backend, self._device)
         if precision not in PRECISIONS:
             raise RunError(
                 f"there is no precision {precision!r}",
@@ -95,12 +95,12 @@ class EnginePool:
     def _is_stopgap(self, made: Engine, shape: tuple[int, int], work: int) -> bool:
         return made.choice == self._plain(shape) and work >= WORTH_BUILDING
 
-    def _make(self, net: SaltNet, images: Tensor, z_feet: Tensor | None, work: int) -> Engine:
+    def _make(self, net: AnyNet, images: Tensor, z_feet: Tensor | None, work: int) -> Engine:
         shape = (int(images.shape[-2]), int(images.shape[-1]))
         if self._backend != "auto":
             choice = EngineChoice(self._backend, self._named_precision(), self._pass_size(shape))
             return build_engine(net, choice, *shape)
-        if self.device.type != "cpu" or work < WORTH_BUILDING:
+        if self._device != "cpu" or work < WORTH_BUILDING:
             return build_engine(net, self._plain(shape), *shape)
         memory = self._memory or Memory()
         key = memory_key(net, images.shape[1:], self._precision)
@@ -119,7 +119,7 @@ class EnginePool:
 
     def _pass_size(self, shape: tuple[int, int]) -> int:
         whole = 1 << 20  # a GPU takes what it gets at once
-        return pass_size(*shape) if self.device.type == "cpu" else whole
+        return pass_size(*shape) if self._device == "cpu" else whole
 
     def _named_precision(self) -> str:
         """Return what 'auto' means to a backend that was asked for by name."""
@@ -128,6 +128,6 @@ class EnginePool:
         return "bf16" if self._backend == "openvino" and has_fast_bf16() else "float32"
 
 
-def _depths_for(net: SaltNet, z_feet: Tensor | None) -> Tensor | None:
+def _depths_for(net: AnyNet, z_feet: Tensor | None) -> Tensor | None:
     """Return the depths where the network has an input for them: graphs refuse what they lack."""
     return z_feet if net.config.depth_channel else None

@@ -13,13 +13,15 @@ from torch import Tensor
 
 from diapir.errors import DataError, DeviceError, ModelFileError
 from diapir.inference.engine_pool import EnginePool
+from diapir.inference.graph_store import has_graph
 from diapir.inference.postprocess import make_masks
 from diapir.metrics.calibration import tile_disagreement
-from diapir.models.ensemble import load_networks
+from diapir.models.ensemble import read_networks
 from diapir.models.maskrule import AS_THRESHOLDED, MaskRule, mean_rule
 from diapir.models.memory import is_out_of_memory, largest_batch
 from diapir.models.modelfile import ModelCard
 from diapir.models.packaged import models_or_packaged
+from diapir.models.stored import AnyNet, StoredNet
 from diapir.models.unet import SaltNet
 
 _TRIED = 8
@@ -31,7 +33,7 @@ class Predictor:
     """Averages the salt probabilities of models and of mirrored tiles.
 
     Args:
-        nets: In evaluation mode, on one device.
+        nets: In evaluation mode, on one device; those not yet built are on the CPU.
         threshold: Probability from which a pixel counts as salt.
         flip: Average with the prediction of the mirrored tile.
         needs_depth: Whether any network has a depth channel.
@@ -43,7 +45,7 @@ class Predictor:
         model_seconds: Time spent in the networks so far, without reading and writing.
     """
 
-    nets: Sequence[SaltNet]
+    nets: Sequence[AnyNet]
     threshold: float = 0.5
     flip: bool = True
     batch_size: int = 32
@@ -56,9 +58,8 @@ class Predictor:
     def __post_init__(self) -> None:
         shares = np.ones(len(self.nets)) if self.weights is None else np.asarray(self.weights)
         self.shares: list[float] = (shares / shares.sum()).tolist()
-        self.device = next(self.nets[0].parameters()).device
-        for net in self.nets:
-            net.eval()
+        at_hand = [net.eval() for net in self.nets if isinstance(net, SaltNet)]
+        self.device = next(at_hand[0].parameters()).device if at_hand else torch.device("cpu")
         self.engines = EnginePool(self.nets, self.engine, self.precision)
 
     @property
@@ -272,9 +273,9 @@ def load_predictor(
         ModelFileError: A file is no usable model, there is none, or the device is not there.
     """
     device = _choose_device(options.device)
-    loaded = [load_networks(path) for path in models_or_packaged(paths)]
+    loaded = [read_networks(path) for path in models_or_packaged(paths)]
     cards = [found.card for found in loaded]
-    nets = [net.to(device) for found in loaded for net in found.nets]
+    nets = [_checked(net, device) for found in loaded for net in found.nets]
     own_flip, own_threshold = cards[0].recipe.predict.flip, np.mean([c.threshold for c in cards])
     predictor = Predictor(
         nets,
@@ -287,6 +288,15 @@ def load_predictor(
         precision=options.precision,
     )
     return predictor, cards
+
+
+def _checked(net: StoredNet, device: str) -> AnyNet:
+    """Return a network for its device, after building it unless an earlier run left its graph."""
+    if device != "cpu":
+        return net.net().to(device)
+    if not has_graph(net):
+        net.net()  # what is wrong with it is told before any work
+    return net
 
 
 def _choose_device(device: str) -> str:

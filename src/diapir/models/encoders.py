@@ -7,7 +7,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
-import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -126,6 +125,8 @@ def _from_timm(config: ModelConfig, in_channels: int) -> tuple[nn.Module, Encode
 
 
 def _create_timm(config: ModelConfig) -> Any:
+    import timm  # takes as long as torch itself, and whoever has an engine builds no network
+
     # VGG ends in a pooled level of 1/32 that no skip of the classic decoder uses
     options: dict[str, Any] = {}
     if config.encoder.startswith("vgg"):

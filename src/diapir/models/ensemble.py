@@ -8,6 +8,7 @@ each member beside what is common to all.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from diapir.errors import DiapirError
 from diapir.io.atomic import write_bytes_atomic
 from diapir.models import modelfile
 from diapir.models.modelfile import ModelCard
+from diapir.models.stored import StoredNet
 from diapir.models.unet import SaltNet
 
 ENSEMBLE_FORMAT = 2
@@ -29,12 +31,12 @@ class Networks:
     """What a model file or an ensemble holds.
 
     Args:
-        nets: In evaluation mode, on the CPU.
+        nets: To be built, on the CPU.
         weights: One a network, above 0.
         card: Common to all: threshold, rule, ids; its recipe is that of the first network.
     """
 
-    nets: tuple[SaltNet, ...]
+    nets: tuple[StoredNet, ...]
     weights: tuple[float, ...]
     card: ModelCard
 
@@ -82,22 +84,33 @@ def save_ensemble(
     write_bytes_atomic(path, modelfile.serialise_state(state, card, extra, half=half))
 
 
-def load_networks(path: Path) -> Networks:
-    """Return the networks of a model file or an ensemble, ready to predict on the CPU.
+def read_networks(path: Path) -> Networks:
+    """Return the networks of a model file or an ensemble, each to be built when it is needed.
 
     Raises:
-        ModelFileError: As in `load_model`.
+        ModelFileError: As in `load_model`, as far as the header tells; of the weights each network
+            says it when it is built.
     """
-    members = read_members(path)
+    members, card = read_members(path), modelfile.read_card(path)
+    digest = sha256(path.read_bytes()).hexdigest()
     if not members:
-        net, card = modelfile.load_model(path)
-        return Networks((net,), (1.0,), card)
-    card = modelfile.read_card(path)
+        return Networks((_stored(path, card.recipe, digest),), (1.0,), card)
     nets = tuple(
-        modelfile.build_network(path, member.recipe, prefix=f"{number}.", members=len(members))
+        _stored(path, member.recipe, digest, number, len(members))
         for number, member in enumerate(members)
     )
     return Networks(nets, tuple(member.weight for member in members), card)
+
+
+def _stored(
+    path: Path, recipe: Recipe, digest: str, number: int | None = None, members: int = 1
+) -> StoredNet:
+    prefix = "" if number is None else f"{number}."
+
+    def build() -> SaltNet:
+        return modelfile.build_network(path, recipe, prefix=prefix, members=members)
+
+    return StoredNet(recipe.model, f"{digest}/{prefix}", build)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from diapir.inference.postprocess import Choice, choose
 from diapir.inference.predict import Predictor
 from diapir.io.lock import sole_writer
 from diapir.io.tiles import Tiles, read_tiles
-from diapir.models.ensemble import Member, Networks, load_networks, read_members, save_ensemble
+from diapir.models.ensemble import Member, Networks, read_members, read_networks, save_ensemble
 from diapir.models.maskrule import MaskRule, mean_rule
 from diapir.models.modelfile import ModelCard, save_model
 from diapir.progress import counting
@@ -124,7 +124,7 @@ def _open(runs: Sequence[Path], weights: Sequence[float]) -> list[_Source]:
     sources = []
     for number, path in enumerate(runs):
         files = run_models(path) if path.is_dir() else [path]
-        found = [load_networks(file) for file in files]
+        found = [read_networks(file) for file in files]
         # a run's weight is shared by its networks; without weights every network counts alike
         count = sum(len(each.nets) for each in found)
         sources.append(_Source(path, files, found, weights[number] / count if weights else 1.0))
@@ -140,7 +140,7 @@ def _members(source: _Source) -> list[Member]:
             recipe = listed[number].recipe if listed else found.card.recipe
             inner = listed[number].name if listed else ""
             name = f"{file.parent.name}/{file.name}{f': {inner}' if inner else ''}"
-            members.append(Member(net, recipe, source.weight * weight / mean, name))
+            members.append(Member(net.net(), recipe, source.weight * weight / mean, name))
     return members
 
 
