@@ -1,15 +1,17 @@
 """Predicting: how fast against the baseline, how exact, and how near to the machine's limit."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from baseline import plain_unet, predict_plainly
 from numpy.typing import NDArray
-from performance_models import Ready, options, random_model, ready
+from performance_models import Ready, cpu_recipe, options, plain_recipe, random_model, ready
 from performance_peak import gflop_of, peak_of
 from performance_setting import Setting
-from protocol import Comparison, Measured, Row, Table, compare_each, ratio_row
+from protocol import Measured, Row, Table, compare_each, ratio_row
 
 from diapir.config import ModelConfig
 from diapir.io.tiles import Tiles, read_tiles
@@ -19,102 +21,127 @@ from diapir.models.packaged import packaged_model
 
 PATHS = {"fast": ("auto", "1", 3.5), "exact": ("float32", "2", 2.0)}
 """Each path with its precision, its target and how many times as fast it should be."""
+ALIKE = "as the baseline has it"
+"""A network that pads as the baseline does, and has as many channels."""
 _LOWEST, _HIGHEST = 1e-5, 0.99
 
 
+@dataclass(frozen=True)
+class _Candidate:
+    """A network that is compared with the baseline of its encoder.
+
+    Args:
+        name: In the tables.
+        path: Its model file.
+        trained: Whether it knows anything.
+        gated: Whether the targets are set for it.
+    """
+
+    name: str
+    path: Path
+    trained: bool
+    gated: bool = True
+
+    @property
+    def config(self) -> ModelConfig:
+        return read_card(self.path).recipe.model
+
+
 def measure_inference(setting: Setting) -> Measured:
-    """Compare both paths with the baseline, for the usual networks and for the packaged model."""
+    """Compare both paths with the baseline: in two networks of each encoder, and packaged.
+
+    One is that of recipe `cpu`, the other does as the baseline does.
+    """
     found = Measured()
     shares: list[list[object]] = []
-    models = {
-        name: setting.trained.get(name) or random_model(setting.work, name)
-        for name in setting.effort.encoders
-    }
-    models["the packaged model"] = packaged_model()
-    for name, path in models.items():
-        _compare_model(setting, name, path, found, shares)
+    for encoder in setting.effort.encoders:
+        path = setting.trained.get(encoder) or random_model(setting.work, cpu_recipe(encoder))
+        alike = random_model(setting.work, plain_recipe(encoder))
+        candidates = [
+            _Candidate(encoder, path, trained=encoder in setting.trained),
+            _Candidate(f"{encoder}, {ALIKE}", alike, trained=False, gated=False),
+        ]
+        _compare_models(setting, candidates, found, shares)
+    packaged = _Candidate("the packaged model", packaged_model(), trained=True)
+    _compare_models(setting, [packaged], found, shares)
     head = ["network", "path", "engine", "GFLOP a tile", "tiles a second", "GFLOP/s",
             "share of the peak", "first batches, s", "first batches again, s"]  # fmt: skip
     note = (
         "GFLOP of the network in operation, by torch.utils.flop_counter; the peak is that of "
         "bf16 where the path takes it, else that of float32. The first batches include loading the "
-        "model, choosing the engine by measurement and compiling; again, the choice is remembered. "
-        "They are in no ratio."
+        "model, choosing the engine by measurement and compiling; again, the choice and the graph "
+        "are remembered. They are in no ratio."
     )
     found.tables.append(Table("Share of the machine's peak in predicting", head, shares, note))
     return found
 
 
-def _compare_model(
-    setting: Setting, name: str, path: Path, found: Measured, shares: list[list[object]]
+def _compare_models(
+    setting: Setting,
+    candidates: Sequence[_Candidate],
+    found: Measured,
+    shares: list[list[object]],
 ) -> None:
+    """Let networks of one encoder take turns with its baseline, on both paths."""
     effort, device = setting.effort, setting.device
     images = setting.labelled(effort.tiles).images
-    config = read_card(path).recipe.model
-    plain = plain_unet(config.encoder).to(device).eval()
-    trained = path == packaged_model() or name in setting.trained
-    found_ready: dict[str, Ready] = {}
-    again: dict[str, Ready] = {}
-    for kind, (precision, _, _) in PATHS.items():
-        chosen = options(precision, effort.engine, flip=False, device=device)
-        found_ready[kind] = ready(path, images, chosen)
-        again[kind] = ready(path, images, chosen)
+    encoder = candidates[0].config.encoder
+    plain = plain_unet(encoder).to(device).eval()
 
     def baseline() -> NDArray[np.float32]:
-        return predict_plainly(plain, images, side=config.resize_to, device=device)
+        return predict_plainly(plain, images, device=device)
 
-    works = {"baseline": baseline} | {
-        kind: lambda kind=kind: again[kind].predictor.predict_probs(images) for kind in PATHS
-    }
+    works = {"baseline": baseline}
+    first: dict[str, Ready] = {}
+    again: dict[str, Ready] = {}
+    for candidate in candidates:
+        for kind, (precision, _, _) in PATHS.items():
+            chosen = options(precision, effort.engine, flip=False, device=device)
+            name = f"{kind} {candidate.name}"
+            first[name] = ready(candidate.path, images, chosen)
+            again[name] = ready(candidate.path, images, chosen)
+            works[name] = lambda name=name: again[name].predictor.predict_probs(images)
     compared = compare_each(works, rounds=effort.rounds)
-    for kind, (_, target, limit) in PATHS.items():
-        what = f"{kind} path against the baseline, {name}"
-        note = (
-            f"{name}{'' if trained else ', untrained'}: one pass without mirroring over "
-            f"{len(images)} tiles of 101 x 101; the baseline {_how(config.resize_to)}, "
-            f"Diapir {_own_way(config)}."
-        )
-        found.rows.append(ratio_row(target, what, compared[kind], setting.gate(limit), note=note))
-    shares += _shares(setting, name, path, compared, found_ready, again)
+    seconds = next(iter(compared.values())).baseline
+    gflop = gflop_of(plain, torch.zeros(1, 3, 128, 128, device=device))
+    shares.append(_share(setting, encoder, "baseline", "eager", gflop, seconds, ["", ""]))
+    for candidate in candidates:
+        gflop = gflop_of(load_model(candidate.path)[0], torch.zeros(1, 1, 101, 101))
+        for kind, (_, target, limit) in PATHS.items():
+            name = f"{kind} {candidate.name}"
+            what = f"{kind} path against the baseline, {candidate.name}"
+            note = (
+                f"{candidate.name}{'' if candidate.trained else ', untrained'}: one pass without "
+                f"mirroring over {len(images)} tiles of 101 x 101; the baseline pads them to 128, "
+                f"Diapir {_own_way(candidate.config)}."
+            )
+            gate = setting.gate(limit) if candidate.gated else None
+            found.rows.append(ratio_row(target, what, compared[name], gate, note=note))
+            starts = [first[name].seconds, again[name].seconds]
+            shares.append(
+                _share(setting, candidate.name, kind, first[name].engine, gflop,
+                       compared[name].candidate, starts)
+            )  # fmt: skip
 
 
 def _own_way(config: ModelConfig) -> str:
-    if config.pad_mode == "none" and config.resize_to is None:
-        return "takes them as they are"
-    return _how(config.resize_to)
+    return "takes them as they are" if config.pad_mode == "none" else "pads them to 128"
 
 
-def _how(side: int | None) -> str:
-    return "pads them to 128" if side is None else f"resizes them to {side}"
-
-
-def _shares(
+def _share(
     setting: Setting,
     name: str,
-    path: Path,
-    compared: dict[str, Comparison],
-    first: dict[str, Ready],
-    again: dict[str, Ready],
-) -> list[list[object]]:
-    count = len(setting.labelled(setting.effort.tiles).images)
-    net, card = load_model(path)
-    side = card.recipe.model.resize_to or 128
-    own = gflop_of(net, torch.zeros(1, 1, 101, 101))
-    plain = gflop_of(plain_unet(net.config.encoder).eval(), torch.zeros(1, 3, side, side))
-    peak = peak_of(setting)
-    lines: list[list[object]] = []
-    for kind in ("baseline", *PATHS):
-        gflop, dtype, engine, starts = plain, "float32", "eager", ["", ""]
-        seconds = next(iter(compared.values())).baseline
-        if kind != "baseline":
-            gflop, engine = own, first[kind].engine
-            dtype = "float32" if kind == "exact" or "float32" in engine else "bf16"
-            seconds = compared[kind].candidate
-            starts = [first[kind].seconds, again[kind].seconds]
-        rate = count / float(np.median(seconds))
-        share = f"{gflop * rate / peak.of(dtype):.0%} of {dtype}"
-        lines.append([name, kind, engine, gflop, rate, gflop * rate, share, *starts])
-    return lines
+    kind: str,
+    engine: str,
+    gflop: float,
+    seconds: Sequence[float],
+    starts: Sequence[object],
+) -> list[object]:
+    """Return a line of the table of shares."""
+    dtype = "bf16" if kind == "fast" and "float32" not in engine else "float32"
+    rate = len(setting.labelled(setting.effort.tiles)) / float(np.median(seconds))
+    share = f"{gflop * rate / peak_of(setting).of(dtype):.0%} of {dtype}"
+    return [name, kind, engine, gflop, rate, gflop * rate, share, *starts]
 
 
 def measure_accuracy(setting: Setting) -> Measured:

@@ -15,6 +15,7 @@ from diapir.config import (
     OptimConfig,
     Recipe,
     TrainConfig,
+    load_recipe,
 )
 from diapir.inference.predict import PredictOptions, Predictor, load_predictor
 from diapir.models.modelfile import ModelCard, save_model
@@ -39,11 +40,15 @@ def plain_recipe(encoder: str, batch_size: int = 16) -> Recipe:
     )
 
 
-def random_model(folder: Path, encoder: str) -> Path:
-    """Write an untrained network of an encoder as a model file; return its path."""
-    recipe = plain_recipe(encoder)
+def cpu_recipe(encoder: str) -> Recipe:
+    """Return recipe `cpu` with another encoder, which starts from random weights."""
+    return load_recipe("cpu", ["model.weights=none", f"model.encoder={encoder}"])
+
+
+def random_model(folder: Path, recipe: Recipe) -> Path:
+    """Write the untrained network of a recipe as a model file; return its path."""
     torch.manual_seed(0)
-    path = folder / f"{encoder}.safetensors"
+    path = folder / f"{recipe.model.encoder}-{recipe.name}.safetensors"
     net = SaltNet(recipe.model)
     # no pixel near the threshold: an engine in bf16 flips those of a network that knows nothing,
     # and would be refused for it
