@@ -94,7 +94,7 @@ def ready(path: Path, images: NDArray[np.uint8], chosen: PredictOptions) -> Read
     predictor, _ = load_predictor([path], chosen)
     if hasattr(predictor, "engines"):
         some = torch.tensor(images[:16])[:, None].float().to(predictor.device) / 255
-        predictor.engines.prepare(some, None, _COMPETITION)
+        predictor.engines.prepare(some.shape[-2:], _COMPETITION, lambda: (some, None))
     predictor.predict_probs(images)
     described = predictor.engines.describe() if hasattr(predictor, "engines") else ["torch"]
     return Ready(predictor, "; ".join(described), time.perf_counter() - started)

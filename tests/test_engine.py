@@ -29,7 +29,7 @@ from diapir.inference.engine import (
     check_backend,
     installed_backends,
 )
-from diapir.inference.engine_pool import EnginePool
+from diapir.inference.engine_pool import EnginePool, Sample
 from diapir.inference.graphs import plain_copy
 from diapir.inference.predict import Predictor
 from diapir.models.unet import SaltNet
@@ -44,6 +44,11 @@ def network(**changes: object) -> SaltNet:
 
 def tiles(count: int = 5, height: int = 37, width: int = 51) -> Tensor:
     return torch.rand(count, 1, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def work(images: Tensor, count: int) -> tuple[tuple[int, int], int, Sample]:
+    """What a pool is prepared by: size, number of tiles, some of them."""
+    return (images.shape[-2], images.shape[-1]), count, lambda: (images, None)
 
 
 @pytest.fixture(autouse=True)
@@ -211,11 +216,11 @@ def test_the_engine_that_was_measured_is_the_one_used(monkeypatch: pytest.Monkey
     monkeypatch.setattr(choosing, "build_engine", build)
     monkeypatch.setattr("diapir.inference.engine_pool.build_engine", build)
     pool = EnginePool([net], precision="float32")
-    pool.prepare(images, None, 5000)
+    pool.prepare(*work(images, 5000))
     assert pool.describe()[0].startswith("openvino, float32")
     assert built == ["eager", "eager", "openvino"]  # the reference, then each candidate once
     assert torch.equal(pool(0, images, None), wanted)
-    EnginePool([net], precision="float32").prepare(images, None, 5000)
+    EnginePool([net], precision="float32").prepare(*work(images, 5000))
     assert built[3:] == ["openvino"]  # remembered: built, not measured
 
 
@@ -270,24 +275,24 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_little_work_is_not_measured_and_much_is_once(chosen: list[int]) -> None:
     net, images = network(), tiles(4, 101, 101)
     pool = EnginePool([net])
-    pool.prepare(images, None, 20)
+    pool.prepare(*work(images, 20))
     assert not chosen
     assert pool.describe() == ["eager, auto, 16 tiles a pass"]
-    pool.prepare(images, None, 400)  # enough for an engine that is known, and none is
+    pool.prepare(*work(images, 400))  # enough for an engine that is known, and none is
     assert not chosen
-    pool.prepare(images, None, 5000)
+    pool.prepare(*work(images, 5000))
     assert chosen == [4]
     assert pool.describe() == ["eager, float32, 3 tiles a pass"]
-    EnginePool([net]).prepare(images, None, 5000)  # another predictor, the same memory
+    EnginePool([net]).prepare(*work(images, 5000))  # another predictor, the same memory
     again = EnginePool([net])
-    again.prepare(images, None, 400)
+    again.prepare(*work(images, 400))
     assert chosen == [4]
     assert again.describe() == ["eager, float32, 3 tiles a pass"]
 
 
 def test_an_engine_named_is_the_engine_used(chosen: list[int]) -> None:
     pool = EnginePool([network()], "eager", "float32")
-    pool.prepare(tiles(), None, 10**6)
+    pool.prepare(*work(tiles(), 10**6))
     assert not chosen
     assert pool.describe() == ["eager, float32, 16 tiles a pass"]
 
@@ -310,7 +315,7 @@ def test_full_memory_while_measuring_leaves_torch(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr("diapir.inference.engine_pool.choose_engine", full)
     pool = EnginePool([network()])
-    pool.prepare(tiles(4, 101, 101), None, 5000)
+    pool.prepare(*work(tiles(4, 101, 101), 5000))
     assert pool.describe() == ["eager, auto, 16 tiles a pass"]
 
 

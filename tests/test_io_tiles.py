@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from diapir.errors import DataError
-from diapir.io import tiles as tiles_module
+from diapir.io import stack as stack_module
 from diapir.io.rle import encode_rle
 from diapir.io.tiles import Tiles, read_tiles
 
@@ -229,7 +229,7 @@ def test_tiles_are_sorted_by_id_whatever_the_files_are_called(tmp_path):
 
 
 def test_more_tiles_than_one_task_takes(tmp_path):
-    n = 3 * tiles_module._FILES_PER_TASK + 5
+    n = 3 * stack_module._FILES_PER_TASK + 5
     values = {f"{i:04}": np.full((2, 2), i % 251, dtype=np.uint8) for i in range(n)}
     pack(tmp_path / "test.zip", {f"images/{id_}.png": png(v) for id_, v in values.items()})
     tiles = read_tiles(tmp_path, "test")
@@ -465,7 +465,7 @@ def test_too_many_pixels_for_the_memory(tmp_path, monkeypatch):
 
 
 def test_of_several_bad_files_the_first_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(tiles_module, "_FILES_PER_TASK", 1)
+    monkeypatch.setattr(stack_module, "_FILES_PER_TASK", 1)
     write(tmp_path, image_files() | {f"{id_}.png": "bad" for id_ in IDS[1:]})
     for _ in range(5):
         with pytest.raises(DataError) as caught:

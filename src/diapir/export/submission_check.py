@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from diapir.errors import DataError, SubmissionError
 from diapir.io.csv_tables import MAX_TABLE_BYTES, MAX_TABLE_ROWS, RLE_HEADER
-from diapir.io.rle import decode_rle
+from diapir.io.rle import parse_rle
 
 LIMIT = 20
 """Problems of one kind that are named before the rest is only counted."""
@@ -298,7 +298,7 @@ def _check_run_lengths(text: str, name: str, row: int, shape: tuple[int, int]) -
         yield Problem("run-lengths", message, mend, row)
         return
     try:
-        decode_rle(text, shape, where=f"row {row}")
+        parse_rle(text, shape, where=f"row {row}")
     except DataError as error:
         message = f"The mask of {_shorten(name)!r}: {error.what}."
         yield Problem("run-lengths", message, _mend_run_lengths(text), row)

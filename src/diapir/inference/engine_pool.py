@@ -1,7 +1,7 @@
 """The engines of a predictor: one a network and tile size, made when the work is worth it."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -25,6 +25,9 @@ from diapir.inference.engine import (
 from diapir.models.stored import AnyNet, device_type
 
 _TILE = 101 * 101
+
+Sample = Callable[[], tuple[Tensor, Tensor | None]]
+"""Returns images and depths of some tiles."""
 
 
 class EnginePool:
@@ -62,25 +65,23 @@ class EnginePool:
         self._engines: dict[tuple[int, int, int], Engine] = {}
         self._building = threading.Lock()
 
-    def prepare(self, images: Tensor, z_feet: Tensor | None, tiles: int) -> None:
+    def prepare(self, size: tuple[int, int], tiles: int, some: Sample) -> None:
         """Make every network ready for tiles of this size.
 
         Args:
-            images: (N, 1, H, W) some of the tiles, on the device of the networks.
-            z_feet: (N,) their depths, where a network has a depth channel.
+            size: Height and width in pixels.
             tiles: How many are going to come, mirrored ones counted.
+            some: Returns (N, 1, H, W) images of them on the device of the networks, and (N,) depths
+                where a network has a depth channel; only called to measure.
         """
-        height, width = int(images.shape[-2]), int(images.shape[-1])
+        height, width = size
         work = tiles * height * width // _TILE
         with self._building:
             for number, net in enumerate(self._nets):
                 key = (number, height, width)
                 made = self._engines.get(key)
-                if made is None or (
-                    self._backend == "auto" and self._is_stopgap(made, (height, width), work)
-                ):
-                    depths = _depths_for(net, z_feet)
-                    self._engines[key] = self._make(net, images, depths, work)
+                if made is None or (self._backend == "auto" and self._is_stopgap(made, size, work)):
+                    self._engines[key] = self._make(net, size, work, some)
 
     def __call__(self, number: int, images: Tensor, z_feet: Tensor | None) -> Tensor:
         """Return the (N, 1, H, W) logits of a network that is ready for tiles of this size."""
@@ -95,19 +96,20 @@ class EnginePool:
     def _is_stopgap(self, made: Engine, shape: tuple[int, int], work: int) -> bool:
         return made.choice == self._plain(shape) and work >= WORTH_BUILDING
 
-    def _make(self, net: AnyNet, images: Tensor, z_feet: Tensor | None, work: int) -> Engine:
-        shape = (int(images.shape[-2]), int(images.shape[-1]))
+    def _make(self, net: AnyNet, shape: tuple[int, int], work: int, some: Sample) -> Engine:
         if self._backend != "auto":
             choice = EngineChoice(self._backend, self._named_precision(), self._pass_size(shape))
             return build_engine(net, choice, *shape)
         if self._device != "cpu" or work < WORTH_BUILDING:
             return build_engine(net, self._plain(shape), *shape)
         memory = self._memory or Memory()
-        key = memory_key(net, images.shape[1:], self._precision)
+        key = memory_key(net, (1, *shape), self._precision)
         known = memory.recall(key)
         if known is None and work >= WORTH_MEASURING:
             try:
-                engine, seconds = choose_engine(net, images, z_feet, self._precision)
+                images, z_feet = some()
+                depths = _depths_for(net, z_feet)
+                engine, seconds = choose_engine(net, images, depths, self._precision)
             except (RuntimeError, MemoryError):  # full memory: the pass itself will say what fits
                 return build_engine(net, self._plain(shape), *shape)
             memory.remember(key, engine.choice, seconds)

@@ -15,6 +15,7 @@ from diapir.errors import DataError, DeviceError, ModelFileError
 from diapir.inference.engine_pool import EnginePool
 from diapir.inference.graph_store import has_graph
 from diapir.inference.postprocess import make_masks
+from diapir.io.stack import ImageStack
 from diapir.metrics.calibration import tile_disagreement
 from diapir.models.ensemble import read_networks
 from diapir.models.maskrule import AS_THRESHOLDED, MaskRule, mean_rule
@@ -96,12 +97,12 @@ class Predictor:
         return probs
 
     def stream_masks(
-        self, images: NDArray[np.uint8], z_feet: NDArray[np.float32] | None = None
+        self, images: NDArray[np.uint8] | ImageStack, z_feet: NDArray[np.float32] | None = None
     ) -> Iterator[NDArray[np.bool_]]:
         """Yield the masks of a batch after the other; nothing of earlier ones is kept.
 
         Args:
-            images: As in `predict_probs`.
+            images: As in `predict_probs`; the last may still be on their way.
             z_feet: As in `predict_probs`.
 
         Yields:
@@ -149,7 +150,7 @@ class Predictor:
         return probs, apart
 
     def _batches(
-        self, images: NDArray[np.uint8], z_feet: NDArray[np.float32] | None
+        self, images: NDArray[np.uint8] | ImageStack, z_feet: NDArray[np.float32] | None
     ) -> Iterator[tuple[NDArray[np.float32], Tensor]]:
         """Yield the probabilities (B, H, W) of the next images, and the views they average."""
         if self.needs_depth and z_feet is None:
@@ -161,11 +162,12 @@ class Predictor:
         if len(images):
             self._prepare_engines(images, z_feet)
         for start in range(0, len(images), self.batch_size):
-            started = time.perf_counter()
             stop = start + self.batch_size
-            depths = None if z_feet is None else torch.tensor(z_feet[start:stop])
             # a copy: the array may be read-only, which torch warns of
-            views = self._fitting_views(torch.tensor(images[start:stop]), depths)
+            batch = torch.tensor(images[start:stop])
+            depths = None if z_feet is None else torch.tensor(z_feet[start:stop])
+            started = time.perf_counter()
+            views = self._fitting_views(batch, depths)
             mean = torch.einsum("v,vbhw->bhw", self._view_weights(views), views)
             if self.rule.temperature != 1:
                 mean = torch.sigmoid(torch.logit(mean, 1e-6) / self.rule.temperature)
@@ -174,12 +176,15 @@ class Predictor:
             yield found, views
 
     def _prepare_engines(
-        self, images: NDArray[np.uint8], z_feet: NDArray[np.float32] | None
+        self, images: NDArray[np.uint8] | ImageStack, z_feet: NDArray[np.float32] | None
     ) -> None:
-        some = np.linspace(0, len(images) - 1, min(_TRIED, len(images))).astype(np.intp)
-        depths = None if z_feet is None else torch.tensor(z_feet[some])
-        x, depths = self._views(torch.tensor(images[some]), depths)
-        self.engines.prepare(x, depths, len(images) * (2 if self.flip else 1))
+        def some() -> tuple[Tensor, Tensor | None]:
+            chosen = np.linspace(0, len(images) - 1, min(_TRIED, len(images))).astype(np.intp)
+            depths = None if z_feet is None else torch.tensor(z_feet[chosen])
+            return self._views(torch.tensor(images[chosen]), depths)
+
+        _, height, width = images.shape
+        self.engines.prepare((height, width), len(images) * (2 if self.flip else 1), some)
 
     def _fitting_views(self, images: Tensor, z_feet: Tensor | None) -> Tensor:
         """Return `_batch_views`, or say which batch would fit where the device's memory is full."""

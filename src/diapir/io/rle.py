@@ -89,9 +89,7 @@ def decode_rle(text: str, shape: tuple[int, int], where: str) -> NDArray[np.uint
            [1, 1]], dtype=uint8)
     """
     height, width = shape
-    numbers = _parse_numbers(text, where)
-    starts, lengths = numbers[0::2], numbers[1::2]
-    _check_runs(starts, lengths, shape, where)
+    starts, lengths = parse_rle(text, shape, where)
     steps = np.zeros(height * width + 1, dtype=np.int8)
     steps[starts - 1] = 1
     steps[starts - 1 + lengths] -= 1
@@ -99,16 +97,40 @@ def decode_rle(text: str, shape: tuple[int, int], where: str) -> NDArray[np.uint
     return np.ascontiguousarray(flat.reshape(width, height).T)
 
 
+def parse_rle(
+    text: str, shape: tuple[int, int], where: str
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return starts, counted from 1, and lengths of the runs of a run-length text.
+
+    Args:
+        text: As in `decode_rle`.
+        shape: (H, W) of the mask.
+        where: File and row, for the error.
+
+    Raises:
+        DataError: As in `decode_rle`.
+
+    >>> parse_rle("2 3", (2, 2), where="example")
+    (array([2]), array([3]))
+    """
+    numbers = _parse_numbers(text, where)
+    starts, lengths = numbers[0::2], numbers[1::2]
+    _check_runs(starts, lengths, shape, where)
+    return starts, lengths
+
+
 def _parse_numbers(text: str, where: str) -> NDArray[np.int64]:
     tokens = text.split()
-    for token in tokens:
-        if not (token.isascii() and token.isdigit()):
-            raise _malformed(f"{_shorten(token)!r} is not a whole number", where)
-        if len(token) > _LONGEST_NUMBER:
-            raise _malformed(f"{_shorten(token)} is out of range", where)
+    joined = "".join(tokens)
+    if joined and not (joined.isascii() and joined.isdigit()):
+        odd = next(token for token in tokens if not (token.isascii() and token.isdigit()))
+        raise _malformed(f"{_shorten(odd)!r} is not a whole number", where)
+    if len(max(tokens, key=len, default="")) > _LONGEST_NUMBER:
+        long = next(token for token in tokens if len(token) > _LONGEST_NUMBER)
+        raise _malformed(f"{_shorten(long)} is out of range", where)
     if len(tokens) % 2:
         raise _malformed(f"odd count of numbers ({len(tokens)})", where)
-    return np.array([int(token) for token in tokens], dtype=np.int64)
+    return np.array(list(map(int, tokens)), dtype=np.int64)
 
 
 def _check_runs(
@@ -117,6 +139,8 @@ def _check_runs(
     height, width = shape
     pixels = height * width
     ends = starts + lengths
+    if not len(starts):
+        return
     range_text = f"1..{pixels} of a {width} x {height} image"
     checks = (
         (lengths < 1, "has length 0"),

@@ -1,9 +1,8 @@
 """Tiles: all images and masks of a data set in memory, with their ids and depths."""
 
 import hashlib
-import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,15 +15,8 @@ from diapir.io.images import read_grey, read_mask
 from diapir.io.layout import Layout, Part, find_layout
 from diapir.io.rle import decode_rle
 from diapir.io.sources import Source
+from diapir.io.stack import ImageStack
 from diapir.progress import counting
-
-_FILES_PER_TASK = 64  # one 101 x 101 PNG takes a third of a millisecond, too little for a task
-# Pillow holds the interpreter's lock while it decodes: threads hide the waiting for slow disks and
-# network folders, so their number does not follow the cores.
-_THREADS = 8
-# Eight large images at once, each with what it is decoded from, would be a gigabyte.
-_LARGE_PIXELS = 1 << 20
-_MOST_BYTES_OF_SMALL = 1 << 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,12 +187,11 @@ def read_tiles(path: Path, part: Part, *, progress: bool = False) -> Tiles:
         with counting(
             len(ids) + len(layout.masks or ()), f"reading {part}", shown=progress
         ) as advance:
-            images = _read_stack(layout.source, list(layout.images.values()), read_grey, advance)
+            images = _read_stack(layout.source, layout.images, read_grey, advance)
             masks = None
             if layout.masks is not None:
                 like = (images.shape[1:], next(iter(layout.images.values())))
-                names = list(layout.masks.values())
-                masks = _read_stack(layout.source, names, read_mask, advance, like)
+                masks = _read_stack(layout.source, layout.masks, read_mask, advance, like)
         if table is not None:
             masks = _decode_rows(table, images.shape[1:])
     return Tiles(ids, images, masks, z_feet, source=str(path))
@@ -208,51 +199,62 @@ def read_tiles(path: Path, part: Part, *, progress: bool = False) -> Tiles:
 
 def _read_stack(
     source: Source,
-    names: Sequence[str],
+    files: dict[str, str],
     read: Callable[[bytes, str], NDArray[np.uint8]],
     advance: Callable[[int], None],
     like: tuple[tuple[int, ...], str] | None = None,
 ) -> NDArray[np.uint8]:
-    """Return the files as (N, H, W), all of one size: that of `like` (size, file) or the first."""
-    first = read(source.read(names[0]), source.describe(names[0]))
-    size, model = like or (first.shape, names[0])
-    stack = _allocate((len(names), *size), source)
-    large = size[0] * size[1] > _LARGE_PIXELS
-    most = None if large else _MOST_BYTES_OF_SMALL
-
-    def fill(start: int) -> int:
-        stop = min(start + _FILES_PER_TASK, len(names))
-        for i in range(start, stop):
-            where = source.describe(names[i])
-            image = read(source.read(names[i], most), where)
-            if image.shape != size:
-                raise _other_size(where, image.shape, source.describe(model), size)
-            stack[i] = image
-        return stop - start
-
-    threads = ThreadPoolExecutor(1 if large else _THREADS)
-    try:
-        # In order, so that of several bad files it is always the first that is named.
-        for done in threads.map(fill, range(0, len(names), _FILES_PER_TASK)):
+    with ImageStack(source, list(files.values()), read, like) as stack:
+        for done in stack.counts():
             advance(done)
-    finally:
-        threads.shutdown(cancel_futures=True)
-    return stack
+        return stack[:]
 
 
-def _allocate(shape: tuple[int, ...], source: Source) -> NDArray[np.uint8]:
-    need = float(np.prod(shape, dtype=np.float64))
-    try:
-        # Linux promises more memory than there is, and kills who believes it
-        if need > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
-            raise MemoryError
-        return np.empty(shape, dtype=np.uint8)
-    except MemoryError as error:
-        raise DataError(
-            f"{shape[0]} images of {_size(shape[1:])} need {need / 1e9:.1f} GB of memory",
-            where=source.path,
-            mend="Use smaller tiles or fewer.",
-        ) from error
+@dataclass(frozen=True, eq=False)
+class ArrivingTiles:
+    """Test tiles of which the first can be used while the last are being read.
+
+    Args:
+        ids: N different names.
+        images: (N, H, W) uint8; who asks for some waits until they are in.
+        z_feet: (N,) float32, depth of each tile in feet; None where unknown.
+        source: Where the tiles come from, for messages.
+    """
+
+    ids: tuple[str, ...]
+    images: ImageStack
+    z_feet: NDArray[np.float32] | None
+    source: str
+
+    def __len__(self) -> int:
+        """Return the number of tiles."""
+        return len(self.ids)
+
+    def all(self) -> Tiles:
+        """Return all of them, when the last one is in.
+
+        Raises:
+            DataError: As in `read_tiles`.
+        """
+        return Tiles(self.ids, self.images[:], None, self.z_feet, self.source)
+
+
+@contextmanager
+def arriving_tiles(path: Path) -> Iterator[ArrivingTiles]:
+    """Read the test tiles of a data set while the block runs, sorted by id.
+
+    Args:
+        path: The data set, as in `read_tiles`.
+
+    Raises:
+        DataError: As in `read_tiles`; of an image when it, or a later one, is asked for.
+    """
+    layout = find_layout(path, "test")
+    ids = tuple(layout.images)
+    with layout.source:
+        z_feet = _match_depths(ids, layout.tables / "depths.csv")
+        with ImageStack(layout.source, list(layout.images.values()), read_grey) as images:
+            yield ArrivingTiles(ids, images, z_feet, str(path))
 
 
 def _match_depths(ids: Sequence[str], path: Path) -> NDArray[np.float32] | None:
@@ -319,23 +321,8 @@ def _missing_masks(ids: Sequence[str], where: object, expected: str) -> DataErro
     )
 
 
-def _other_size(
-    where: str, size: tuple[int, ...], model: str, expected: tuple[int, ...]
-) -> DataError:
-    return DataError(
-        f"sizes differ: this file is {_size(size)}",
-        where=where,
-        expected=f"{_size(expected)} as {model}",
-        mend="Bring all images and masks to one size.",
-    )
-
-
 def _describe(array: NDArray[np.generic]) -> str:
     return f"{array.shape} {array.dtype}"
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return f"{shape[1]} x {shape[0]} pixels"
 
 
 def _count(items: Sequence[str], noun: str) -> str:

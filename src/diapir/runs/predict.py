@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -20,7 +21,7 @@ from diapir.io.layout import find_layout
 from diapir.io.lock import sole_writer
 from diapir.io.rle import encode_rle_many
 from diapir.io.sources import Source
-from diapir.io.tiles import read_tiles
+from diapir.io.tiles import ArrivingTiles, arriving_tiles
 from diapir.models.packaged import models_or_packaged
 from diapir.progress import counting
 from diapir.runs.folder import write_json
@@ -93,12 +94,9 @@ def _submit(
     predictor, cards = load_predictor(models, options)
     files = models_or_packaged(models)
     digests = [sha256(path.read_bytes()).hexdigest() for path in files]
-    tiles = read_tiles(data, "test", progress=progress)
-    texts: list[str] = []  # all that is kept of the masks
-    with counting(len(tiles), "predicting", shown=progress) as advance:
-        for masks in predictor.stream_masks(tiles.images, tiles.z_feet):
-            texts += encode_rle_many(masks)
-            advance(len(masks))
+    with arriving_tiles(data) as arriving:
+        texts = _run_lengths(predictor, arriving, progress)
+        tiles = arriving.all()
     write_run_lengths(out, tiles.ids, texts, order=_sample_order(data, tiles.ids))
     with_salt = sum(text != "" for text in texts)
     result = SubmitResult(
@@ -127,6 +125,22 @@ def _submit(
         },
     )
     return result
+
+
+def _run_lengths(predictor: Predictor, tiles: ArrivingTiles, progress: bool) -> list[str]:
+    """Return the run-lengths of every tile, all that is kept of the masks.
+
+    The next tiles are decoded and the last masks encoded while the networks are at work.
+    """
+    found: list[Future[list[str]]] = []
+    with (
+        counting(len(tiles), "predicting", shown=progress) as advance,
+        ThreadPoolExecutor(1) as encoder,
+    ):
+        for masks in predictor.stream_masks(tiles.images, tiles.z_feet):
+            found.append(encoder.submit(encode_rle_many, masks))
+            advance(len(masks))
+    return [text for part in found for text in part.result()]
 
 
 def predict_images(
