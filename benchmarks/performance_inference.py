@@ -158,7 +158,7 @@ def _accuracy(setting: Setting, name: str, path: Path) -> list[Row]:
     real = setting.data is not None
     device = setting.device
     reference, fast = (
-        ready(path, fresh.images[:16], options(precision, engine, device=device))
+        ready(path, fresh.images[:64], options(precision, engine, device=device))
         for precision, engine in (("float32", "eager"), ("auto", setting.effort.engine))
     )
 

@@ -93,7 +93,7 @@ def ready(path: Path, images: NDArray[np.uint8], chosen: PredictOptions) -> Read
     started = time.perf_counter()
     predictor, _ = load_predictor([path], chosen)
     if hasattr(predictor, "engines"):
-        some = torch.tensor(images[:16])[:, None].float().to(predictor.device) / 255
+        some = torch.tensor(images[:64])[:, None].float().to(predictor.device) / 255
         predictor.engines.prepare(some.shape[-2:], _COMPETITION, lambda: (some, None))
     predictor.predict_probs(images)
     described = predictor.engines.describe() if hasattr(predictor, "engines") else ["torch"]

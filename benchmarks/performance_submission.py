@@ -79,7 +79,7 @@ def measure_submission(setting: Setting) -> Measured:
     real = setting.data if setting.effort.gates else None
     data = real or draw_competition(setting.work / "data", setting.effort.tiles)
     # a choice of engine is made once on a machine and remembered; `inference` says what it takes
-    some = setting.labelled(16).images
+    some = setting.labelled(64).images
     ready(packaged_model(), some, options("auto", device=setting.device))
     took = submit_apart([packaged_model()], data, setting.work / "submission.csv", setting.device)
     start_up = took.wall - took.seconds

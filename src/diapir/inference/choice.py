@@ -41,6 +41,8 @@ EXACT = 1e-4
 """Largest difference of logits of an exact engine, for logits up to 1, and in proportion above."""
 BATCHES = (1, 2, 4, 8, 16, 32)
 """Sizes of batch that are tried, those near `pass_size`."""
+_TIMED = 16
+"""Images that engines are timed on; their answers are compared on all that are given."""
 _CLEARLY = 1.05
 """How many times as fast as at the usual batch an engine has to be for another."""
 
@@ -60,13 +62,15 @@ def choose_engine(
 
     Args:
         net: In evaluation mode.
-        images: (N, 1, H, W) some of the tiles that are to be predicted; 16 do.
+        images: (N, 1, H, W) some of the tiles that are to be predicted; 64 do, as tiles differ in
+            how many pixels an engine flips.
         z_feet: (N,) their depths where the network has a depth channel.
         precision: 'float32' admits exact engines only.
     """
     shape = (int(images.shape[-2]), int(images.shape[-1]))
     usual = pass_size(*shape)
     wanted = exact_logits(net, images, z_feet)
+    timed = images[:_TIMED], None if z_feet is None else z_feet[:_TIMED]
     seconds: dict[EngineChoice, float] = {}
     # torch itself: at this precision it is the network's own answer
     best = build_engine(net, EngineChoice("eager", precision, usual), *shape)
@@ -79,13 +83,13 @@ def choose_engine(
             _log.debug("engine %s: %s", choice, error)
             continue
         if keeps_to(found, wanted, exact=precision == "float32"):
-            best = _faster(best, engine, images, z_feet, seconds)
+            best = _faster(best, engine, *timed, seconds)
     engines = {best.choice: best} | {
         choice: Engine(choice, best.run)
         for choice in (replace(best.choice, batch=batch) for batch in BATCHES)
-        if usual // 4 <= choice.batch <= min(2 * usual, len(images))
+        if usual // 4 <= choice.batch <= min(2 * usual, len(timed[0]))
     }
-    by_batch = _seconds_a_tile(engines, images, z_feet, rounds=5)
+    by_batch = _seconds_a_tile(engines, *timed, rounds=5)
     # what is measured on a few tiles differs by some percent each time
     fastest = min(by_batch, key=lambda c: by_batch[c] * (1 if c == best.choice else _CLEARLY))
     measured = (seconds | by_batch).items()

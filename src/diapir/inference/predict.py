@@ -25,8 +25,8 @@ from diapir.models.packaged import models_or_packaged
 from diapir.models.stored import AnyNet, StoredNet
 from diapir.models.unet import SaltNet
 
-_TRIED = 8
-"""Tiles that engines are measured on, before mirroring."""
+_TRIED = 32
+"""Tiles that engines are tried on, before mirroring."""
 
 
 @dataclass
