@@ -175,8 +175,8 @@ def _judge_folds(run: Path, data: Path, progress: bool) -> Judgement:
 
 def _write(judged: Judgement, out: Path) -> None:
     found, figures = judged.found, out / "figures"
-    made = made_with(judged.cards.items(), judged.tiles.fingerprint())
-    write_json(out / "evaluation.json", {**judged.to_dict(), "provenance": made})
+    made, told = made_with(judged.cards.items(), judged.tiles.fingerprint()), judged.to_dict()
+    write_json(out / "evaluation.json", {**told, "provenance": made})
     sections = evaluation_sections(
         found, judged.tiles, judged.probs, figures, part="these tiles", rule=judged.rule
     )
@@ -197,8 +197,8 @@ def _write(judged: Judgement, out: Path) -> None:
             for name, value in provenance(card)
         ],
         origin={
-            "warning": "; ".join(judged.warnings) or None,
-            "tiles_are": judged.subtitle,
+            "warning": told["warning"],
+            "tiles_are": told["tiles_are"],
             "metrics": {name: estimate.value for name, estimate in found.metrics.items()},
             "threshold": found.threshold,
             **made,
