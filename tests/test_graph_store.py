@@ -121,6 +121,21 @@ def test_a_model_that_cannot_be_built_is_told_at_once(model: Path, tmp_path: Pat
         load_predictor([broken], FAST)
 
 
+def test_a_model_file_that_was_replaced_is_not_mixed_with_the_old_one(
+    model: Path, tmp_path: Path
+) -> None:
+    used = tmp_path / "used.safetensors"
+    used.write_bytes(model.read_bytes())
+    graph_of(stored(used), 32, 32)
+    predictor, _ = load_predictor([used], FAST)  # nothing is built: a graph is there
+    net, card = modelfile.load_model(used)
+    with torch.no_grad():
+        net.head.bias += 1
+    save_model(used, net, card)
+    with pytest.raises(ModelFileError, match="replaced while it was in use"):
+        predictor.predict_probs(np.zeros((1, 48, 48), np.uint8))
+
+
 def test_importing_the_predictor_does_not_import_timm() -> None:
     import subprocess
     import sys

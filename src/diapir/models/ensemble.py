@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from diapir.config import Recipe, parse_recipe
-from diapir.errors import DiapirError
+from diapir.errors import DiapirError, ModelFileError
 from diapir.io.atomic import write_bytes_atomic
 from diapir.models import modelfile
 from diapir.models.modelfile import ModelCard
@@ -89,10 +89,10 @@ def read_networks(path: Path) -> Networks:
 
     Raises:
         ModelFileError: As in `load_model`, as far as the header tells; of the weights each network
-            says it when it is built.
+            says it when it is built, and that the file has been replaced since.
     """
     members, card = read_members(path), modelfile.read_card(path)
-    digest = sha256(path.read_bytes()).hexdigest()
+    digest = _digest(path)
     if not members:
         return Networks((_stored(path, card.recipe, digest),), (1.0,), card)
     nets = tuple(
@@ -102,13 +102,24 @@ def read_networks(path: Path) -> Networks:
     return Networks(nets, tuple(member.weight for member in members), card)
 
 
+def _digest(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()
+
+
 def _stored(
     path: Path, recipe: Recipe, digest: str, number: int | None = None, members: int = 1
 ) -> StoredNet:
     prefix = "" if number is None else f"{number}."
 
     def build() -> SaltNet:
-        return modelfile.build_network(path, recipe, prefix=prefix, members=members)
+        net = modelfile.build_network(path, recipe, prefix=prefix, members=members)
+        if _digest(path) != digest:  # what is remembered of the file is not of these weights
+            raise ModelFileError(
+                "the model file was replaced while it was in use",
+                where=path,
+                mend="Start again, to use the new one throughout.",
+            )
+        return net
 
     return StoredNet(recipe.model, f"{digest}/{prefix}", build)
 

@@ -91,10 +91,10 @@ def _submit(
     models: Sequence[Path], data: Path, out: Path, options: PredictOptions, progress: bool
 ) -> SubmitResult:
     started = time.perf_counter()
-    predictor, cards = load_predictor(models, options)
-    files = models_or_packaged(models)
-    digests = [sha256(path.read_bytes()).hexdigest() for path in files]
     with arriving_tiles(data) as arriving:
+        predictor, cards = load_predictor(models, options)
+        files = models_or_packaged(models)
+        digests = [sha256(path.read_bytes()).hexdigest() for path in files]
         texts = _run_lengths(predictor, arriving, progress)
         tiles = arriving.all()
     write_run_lengths(out, tiles.ids, texts, order=_sample_order(data, tiles.ids))
