@@ -51,7 +51,6 @@ class PlainTiles(Dataset[tuple[Tensor, Tensor]]):
     Args:
         images: (N, H, W) uint8.
         masks: (N, H, W) uint8 of 0 and 1; None: zeros.
-        side: To which a tile is resized; None: it is padded to the next multiple of 32.
         change: Augmentation, before that.
     """
 
@@ -60,10 +59,9 @@ class PlainTiles(Dataset[tuple[Tensor, Tensor]]):
         images: NDArray[np.uint8],
         masks: NDArray[np.uint8] | None = None,
         *,
-        side: int | None = None,
         change: Change | None = None,
     ) -> None:
-        self.images, self.masks, self.side, self.change = images, masks, side, change
+        self.images, self.masks, self.change = images, masks, change
 
     def __len__(self) -> int:
         return len(self.images)
@@ -75,24 +73,20 @@ class PlainTiles(Dataset[tuple[Tensor, Tensor]]):
             mask = torch.tensor(self.masks[place])[None].float()
         if self.change is not None:
             image, mask = self.change(image, mask)
-        image, mask = enlarged(image, self.side), enlarged(mask, self.side)
+        image, mask = enlarged(image), enlarged(mask)
         return (image - _MEAN) / _STD, (mask > 0.5).float()
 
 
-def enlarged(tile: Tensor, side: int | None) -> Tensor:
-    """Return a tile (1, H, W) resized to a side, or mirrored up to the next multiple of 32."""
-    if side is not None:
-        return F.interpolate(tile[None], (side, side), mode="bilinear", align_corners=False)[0]
+def enlarged(tile: Tensor) -> Tensor:
+    """Return a tile (1, H, W) mirrored up to the next multiple of 32."""
     top, left, missing = _margins(tile.shape[-2:])
     pads = (left, missing[1] - left, top, missing[0] - top)
     mode = "reflect" if max(missing) < 2 * min(tile.shape[-2:]) - 1 else "replicate"
     return F.pad(tile[None], pads, mode=mode)[0]
 
 
-def shrunk(logits: Tensor, size: tuple[int, int], side: int | None) -> Tensor:
+def shrunk(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Return logits (B, 1, H, W) at the size of the tiles, undoing `enlarged`."""
-    if side is not None:
-        return F.interpolate(logits, size, mode="bilinear", align_corners=False)
     top, left, _ = _margins(size)
     return logits[..., top : top + size[0], left : left + size[1]]
 
@@ -107,17 +101,16 @@ def predict_plainly(
     net: nn.Module,
     images: NDArray[np.uint8],
     *,
-    side: int | None = None,
     batch_size: int = 32,
     device: str = "cpu",
 ) -> NDArray[np.float32]:
     """Return (N, H, W) probabilities, as a loop over a DataLoader gives them."""
-    loader = DataLoader(PlainTiles(images, side=side), batch_size=batch_size)
+    loader = DataLoader(PlainTiles(images), batch_size=batch_size)
     found = []
     for batch, _ in loader:
         logits = net(batch.to(device))
         size = (images.shape[1], images.shape[2])
-        found.append(torch.sigmoid(shrunk(logits, size, side))[:, 0].cpu().numpy())
+        found.append(torch.sigmoid(shrunk(logits, size))[:, 0].cpu().numpy())
     return np.concatenate(found)
 
 

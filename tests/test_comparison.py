@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from diapir.cli.app import app
 from diapir.config import load_recipe
-from diapir.errors import RunError
+from diapir.errors import DataError, RunError
 from diapir.metrics.bootstrap import bootstrap_interval
 from diapir.runs.comparison import differences, read_tried, write_comparison
 
@@ -133,6 +133,37 @@ def test_later_runs_join_and_the_page_is_written_again(runs: list[Path], tmp_pat
     write_comparison([], out)
     assert row(out.read_text(encoding="utf-8"), "scse")[0].startswith("baseline")
     assert row(out.read_text(encoding="utf-8"), "base, base-seed")[3] == "worse"
+
+
+def test_tiles_with_neighbours_are_compared_by_themselves(runs: list[Path], tmp_path: Path) -> None:
+    """Of a group only those count whose neighbour is among the tiles of the runs, too."""
+    groups = tmp_path / "groups.csv"
+    rows = [*((id_, k // 2) for k, id_ in enumerate(IDS[:20])), (IDS[30], 77), ("no-tile", 77)]
+    groups.write_text("".join(f"{id_},{group}\n" for id_, group in [("id", "group"), *rows]))
+    out = tmp_path / "tried.md"
+    write_comparison(runs, out, groups=groups)
+    page = out.read_text(encoding="utf-8")
+    below = page.split("## Tiles with neighbours")[1]
+    assert below.lstrip().startswith("20 of these tiles share a group")
+    base = np.mean([draw(1), draw(2, 0.02)], axis=0)[:20]
+    gain = draw(3, 0.6)[:20] - base
+    low, high = bootstrap_interval(gain)
+    assert row(below, "scse")[2] == f"{gain.mean():+.3f} ({low:+.3f} to {high:+.3f})"
+    low, high = bootstrap_interval(base)
+    assert row(below, "base, base-seed")[1] == f"{base.mean():.3f} ({low:.3f} to {high:.3f})"
+    write_comparison([], out)  # the page knows its groups
+    assert out.read_text(encoding="utf-8") == page
+
+
+def test_groups_without_neighbours_are_refused(runs: list[Path], tmp_path: Path) -> None:
+    groups, out = tmp_path / "groups.csv", tmp_path / "tried.md"
+    groups.write_text(f"id,group\n{IDS[0]},1\n{IDS[1]},2\n")
+    with pytest.raises(DataError, match="no two of the validation tiles share a group"):
+        write_comparison(runs, out, groups=groups)
+    assert not out.exists()
+    said = CliRunner().invoke(app, ["results", *map(str, runs), "--groups", str(groups)])
+    assert said.exit_code == 2
+    assert "go with --compare" in said.output
 
 
 def test_hold_out_is_compared_only_where_asked_for(tmp_path: Path) -> None:

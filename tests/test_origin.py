@@ -48,7 +48,7 @@ def test_a_submission_says_what_made_it(
     assert rows["model 1 metrics val_score"] == "0.25"
     assert {"diapir", "torch", "git", "data_fingerprint", "command"} <= set(rows)
     assert "changed" not in rows
-    assert ("warning" in rows) == (rows["with_salt"] == "0")
+    assert (rows["warning"] == "-") == (rows["with_salt"] != "0")
     out.write_text("id,rle_mask\n", encoding="utf-8")
     shown = CliRunner().invoke(app, ["info", str(out), "--json"]).output
     assert json.loads(shown)["changed"] == "the file is another than was written then"

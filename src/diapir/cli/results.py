@@ -29,14 +29,20 @@ def results(
         str | None,
         typer.Option(help="With --compare: validation (or out-of-fold) tiles, or hold-out."),
     ] = None,
+    groups: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --compare: a table id,group; compare on tiles with neighbours too."
+        ),
+    ] = None,
 ) -> None:
     """Write a page of results, with commands and figures, from finished runs alone.
 
     What it needs of a run is kept beside the page, so that later runs join the earlier ones. With
     --compare the page is one table: what differs from a baseline, gain and its interval.
     """
-    if not compare and (baseline is not None or on is not None):
-        raise typer.BadParameter("--baseline and --on go with --compare")
+    if not compare and (baseline, on, groups) != (None, None, None):
+        raise typer.BadParameter("--baseline, --on and --groups go with --compare")
     if compare and submission:
         raise typer.BadParameter("--submission does not go with --compare")
     from diapir.runs.comparison import write_comparison
@@ -44,7 +50,7 @@ def results(
 
     if compare:
         out = out or Path("tried.md")
-        count = write_comparison(runs or [], out, part=on, baseline=baseline)
+        count = write_comparison(runs or [], out, part=on, baseline=baseline, groups=groups)
     else:
         out = out or Path("results.md")
         count = write_results(runs or [], submission or [], out)

@@ -11,6 +11,7 @@ from diapir.errors import DataError
 
 RLE_HEADER = ("id", "rle_mask")
 DEPTHS_HEADER = ("id", "z")
+GROUPS_HEADER = ("id", "group")
 MAX_TABLE_BYTES = 1 << 26
 """Larger tables are refused: rows take many times their length in memory."""
 MAX_TABLE_ROWS = 1_000_000
@@ -106,6 +107,18 @@ def read_depths(path: Path) -> dict[str, float]:
     """
     rows = index_rows(read_rows(path, DEPTHS_HEADER), path)
     return {id_: _parse_depth(row, path) for id_, row in rows.items()}
+
+
+def read_groups(path: Path) -> dict[str, str]:
+    """Return the group of each id of a table of neighbours, in the order of the file.
+
+    Args:
+        path: A CSV file with the columns id and group, as `diapir mosaic` writes it.
+
+    Raises:
+        DataError: As `read_rows`, or an id occurs twice.
+    """
+    return {id_: row.value for id_, row in index_rows(read_rows(path, GROUPS_HEADER), path).items()}
 
 
 def _parse_depth(row: CsvRow, path: Path) -> float:

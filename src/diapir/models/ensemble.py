@@ -8,7 +8,6 @@ each member beside what is common to all.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor
 from diapir.config import Recipe, parse_recipe
 from diapir.errors import DiapirError, ModelFileError
 from diapir.io.atomic import write_bytes_atomic
+from diapir.io.digests import file_sha256
 from diapir.models import modelfile
 from diapir.models.modelfile import ModelCard
 from diapir.models.stored import StoredNet
@@ -91,8 +91,9 @@ def read_networks(path: Path) -> Networks:
         ModelFileError: As in `load_model`, as far as the header tells; of the weights each network
             says it when it is built, and that the file has been replaced since.
     """
-    members, card = read_members(path), modelfile.read_card(path)
-    digest = _digest(path)
+    table = modelfile.read_table(path)
+    members, card = _parse_members(path, table), modelfile.parse_card(path, table)
+    digest = file_sha256(path)
     if not members:
         return Networks((_stored(path, card.recipe, digest),), (1.0,), card)
     nets = tuple(
@@ -102,10 +103,6 @@ def read_networks(path: Path) -> Networks:
     return Networks(nets, tuple(member.weight for member in members), card)
 
 
-def _digest(path: Path) -> str:
-    return sha256(path.read_bytes()).hexdigest()
-
-
 def _stored(
     path: Path, recipe: Recipe, digest: str, number: int | None = None, members: int = 1
 ) -> StoredNet:
@@ -113,7 +110,7 @@ def _stored(
 
     def build() -> SaltNet:
         net = modelfile.build_network(path, recipe, prefix=prefix, members=members)
-        if _digest(path) != digest:  # what is remembered of the file is not of these weights
+        if file_sha256(path) != digest:  # what is remembered of the file is not of these weights
             raise ModelFileError(
                 "the model file was replaced while it was in use",
                 where=path,
@@ -145,14 +142,16 @@ def read_members(path: Path) -> list[ListedMember]:
     Raises:
         ModelFileError: As in `load_model`.
     """
-    table = modelfile.read_table(path)
+    return _parse_members(path, modelfile.read_table(path))
+
+
+def _parse_members(path: Path, table: dict[str, Any]) -> list[ListedMember]:
     try:
-        members = [_parse_member(entry, path) for entry in table.get("members", [])]
+        return [_parse_member(entry, path) for entry in table.get("members", [])]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise modelfile.broken(
             path, f"its list of members cannot be read ({type(error).__name__})"
         ) from error
-    return members
 
 
 def _parse_member(entry: dict[str, Any], path: Path) -> ListedMember:

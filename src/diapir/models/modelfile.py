@@ -118,7 +118,7 @@ def load_model(path: Path) -> tuple[SaltNet, ModelCard]:
             weights do not fit its recipe or are not finite.
     """
     table = read_table(path)
-    card = _checked_card(path, table)
+    card = parse_card(path, table)
     if "members" in table:
         raise ModelFileError(
             f"this file is an ensemble of {len(table['members'])} networks",
@@ -159,10 +159,15 @@ def read_card(path: Path) -> ModelCard:
     Raises:
         ModelFileError: As in `load_model`.
     """
-    return _checked_card(path, read_table(path))
+    return parse_card(path, read_table(path))
 
 
-def _checked_card(path: Path, table: dict[str, Any]) -> ModelCard:
+def parse_card(path: Path, table: dict[str, Any]) -> ModelCard:
+    """Return the card that the metadata of a file, as `read_table` gives it, hold.
+
+    Raises:
+        ModelFileError: They hold none that can be used.
+    """
     try:
         return _parse_card(path, table)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

@@ -4,6 +4,7 @@ What the page needs of a run is kept beside it, as for the page of results. Noth
 is left out, and a gain that other tiles could take away is called that.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
@@ -13,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diapir.config import parse_recipe
-from diapir.errors import RecipeError, RunError
+from diapir.errors import DataError, RecipeError, RunError
 from diapir.io.atomic import write_text_atomic
+from diapir.io.csv_tables import read_groups
 from diapir.metrics.bootstrap import bootstrap_interval
 from diapir.runs.folder import RunFolder, read_json, write_json
 from diapir.runs.results import markdown_table
@@ -76,7 +78,12 @@ class _Row:
 
 
 def write_comparison(
-    runs: Sequence[Path], out: Path, *, part: str | None = None, baseline: Path | None = None
+    runs: Sequence[Path],
+    out: Path,
+    *,
+    part: str | None = None,
+    baseline: Path | None = None,
+    groups: Path | None = None,
 ) -> int:
     """Keep what the page needs of runs, and write the page of all that are kept.
 
@@ -85,12 +92,15 @@ def write_comparison(
         out: The Markdown file, `NAME.md`; what is kept lies in `NAME/` beside it.
         part: One of `PARTS`; None: as the page was, at first 'validation'.
         baseline: The run that all are compared with; None: as the page was, at first the first run.
+        groups: A table `id,group`, as `diapir mosaic` writes it: the page also compares on the
+            tiles that share a group. None: as the page was, at first not.
 
     Returns:
         Runs on the page.
 
     Raises:
         RunError: A folder holds no scores, there are no runs, or a file cannot be written.
+        DataError: The groups cannot be read, or no tiles share one.
     """
     kept = out.with_suffix("")
     found = _read_runs(runs)
@@ -107,11 +117,13 @@ def write_comparison(
             where=kept if name is None else "--baseline",
             mend="Give the folders of finished runs, the baseline among them.",
         )
-    page = _page([known[run] for run in sorted(known)], known[name], part, kept.name)
+    group_of = settings.get("groups", {}) if groups is None else read_groups(groups)
+    shown = [known[run] for run in sorted(known)]
+    page = _page(shown, known[name], part, kept.name, group_of)
     RunFolder(kept).make_plain()
     for tried in found:
         write_json(kept / f"{tried.run}.json", asdict(tried))
-    write_json(kept / _SETTINGS, {"baseline": name, "part": part})
+    write_json(kept / _SETTINGS, {"baseline": name, "part": part, "groups": group_of})
     write_text_atomic(out, page)
     return len(known)
 
@@ -189,7 +201,9 @@ def _read_kept(kept: Path) -> dict[str, Tried]:
         ) from error
 
 
-def _page(runs: Sequence[Tried], baseline: Tried, part: str, kept: str) -> str:
+def _page(
+    runs: Sequence[Tried], baseline: Tried, part: str, kept: str, group_of: dict[str, str]
+) -> str:
     reasons = {tried.run: _not_comparable(tried, baseline, part) for tried in runs}
     if reasons[baseline.run] is not None:
         raise RunError(
@@ -197,18 +211,55 @@ def _page(runs: Sequence[Tried], baseline: Tried, part: str, kept: str) -> str:
             where=baseline.run,
             mend="Give another --baseline, or another part of the tiles with --on.",
         )
-    rows = _rows([tried for tried in runs if reasons[tried.run] is None], part)
-    (base,) = (row for row in rows if baseline in row.runs)
-    others = sorted((row for row in rows if row is not base), key=lambda row: -row.score)
-    columns = ("what differs", "score", "gain", "verdict", "seeds", "minutes", "runs")
+    comparable = [tried for tried in runs if reasons[tried.run] is None]
+    tiles = len(baseline.scores[part])
     lines = [
-        _HEAD.format(part=part, tiles=len(base.scores), kept=kept, caution=_CAUTIONS[part]),
-        *markdown_table(columns, [_cells(row, base) for row in (base, *others)]),
+        _HEAD.format(part=part, tiles=tiles, kept=kept, caution=_CAUTIONS[part]),
+        *_table(comparable, baseline, part),
         "",
+        *(_on_neighbours(comparable, baseline, part, group_of) if group_of else ()),
         *_left_aside([t for t in runs if reasons[t.run] is not None], reasons, part),
         *_commands(runs),
     ]
     return "\n".join(lines)
+
+
+def _table(runs: Sequence[Tried], baseline: Tried, part: str) -> list[str]:
+    """Return the baseline, and below it each recipe with its gain, the best first."""
+    rows = _rows(runs, part)
+    (base,) = (row for row in rows if baseline.run in [tried.run for tried in row.runs])
+    others = sorted((row for row in rows if row is not base), key=lambda row: -row.score)
+    columns = ("what differs", "score", "gain", "verdict", "seeds", "minutes", "runs")
+    return markdown_table(columns, [_cells(row, base) for row in (base, *others)])
+
+
+def _on_neighbours(
+    runs: Sequence[Tried], baseline: Tried, part: str, group_of: dict[str, str]
+) -> list[str]:
+    """Return the same table for the tiles that share a group with another of them."""
+    ids = [id_ for id_ in baseline.scores[part] if id_ in group_of]
+    sizes = Counter(group_of[id_] for id_ in ids)
+    shared = {id_ for id_ in ids if sizes[group_of[id_]] > 1}
+    if not shared:
+        raise DataError(
+            f"no two of the {part} tiles share a group",
+            where="--groups",
+            expected="a table id,group in which tiles of the runs share groups",
+            mend="Give the groups.csv that 'diapir mosaic' wrote of the same data.",
+        )
+    alone = [
+        replace(tried, scores={part: {id_: tried.scores[part][id_] for id_ in sorted(shared)}})
+        for tried in runs
+    ]
+    return [
+        "## Tiles with neighbours",
+        "",
+        f"{len(shared):,} of these tiles share a group of neighbours with another of them. "
+        "On them alone:",
+        "",
+        *_table(alone, baseline, part),
+        "",
+    ]
 
 
 def _not_comparable(tried: Tried, baseline: Tried, part: str) -> str | None:

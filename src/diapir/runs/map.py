@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +24,7 @@ from diapir.inference.volume import (
     predict_volume,
     store_attributes,
 )
+from diapir.io.digests import file_sha256
 from diapir.io.volume import open_volume
 from diapir.models.modelfile import ModelCard, read_card
 from diapir.models.packaged import models_or_packaged
@@ -255,7 +255,7 @@ def _stated(
     on_card = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     return {
         "algorithm": _ALGORITHM,
-        "models": [sha256(path.read_bytes()).hexdigest() for path in models],
+        "models": [file_sha256(path) for path in models],
         "stand_in": None if load_model is None else _name_of(load_model),
         "fingerprint": str(survey.attrs.get("fingerprint", "")),
         "device": "cuda" if on_card else "cpu",

@@ -1,11 +1,11 @@
 """What a submission, a report, an evaluation or a run says of how it was made."""
 
 from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from diapir.errors import RunError
+from diapir.io.digests import file_sha256
 from diapir.runs.folder import read_json
 
 _NESTED = ("provenance", "versions", "models", "tiles", "metrics")
@@ -46,7 +46,7 @@ def read_origin(path: Path) -> list[tuple[str, str]]:
 
 def _digest(path: Path) -> str:
     try:
-        return sha256(path.read_bytes()).hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise RunError(f"cannot read the file: {error.strerror or error}", where=path) from error
 

@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from diapir.inference.blend import blend_sections
 from diapir.inference.predict import AS_TRAINED, PredictOptions, Predictor, load_predictor
 from diapir.io.atomic import write_bytes_atomic
 from diapir.io.csv_tables import read_rle_csv
+from diapir.io.digests import file_sha256
 from diapir.io.images import encode_png, read_grey, write_mask_png
 from diapir.io.layout import find_layout
 from diapir.io.lock import sole_writer
@@ -94,7 +94,7 @@ def _submit(
     with arriving_tiles(data) as arriving:
         predictor, cards = load_predictor(models, options)
         files = models_or_packaged(models)
-        digests = [sha256(path.read_bytes()).hexdigest() for path in files]
+        digests = [file_sha256(path) for path in files]
         texts = _run_lengths(predictor, arriving, progress)
         tiles = arriving.all()
     write_run_lengths(out, tiles.ids, texts, order=_sample_order(data, tiles.ids))
@@ -120,7 +120,7 @@ def _submit(
             "rule": asdict(predictor.rule),
             "flip": predictor.flip,
             "engines": predictor.engines.describe(),
-            "sha256": sha256(out.read_bytes()).hexdigest(),
+            "sha256": file_sha256(out),
             **made_with(made_by, tiles.fingerprint(), digests),
         },
     )

@@ -19,7 +19,7 @@ from diapir.errors import DataError, RecipeError
 from diapir.inference.evaluate import Evaluation, evaluate
 from diapir.inference.postprocess import choose
 from diapir.io.atomic import remove_leftovers, write_text_atomic
-from diapir.io.csv_tables import index_rows, read_rows
+from diapir.io.csv_tables import read_groups
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.metrics.calibration import scale_probs
 from diapir.models.modelfile import library_versions, save_model, source_commit
@@ -218,9 +218,8 @@ def _read_groups(recipe: Recipe, tiles: Tiles) -> list[str] | None:
     """Return the group of each tile, its own id where the file has none."""
     if recipe.split.groups is None:
         return None
-    path = Path(recipe.split.groups)
-    groups = index_rows(read_rows(path, ("id", "group")), path)
-    return [f"group {groups[i].value}" if i in groups else f"tile {i}" for i in tiles.ids]
+    groups = read_groups(Path(recipe.split.groups))
+    return [f"group {groups[i]}" if i in groups else f"tile {i}" for i in tiles.ids]
 
 
 def _check_trainable(recipe: Recipe, tiles: Tiles) -> None:
