@@ -186,7 +186,8 @@ def test_a_run_with_folds_is_compared_out_of_fold(tmp_path: Path) -> None:
     run = tmp_path / "folds"
     for fold in range(2):
         write_run(run / f"fold-{fold}", "split.folds=2", val=tiles(draw(1)))
-    (run / "out_of_fold.json").write_text(json.dumps(tiles(draw(8))))
+    joined = {"training_seconds": 240.0, "folds": 2, "val": tiles(draw(8)), "holdout": None}
+    (run / "metrics.json").write_text(json.dumps(joined))
     tried = read_tried(run)
     assert tried.minutes == 4
     assert list(tried.scores) == ["validation"]

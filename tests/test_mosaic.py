@@ -184,8 +184,8 @@ def test_random_and_grouped_folds_side_by_side(
     data: Path, tmp_path: Path, tiny_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The commands of docs/ensembles.md, one after the other."""
-    for name in ("write_run_report", "save_data_figures"):
-        monkeypatch.setattr(f"diapir.runs.train.{name}", lambda *_, **__: None)
+    for name in ("train.write_run_report", "train.save_data_figures", "folds.write_page"):
+        monkeypatch.setattr(f"diapir.runs.{name}", lambda *_, **__: None)
     groups = tmp_path / "mosaic" / "groups.csv"
     recipe = tmp_path / "tiny.json"
     table = tiny_recipe(train__epochs=1).model_dump(mode="json")
@@ -209,12 +209,14 @@ def test_random_and_grouped_folds_side_by_side(
         assert said.exit_code == 0, said.output
     runs = [next((tmp_path / name).iterdir()) for name in ("random", "grouped")]
     out = tmp_path / "folds.md"
-    said = CliRunner().invoke(app, ["results", *map(str, runs), "--compare", "--out", str(out)])
+    words = ["results", *map(str, runs), "--compare", "--groups", str(groups), "--out", str(out)]
+    said = CliRunner().invoke(app, words)
     assert said.exit_code == 0, said.output
     page = out.read_text(encoding="utf-8")
-    (line,) = [line for line in page.splitlines() if "`split.groups = groups.csv`" in line]
+    line, alone = (line for line in page.splitlines() if "`split.groups = groups.csv`" in line)
     assert "Not comparable" not in page  # without a hold-out both predict every tile
     assert runs[1].name in line
+    assert runs[1].name in alone
     group_of = dict(row.split(",") for row in groups.read_text().split()[1:])
     for run, together in ((runs[0], False), (runs[1], True)):
         val = json.loads((run / "fold-0" / "split.json").read_text())["val"]

@@ -41,8 +41,8 @@ def data(easy_tiles: Tiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(data: Path, tiny_recipe: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two folds, without its figures, which take longest."""
     patch = pytest.MonkeyPatch()
-    for name in ("write_run_report", "save_data_figures"):
-        patch.setattr(f"diapir.runs.train.{name}", lambda *_, **__: None)
+    for name in ("train.write_run_report", "train.save_data_figures", "folds.write_page"):
+        patch.setattr(f"diapir.runs.{name}", lambda *_, **__: None)
     recipe = tiny_recipe(train__epochs=3, optim__lr=0.03, split__folds=2)
     quiet = Hardware(accelerator="cpu", progress=False)
     results = train_recipe(recipe, data, tmp_path_factory.mktemp("runs"), quiet)
@@ -66,9 +66,10 @@ def test_folds_are_scored_by_predictions_of_tiles_they_never_saw(run: Path, data
         own = scale_probs(predictor.predict_probs(part.images), 1 / card.rule.temperature)
         place = [stored.ids.index(id_) for id_ in card.val_ids]
         assert stored.probs[place] == pytest.approx(own, abs=2e-3)
-    # as the training itself wrote it, but for the rounding to float16
-    written = json.loads((run / "out_of_fold.json").read_text())
-    assert written["choice"]["threshold"] == pytest.approx(chosen.threshold, abs=0.05)
+    # as the training itself wrote it
+    written = json.loads((run / "metrics.json").read_text())["val"]
+    assert written["choice"]["threshold"] == chosen.threshold
+    assert written["metrics"]["score"]["value"] == expected.metrics["score"].value
 
 
 def test_evaluation_tells_of_trust_and_draws_it(run: Path, data: Path, tmp_path: Path) -> None:
@@ -84,6 +85,24 @@ def test_evaluation_tells_of_trust_and_draws_it(run: Path, data: Path, tmp_path:
     assert (tmp_path / "figures" / "reliability.png").is_file()
     assert (tmp_path / "figures" / "kept.png").is_file()
     assert "Most doubtful by probabilities" in (tmp_path / "report.html").read_text()
+
+
+def test_the_page_of_results_shows_a_run_with_folds(run: Path, tmp_path: Path) -> None:
+    page = tmp_path / "results.md"
+    said = CliRunner().invoke(app, ["results", str(run), "--out", str(page)])
+    assert said.exit_code == 0, said.output
+    told = json.loads((run / "metrics.json").read_text())
+    score = told["val"]["metrics"]["score"]
+    text = page.read_text(encoding="utf-8")
+    assert "## tiny, 2 folds, random weights" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("| [tiny]")]
+    assert "| 64 out of 2 folds |" in line
+    assert f"{score['value']:.3f} ({score['low']:.3f} to {score['high']:.3f})" in line
+    assert f"threshold {told['threshold']:.2f}, temperature" in text
+    assert told["calibration"] in text
+    page.unlink()  # what is kept beside it is enough
+    assert CliRunner().invoke(app, ["results", "--out", str(page)]).exit_code == 0
+    assert page.read_text(encoding="utf-8") == text
 
 
 def test_an_ensemble_is_one_thing_to_predict_with(run: Path, data: Path, tmp_path: Path) -> None:
@@ -117,7 +136,7 @@ def test_an_ensemble_is_one_thing_to_predict_with(run: Path, data: Path, tmp_pat
 def test_probabilities_of_an_ensemble_are_the_mean(run: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "all.safetensors"
     make_ensemble([run], out, progress=False)  # keeps what the run chose
-    written = json.loads((run / "out_of_fold.json").read_text())["choice"]
+    written = json.loads((run / "metrics.json").read_text())["val"]["choice"]
     predictor, (card,) = load_predictor([out], PredictOptions(device="cpu"))
     assert card.threshold == written["threshold"]
     assert card.rule.temperature == written["rule"]["temperature"]

@@ -312,7 +312,7 @@ def test_recipe_small_trains_on_every_tile_and_packs(data: Path, tmp_path: Path)
 
 def test_recipe_gpu_gives_out_of_fold_scores(data: Path, tmp_path: Path) -> None:
     folder = train_by_command("gpu", data, tmp_path / "runs", "split.folds=2")
-    assert table(folder / "out_of_fold.json")["tiles"] == 60
+    assert table(folder / "metrics.json")["val"]["tiles"] == 60
     assert len(run_models(folder)) == 2
 
 

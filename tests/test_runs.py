@@ -66,8 +66,8 @@ def table(path: Path) -> dict[str, Any]:
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the figures, which take longer than all the rest."""
-    for name in ("write_run_report", "save_data_figures"):
-        monkeypatch.setattr(f"diapir.runs.train.{name}", lambda *_, **__: None)
+    for name in ("train.write_run_report", "train.save_data_figures", "folds.write_page"):
+        monkeypatch.setattr(f"diapir.runs.{name}", lambda *_, **__: None)
 
 
 # --- the folder of one run
@@ -288,8 +288,9 @@ def test_folds_give_every_tile_one_prediction(
     recipe = tiny_recipe(split__folds=2, split__holdout=0.1, train__epochs=1)
     results = train_recipe(recipe, data, tmp_path, QUIET)
     (folder,) = tmp_path.iterdir()
-    assert [result.folder.path for result in results] == [folder / "fold-0", folder / "fold-1"]
-    splits = [table(result.folder.split) for result in results]
+    places = [result.folder.path for result in results]
+    assert places == [folder / "fold-0", folder / "fold-1", folder]
+    splits = [table(result.folder.split) for result in results[:2]]
     assert splits[0]["holdout"] == splits[1]["holdout"]
     assert not {*splits[0]["val"]} & {*splits[1]["val"]}
     with np.load(folder / "out_of_fold.npz") as stored:
@@ -298,10 +299,16 @@ def test_folds_give_every_tile_one_prediction(
     assert probs.shape == (72, 32, 32)
     assert probs.dtype == np.float16
     np.testing.assert_allclose(probs[: len(results[0].val_probs)], results[0].val_probs, atol=1e-3)
-    joined = table(folder / "out_of_fold.json")
-    assert joined["tiles"] == 72
-    assert 0 <= joined["metrics"]["score"]["value"] <= 1
-    assert all((result.folder.model).is_file() for result in results)
+    joined = table(folder / "metrics.json")
+    assert joined["tiles"] == {"train": 36, "val": 72, "holdout": 8}
+    assert joined["val"]["tiles"] == 72
+    assert joined["val"]["metrics"]["score"]["value"] == results[-1].val.metrics["score"].value
+    assert joined["epochs"] == joined["folds"] == joined["trainings"] == 2
+    assert joined["training_seconds"] == pytest.approx(sum(r.seconds for r in results[:2]), abs=0.1)
+    assert all(result.folder.model.is_file() for result in results[:2])
+    steps = (folder / "next.txt").read_text(encoding="utf-8")
+    assert f"diapir ensemble {folder} --out {folder}/model.safetensors" in steps
+    assert "hold-out" in steps
 
 
 # --- interruption and resumption
@@ -351,11 +358,12 @@ def test_folds_end_at_an_interruption(
     assert caught.value.exit_code == 128 + signal.SIGINT
     (folder,) = tmp_path.iterdir()
     assert not (folder / "fold-1").exists()
-    assert not (folder / "out_of_fold.json").exists()
+    assert not (folder / "metrics.json").exists()
     monkeypatch.undo()
     results = resume_run(folder, data, QUIET)
-    assert [result.folder.path.name for result in results] == ["fold-0", "fold-1"]
-    assert (folder / "out_of_fold.json").is_file()
+    assert [result.folder.path.name for result in results] == ["fold-0", "fold-1", folder.name]
+    assert {"metrics.json", "report.html", "next.txt"} <= {path.name for path in folder.iterdir()}
+    assert "Each fold by itself" in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_data_that_changed_cannot_be_resumed(
@@ -541,6 +549,7 @@ def test_two_processes_train_folds_into_one_folder(
     assert [row["run"] for row in json.loads(out)] == [
         str(folder / "fold-0"),
         str(folder / "fold-1"),
+        str(folder),
     ]
     for fold in ("fold-0", "fold-1"):
         assert load_model(folder / fold / "model.safetensors")
@@ -551,7 +560,7 @@ def test_two_processes_train_folds_into_one_folder(
         # both processes count together: 40 tiles of a fold, so tenths of fortieths
         hits = 400 * float(rows[-1]["val_score"])
         assert hits == pytest.approx(round(hits), abs=1e-3)
-    assert table(folder / "out_of_fold.json")["tiles"] == 80
+    assert table(folder / "metrics.json")["val"]["tiles"] == 80
 
 
 def test_a_training_asked_to_end_does_not_score_for_long(

@@ -150,25 +150,16 @@ def read_tried(path: Path) -> Tried:
         RunError: It holds no finished run.
     """
     folder = RunFolder(path)
-    if (path / "out_of_fold.json").is_file():
-        folds = sorted(path.glob("fold-*/metrics.json"))
-        tables = [read_json(file) for file in folds]
-        joined = read_json(path / "out_of_fold.json")
-        found = {"validation": _tile_scores(joined)}
-        recipe = read_json(folder.fold(0).recipe)
-    else:
-        tables = [read_json(folder.metrics)]
-        parts = (("validation", tables[0].get("val")), ("hold-out", tables[0].get("holdout")))
-        found = {part: _tile_scores(table) for part, table in parts if table is not None}
-        recipe = read_json(folder.recipe)
+    table = read_json(folder.metrics)
+    parts = (("validation", table.get("val")), ("hold-out", table.get("holdout")))
     return Tried(
         run=_name(path),
-        recipe=_resolved(recipe),
-        data=str(tables[0].get("data_fingerprint", "")),
-        minutes=round(sum(table["training_seconds"] for table in tables) / 60, 1),
-        interrupted=any(table.get("interrupted") is not None for table in tables),
-        command=str(tables[0].get("command", "")),
-        scores=found,
+        recipe=_resolved(read_json(folder.shared_recipe())),
+        data=str(table.get("data_fingerprint", "")),
+        minutes=round(table["training_seconds"] / 60, 1),
+        interrupted=table.get("interrupted") is not None,
+        command=str(table.get("command", "")),
+        scores={part: _tile_scores(found) for part, found in parts if found is not None},
     )
 
 

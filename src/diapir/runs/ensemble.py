@@ -17,7 +17,7 @@ from diapir.models.ensemble import Member, Networks, read_members, read_networks
 from diapir.models.maskrule import MaskRule, mean_rule
 from diapir.models.modelfile import ModelCard, save_model
 from diapir.progress import counting
-from diapir.runs.folder import read_json
+from diapir.runs.folder import RunFolder, read_json
 from diapir.runs.out_of_fold import has_out_of_fold, read_out_of_fold, run_models
 from diapir.runs.score import choose_masks
 
@@ -172,9 +172,8 @@ def _without_data(
 ) -> tuple[Choice, float | None, str]:
     first = sources[0].path
     if len(sources) == 1 and first.is_dir() and has_out_of_fold(first):
-        table = read_json(first / "out_of_fold.json")
-        if "choice" in table:
-            stored = table["choice"]
+        stored = read_json(RunFolder(first).metrics)["val"].get("choice")
+        if stored is not None:
             rule = MaskRule.from_json(stored["rule"])
             choice = Choice(float(stored["threshold"]), rule, float(stored["score"]))
             return choice, choice.score, "its out-of-fold tiles"

@@ -25,7 +25,7 @@ from diapir.report.figures import save_figure
 from diapir.report.figures_trust import kept_curves, reliability_diagram
 from diapir.report.html import Card, Picture, ReportContent, Section, Table, write_report
 from diapir.runs.folder import write_json
-from diapir.runs.out_of_fold import has_out_of_fold, read_out_of_fold, run_models
+from diapir.runs.out_of_fold import OutOfFold, has_out_of_fold, read_out_of_fold, run_models
 from diapir.runs.provenance import made_with, provenance
 from diapir.runs.report import evaluation_sections, score_cards
 
@@ -156,7 +156,18 @@ def _judge_folds(run: Path, data: Path, progress: bool) -> Judgement:
             expected=f"the data that {run} was trained on",
             mend="Give the same data, or one of the models of the run.",
         )
-    tiles = tiles.select(stored.ids)
+    cards = {str(path.relative_to(run)): read_card(path) for path in run_models(run)}
+    return judge_out_of_fold(stored, tiles.select(stored.ids), cards)
+
+
+def judge_out_of_fold(stored: OutOfFold, tiles: Tiles, cards: dict[str, ModelCard]) -> Judgement:
+    """Return all scores of a run with folds, with the threshold and rule that suit its tiles best.
+
+    Args:
+        stored: What the folds predict.
+        tiles: The same tiles in the same order, with masks.
+        cards: Of the folds' models, by file name.
+    """
     chosen = choose(stored.probs, tiles.truth)
     probs = scale_probs(stored.probs, chosen.rule.temperature)
     found = evaluate(probs, tiles, chosen.threshold, rule=chosen.rule)
@@ -168,21 +179,36 @@ def _judge_folds(run: Path, data: Path, progress: bool) -> Judgement:
         probs=probs,
         subtitle=f"{len(tiles):,} tiles, each predicted by the fold that never saw it; threshold, "
         "temperature and clean-up were chosen on the same tiles, which flatters slightly",
-        cards={str(path.relative_to(run)): read_card(path) for path in run_models(run)},
+        cards=cards,
         choice=chosen,
     )
 
 
 def _write(judged: Judgement, out: Path) -> None:
+    made = made_with(judged.cards.items(), judged.tiles.fingerprint())
+    write_json(out / "evaluation.json", {**judged.to_dict(), "provenance": made})
+    write_page(judged, out)
+
+
+def write_page(
+    judged: Judgement, out: Path, title: str = "Evaluation", more: Sequence[Section] = ()
+) -> None:
+    """Write `report.html` and the figures of a judgement.
+
+    Args:
+        judged: What was found.
+        out: A folder.
+        title: Of the page.
+        more: Sections at its end.
+    """
     found, figures = judged.found, out / "figures"
     made, told = made_with(judged.cards.items(), judged.tiles.fingerprint()), judged.to_dict()
-    write_json(out / "evaluation.json", {**told, "provenance": made})
     sections = evaluation_sections(
         found, judged.tiles, judged.probs, figures, part="these tiles", rule=judged.rule
     )
     trust = judged.trust
     content = ReportContent(
-        title="Evaluation",
+        title=title,
         subtitle=judged.subtitle,
         cards=[
             *score_cards("score", found),
@@ -190,7 +216,7 @@ def _write(judged: Judgement, out: Path) -> None:
                 "calibration error", f"{trust.after.error:.4f}", f"{trust.before.error:.4f} before"
             ),
         ],
-        sections=[*sections, _trust_section(trust, judged, figures)],
+        sections=[*sections, _trust_section(trust, judged, figures), *more],
         provenance=[
             (f"{file}: {name}", value)
             for file, card in judged.cards.items()

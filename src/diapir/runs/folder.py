@@ -83,6 +83,10 @@ class RunFolder:
         """Return the folder of one fold inside this one."""
         return RunFolder(self.path / f"fold-{number}")
 
+    def shared_recipe(self) -> Path:
+        """Return where the recipe lies: of a run with folds, in each of them."""
+        return self.recipe if self.recipe.is_file() else self.fold(0).recipe
+
     def make(self) -> None:
         """Create the folder and its checkpoints folder.
 

@@ -48,6 +48,29 @@ def after_training(
     return "\n".join(lines) + "\n"
 
 
+def after_folds(folder: RunFolder, data: Path, split: SplitConfig) -> str:
+    """Return the commands after a training with folds.
+
+    Args:
+        folder: Of all folds.
+        data: Of the training.
+        split: Tells whether any tile is left to score their networks together.
+    """
+    run, model, data_text = _quoted(folder.path), _quoted(folder.model), _quoted(data)
+    lines = [
+        "# all scores of the tiles, each by the fold that never saw it, with intervals",
+        f"diapir evaluate {run} --data {data_text}",
+        "# the networks of all folds as one model, with the threshold and clean-up of these tiles",
+        f"diapir ensemble {run} --out {model}",
+    ]
+    if split.holdout > 0:
+        lines += [
+            "# its scores on the hold-out, which no fold has seen",
+            f"diapir evaluate {model} --data {data_text}",
+        ]
+    return "\n".join([*lines, *_submission(model, data_text)]) + "\n"
+
+
 def after_rounds(folder: RunFolder, data: Path, places: Sequence[Path], split: SplitConfig) -> str:
     """Return the commands after several trainings that were joined.
 

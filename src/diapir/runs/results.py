@@ -20,12 +20,15 @@ _HEAD = """# Results
 This page is written by `diapir results` from finished runs, whose settings, metrics and figures lie
 beside it in [results/](results/); nothing in it is typed by hand. Every score is the competition's
 own (see [tgs.md](tgs.md)), on hold-out tiles that neither trained the model nor chose its epoch or
-threshold. Intervals are 95 % bootstrap intervals over tiles. For what others have scored on the
-competition's own test tiles, see [tgs.md](tgs.md#what-is-known-to-score); those tiles are not
-these, so compare with care. What is measured on surveys is on a page of its own:
-[volume-results.md](volume-results.md).
+threshold. A run with folds is scored on every tile by the network that did not train on it (out of
+fold), with the threshold that suits all of them best, which flatters slightly. Intervals are 95 %
+bootstrap intervals over tiles. For what others have scored on the competition's own test tiles, see
+[tgs.md](tgs.md#what-is-known-to-score); those tiles are not these, so compare with care. What is
+measured on surveys is on a page of its own: [volume-results.md](volume-results.md).
 """
-_FIGURES = ("training", "threshold", "tiles-random", "tiles-worst", "score-coverage")
+_FIGURES = (
+    "training", "threshold", "tiles-random", "tiles-worst", "score-coverage", "reliability", "kept"
+)  # fmt: skip
 _SUBMISSIONS = "submissions"
 
 
@@ -34,6 +37,23 @@ class _Run:
     folder: RunFolder
     metrics: dict[str, Any]
     recipe: dict[str, Any]
+
+    @property
+    def folds(self) -> int:
+        """Trainings that scored each other's tiles; 0 where a hold-out scored the run."""
+        return int(self.metrics.get("folds", 0))
+
+    @property
+    def judged(self) -> dict[str, Any]:
+        """The scores to show."""
+        found: dict[str, Any] = self.metrics["val" if self.folds else "holdout"]
+        return found
+
+    @property
+    def heading(self) -> str:
+        """Recipe, folds and weights."""
+        folds = f", {self.folds} folds" if self.folds else ""
+        return f"{self.metrics['recipe']}{folds}, {self.weights} weights"
 
     @property
     def weights(self) -> str:
@@ -47,14 +67,14 @@ def write_results(runs: Sequence[Path], submissions: Sequence[Path], out: Path) 
     """Keep what the page needs of runs and submissions, write the page of all that are kept.
 
     Args:
-        runs: Folders of finished runs; each takes the place of an earlier one of its recipe and
-            encoder weights.
+        runs: Folders of finished runs; each takes the place of an earlier one of its recipe,
+            folds and encoder weights.
         submissions: The `.json` files that `diapir submit` writes beside its CSV files; each takes
             the place of an earlier one of its name.
         out: The Markdown file, `NAME.md`; what is kept lies in `NAME/` beside it.
 
     Returns:
-        Runs on the page, sorted by hold-out score.
+        Runs on the page, sorted by score.
 
     Raises:
         RunError: A folder holds no finished run, there is none at all, or a file cannot be written.
@@ -78,7 +98,7 @@ def _write_results(runs: Sequence[Path], submissions: Sequence[Path], out: Path)
         raise RunError(
             "there are no runs to show", where=kept, mend="Give the folders of finished runs."
         )
-    shown.sort(key=_holdout_score, reverse=True)
+    shown.sort(key=_score, reverse=True)
     parts = [_HEAD, _overview(shown)]
     parts += [_run_section(run, out.parent) for run in shown]
     tables = [read_json(path) for path in sorted((kept / _SUBMISSIONS).glob("*.json"))]
@@ -91,13 +111,13 @@ def _write_results(runs: Sequence[Path], submissions: Sequence[Path], out: Path)
 def _read_run(path: Path) -> _Run:
     folder = RunFolder(path)
     metrics = read_json(folder.metrics)
-    if metrics.get("holdout") is None:
+    if metrics.get("holdout") is None and not metrics.get("folds"):
         raise RunError(
-            "this run has no score on a hold-out",
+            "this run has no score on a hold-out, and no folds",
             where=path,
-            mend="Train with split.holdout above 0.",
+            mend="Train with split.holdout above 0, or with --folds.",
         )
-    return _Run(folder, metrics, read_json(folder.recipe))
+    return _Run(folder, metrics, read_json(folder.shared_recipe()))
 
 
 def _keep_run(run: _Run, folder: Path) -> None:
@@ -121,8 +141,8 @@ def _figure(folder: RunFolder, name: str) -> Path:
     return own if own.is_file() or not parts else parts[-1]
 
 
-def _holdout_score(run: _Run) -> float:
-    return float(run.metrics["holdout"]["metrics"]["score"]["value"])
+def _score(run: _Run) -> float:
+    return float(run.judged["metrics"]["score"]["value"])
 
 
 def _overview(runs: Sequence[_Run]) -> str:
@@ -130,36 +150,40 @@ def _overview(runs: Sequence[_Run]) -> str:
         (
             f"[{run.metrics['recipe']}](#{_anchor(run)})",
             run.weights,
-            _interval(run.metrics["holdout"]["metrics"]["score"]),
-            _interval(run.metrics["holdout"]["metrics"]["iou"]),
-            f"{run.metrics['val']['metrics']['score']['value']:.3f}" if run.metrics["val"] else "",
+            f"{run.metrics['tiles']['val']:,} out of {run.folds} folds"
+            if run.folds
+            else f"{run.metrics['tiles']['holdout']:,} held out",
+            _interval(run.judged["metrics"]["score"]),
+            _interval(run.judged["metrics"]["iou"]),
+            f"{run.metrics['val']['metrics']['score']['value']:.3f}"
+            if run.metrics["val"] and not run.folds
+            else "",
             run.metrics["epochs"],
             f"{run.metrics['training_seconds'] / 60:.1f}",
         )
         for run in runs
     ]
-    columns = ("recipe", "encoder weights", "score", "IoU", "validation score", "epochs", "minutes")
+    scores = ("score", "IoU", "validation score")
+    columns = ("recipe", "encoder weights", "tiles", *scores, "epochs", "minutes")
     return "\n".join([*markdown_table(columns, rows), ""])
 
 
 def _run_section(run: _Run, page_folder: Path) -> str:
-    metrics, holdout = run.metrics, run.metrics["holdout"]
-    tiles = metrics["tiles"]
+    metrics = run.metrics
     lines = [
-        f"## {run.metrics['recipe']}, {run.weights} weights",
+        f"## {run.heading}",
         "",
         str(run.recipe["description"]) + ".",
         "",
-        f"{tiles['train']:,} training, {tiles['val']:,} validation, {tiles['holdout']:,} hold-out "
-        f"tiles, stratified by {run.recipe['split']['stratify']}; {metrics['epochs']} epochs"
-        f"{_joined_trainings(metrics)}, threshold {metrics['threshold']:.2f}.",
+        _tiles_and_choices(run),
         "",
         "```",
         metrics["command"],
         "```",
         "",
-        *score_tables(holdout),
+        *score_tables(run.judged),
         "",
+        *([metrics["calibration"], ""] if run.folds and metrics["calibration"] else ()),
         *_figure_lines(run, page_folder),
         f"Machine: {metrics['machine']}. Training took {metrics['training_seconds']:.0f} s. "
         f"Recipe SHA-256 `{metrics['recipe_sha256'][:16]}`, data SHA-256 "
@@ -169,6 +193,26 @@ def _run_section(run: _Run, page_folder: Path) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _tiles_and_choices(run: _Run) -> str:
+    metrics, tiles = run.metrics, run.metrics["tiles"]
+    stratified = f"stratified by {run.recipe['split']['stratify']}"
+    if not run.folds:
+        return (
+            f"{tiles['train']:,} training, {tiles['val']:,} validation, {tiles['holdout']:,} "
+            f"hold-out tiles, {stratified}; {metrics['epochs']} epochs"
+            f"{_joined_trainings(metrics)}, threshold {metrics['threshold']:.2f}."
+        )
+    rule = metrics["rule"]
+    return (
+        f"{run.folds} folds, {stratified}: each network trained on about {tiles['train']:,} tiles, "
+        f"and {tiles['val']:,} tiles are predicted by the network that did not; "
+        f"{metrics['epochs']} epochs in all. On these predictions were chosen: threshold "
+        f"{metrics['threshold']:.2f}, temperature {rule['temperature']:.3f}, smallest body "
+        f"{rule['min_body']} pixels, empty below {rule['empty_below']:g} pixels of summed "
+        "probability."
+    )
 
 
 def _joined_trainings(metrics: dict[str, Any]) -> str:
@@ -244,7 +288,7 @@ def _interval(found: dict[str, Any]) -> str:
 
 
 def _anchor(run: _Run) -> str:
-    text = f"{run.metrics['recipe']}, {run.weights} weights".lower()
+    text = run.heading.lower()
     return "".join(c for c in text.replace(" ", "-") if c.isalnum() or c in "-_")
 
 

@@ -20,11 +20,10 @@ from diapir.io.atomic import write_text_atomic
 from diapir.io.tiles import read_tiles
 from diapir.metrics.calibration import scale_probs
 from diapir.models.maskrule import MaskRule
-from diapir.models.modelfile import library_versions, source_commit
 from diapir.runs.ensemble import EnsembleResult, make_ensemble
 from diapir.runs.evaluate import Judgement, evaluate_models
 from diapir.runs.folder import RunFolder, read_json, write_json
-from diapir.runs.machine import command_line, describe_machine
+from diapir.runs.folds import trainings_table
 from diapir.runs.next_steps import after_rounds
 
 if TYPE_CHECKING:  # runs.train imports this module
@@ -186,24 +185,12 @@ def _table(
     judged: Judgement | None,
 ) -> dict[str, Any]:
     joined = {**asdict(made), "path": made.path.name}
-    trained = [read_json(result.folder.metrics) for result in results]
     return {
-        "recipe": recipe.name,
-        "recipe_sha256": recipe.sha256(),
+        **trainings_table(recipe, results),
         "threshold": made.threshold,
         "rule": made.rule,
         "calibration": made.calibration,
         "joined": joined,
         "runs": [place.name for place in places],
-        "trainings": len(results),
-        "epochs": sum(table["epochs"] for table in trained),
-        "tiles": trained[0]["tiles"],
-        "training_seconds": round(sum(result.seconds for result in results), 1),
-        "interrupted": None,
-        "command": results[0].folder.first_command() or command_line(),
-        "machine": describe_machine(),
-        "data_fingerprint": trained[0]["data_fingerprint"],
-        "versions": library_versions(),
-        "git": source_commit(),
         "holdout": None if judged is None else judged.found.to_dict(),
     }

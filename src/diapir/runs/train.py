@@ -16,18 +16,16 @@ from numpy.typing import NDArray
 from diapir.config import Recipe, load_recipe
 from diapir.data.splits import Split, make_splits
 from diapir.errors import DataError, RecipeError
-from diapir.inference.evaluate import Evaluation, evaluate
-from diapir.inference.postprocess import choose
+from diapir.inference.evaluate import Evaluation
 from diapir.io.atomic import remove_leftovers, write_text_atomic
 from diapir.io.csv_tables import read_groups
 from diapir.io.tiles import Tiles, read_tiles
-from diapir.metrics.calibration import scale_probs
 from diapir.models.modelfile import library_versions, save_model, source_commit
 from diapir.models.unet import SaltNet
 from diapir.runs.folder import RunFolder, is_main_process, new_run_folder, write_json
+from diapir.runs.folds import join_folds
 from diapir.runs.machine import command_line, describe_machine, keep_freed_memory
 from diapir.runs.next_steps import after_interrupted_rounds, after_training
-from diapir.runs.out_of_fold import write_out_of_fold_probs
 from diapir.runs.report import save_data_figures, write_run_report
 from diapir.runs.rounds import check_one_device, member_encoders, member_recipe, train_rounds
 from diapir.runs.score import SECONDS_WHEN_ASKED_TO_END, Scored, score_network
@@ -89,7 +87,7 @@ def train_recipe(
     runs: Path,
     hardware: Hardware = Hardware(),
 ) -> list[RunResult]:
-    """Return the result of every split that the recipe asks for, one or one a fold.
+    """Return the result of the training, or of each fold and then of all together.
 
     Args:
         recipe: What to train.
@@ -113,7 +111,6 @@ def train_recipe(
     folder = _shared_folder(runs, recipe.name)
     if recipe.joins_trainings:
         return _train_rounds(tiles, recipe, folder, data, hardware)
-    folder.make()
     return _train_splits(tiles, splits, recipe, folder, data, hardware)
 
 
@@ -154,7 +151,10 @@ def _train_splits(
     data: Path,
     hardware: Hardware,
 ) -> list[RunResult]:
-    """Train each split in its folder, going on where there is a checkpoint; then join the folds."""
+    """Train each split in its folder, going on where there is a checkpoint; then join the folds.
+
+    The result of the folds together comes last.
+    """
     results = []
     for split in splits:
         place = folder if split.fold is None else folder.fold(split.fold)
@@ -167,9 +167,19 @@ def _train_splits(
         if fitted.interrupted is not None:
             break
     _leave_to_main_process()
-    if len(results) == len(splits) > 1:
-        write_out_of_fold(folder, tiles, splits, results)
-    return results
+    if not len(results) == len(splits) > 1:
+        return results
+    judged = join_folds(recipe, folder, data, tiles, splits, results)
+    together = RunResult(
+        folder=folder,
+        threshold=judged.found.threshold,
+        val=judged.found,
+        holdout=None,
+        val_probs=judged.probs,
+        seconds=sum(result.seconds for result in results),
+        interrupted=None,
+    )
+    return [*results, together]
 
 
 def _train_rounds(
@@ -182,7 +192,7 @@ def _train_rounds(
     def train(member: Recipe, place: RunFolder) -> list[RunResult]:
         place.make()
         splits = make_splits(tiles, member.split, _read_groups(member, tiles))
-        return _train_splits(tiles, splits, member, place, data, alone)
+        return _train_splits(tiles, splits, member, place, data, alone)[: len(splits)]
 
     found = train_rounds(recipe, folder, data, train, progress=hardware.progress)
     if found.made is None:
@@ -380,28 +390,6 @@ def _metrics_table(
         "val": None if val is None else val.to_dict(),
         "holdout": None if holdout is None else holdout.to_dict(),
     }
-
-
-def write_out_of_fold(
-    folder: RunFolder, tiles: Tiles, splits: list[Split], results: list[RunResult]
-) -> Evaluation:
-    """Join the folds' validation predictions: every tile by the network that never saw it.
-
-    Writes `out_of_fold.npz` (ids, probs as float16, not calibrated) and `out_of_fold.json` (all
-    metrics, with the one threshold and rule that are best over all folds, which makes that score
-    slightly optimistic).
-    """
-    index = np.concatenate([split.val for split in splits])
-    probs = np.concatenate([result.val_probs for result in results])
-    chosen = tiles.subset(index)
-    found = choose(probs, chosen.truth)
-    evaluation = evaluate(
-        scale_probs(probs, found.rule.temperature), chosen, found.threshold, rule=found.rule
-    )
-    write_out_of_fold_probs(folder.path, chosen.ids, probs)
-    table = {**evaluation.to_dict(), "choice": asdict(found)}
-    write_json(folder.path / "out_of_fold.json", table)
-    return evaluation
 
 
 _RUN_VARIABLE = "DIAPIR_RUN_FOLDER"
