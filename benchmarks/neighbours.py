@@ -3,8 +3,9 @@
     python benchmarks/neighbours.py MODEL DATA [--all] [--false-share 0.02] [--json FILE]
 
 Only labelled tiles with a known neighbour are scored, and of these only those that the model's
-training has not seen, unless --all is given, which flatters both ways alike. The gain is paired by
-tile, with a bootstrap interval.
+training has not seen, unless --all is given, which flatters both ways alike. MODEL may be the
+folder of a run with folds: then each tile is predicted by the fold that validated on it. The gain
+is paired by tile, with a bootstrap interval.
 """
 
 import argparse
@@ -14,13 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from diapir.data.mosaic import find_mosaics
+from diapir.data.mosaic import Mosaics, find_mosaics
 from diapir.inference.neighbours import MARGIN, predict_with_neighbours
-from diapir.inference.predict import PredictOptions, load_predictor
+from diapir.inference.predict import PredictOptions, Predictor, load_predictor
+from diapir.io.tiles import Tiles
 from diapir.metrics.bootstrap import bootstrap_interval
 from diapir.metrics.score import tile_counts, tile_scores
 from diapir.runs.mosaic import read_all
+from diapir.runs.out_of_fold import run_models
 
 
 def main() -> None:
@@ -33,27 +37,20 @@ def main() -> None:
     parser.add_argument("--margin", type=int, default=MARGIN)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    predictor, cards = load_predictor([options.model], PredictOptions())
     tiles, labelled = read_all(options.data)
     found = find_mosaics(tiles.images, false_share=options.false_share)
-    seen = set() if options.all else {i for c in cards for i in (*c.train_ids, *c.val_ids)}
-    fresh = np.array([id_ not in seen for id_ in tiles.ids])
-    chosen = np.flatnonzero(labelled & fresh & (found.groups() >= 0))
-    truth = tiles.truth[chosen]
-    alone = predictor.predict_probs(tiles.images[chosen])
-    nobody = replace(found, mosaics=())
-    mirrored = predict_with_neighbours(
-        tiles.images, nobody, predictor.predict_probs, chosen, margin=options.margin
-    )
-    around = predict_with_neighbours(
-        tiles.images, found, predictor.predict_probs, chosen, margin=options.margin
-    )
-    scores = {
-        name: tile_scores(tile_counts(predictor.make_masks(probs), truth))
-        for name, probs in (("alone", alone), ("mirror image", mirrored), ("neighbours", around))
-    }
+    candidates = labelled & (found.groups() >= 0)
+    folds = options.model.is_dir()
+    parts = []
+    for file in run_models(options.model) if folds else [options.model]:
+        predictor, (card,) = load_predictor([file], PredictOptions())
+        unseen = set(tiles.ids) - {*card.train_ids, *card.val_ids}
+        own = set(card.val_ids) if folds else set(tiles.ids) if options.all else unseen
+        chosen = np.flatnonzero(candidates & np.array([id_ in own for id_ in tiles.ids]))
+        parts.append(score_three_ways(predictor, tiles, found, chosen, options.margin))
+    scores = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     table: dict[str, Any] = {
-        "tiles": len(chosen),
+        "tiles": len(scores["alone"]),
         "scores": {k: float(v.mean()) for k, v in scores.items()},
     }
     for name in ("mirror image", "alone"):
@@ -63,6 +60,27 @@ def main() -> None:
     print(json.dumps(table, indent=2))
     if options.json is not None:
         options.json.write_text(json.dumps(table, indent=2) + "\n")
+
+
+def score_three_ways(
+    predictor: Predictor, tiles: Tiles, found: Mosaics, chosen: NDArray[np.intp], margin: int
+) -> dict[str, NDArray[np.float64]]:
+    """Return the scores of the chosen tiles: alone, mirrored at their borders, with neighbours."""
+
+    def around(mosaics: Mosaics) -> NDArray[np.float32]:
+        probs = predictor.predict_probs
+        return predict_with_neighbours(tiles.images, mosaics, probs, chosen, margin=margin)
+
+    ways = {
+        "alone": predictor.predict_probs(tiles.images[chosen]),
+        "mirror image": around(replace(found, mosaics=())),
+        "neighbours": around(found),
+    }
+    truth = tiles.truth[chosen]
+    return {
+        name: tile_scores(tile_counts(predictor.make_masks(probs), truth))
+        for name, probs in ways.items()
+    }
 
 
 if __name__ == "__main__":

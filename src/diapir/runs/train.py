@@ -175,7 +175,7 @@ def _train_splits(
         threshold=judged.found.threshold,
         val=judged.found,
         holdout=None,
-        val_probs=judged.probs,
+        val_probs=np.concatenate([result.val_probs for result in results]),
         seconds=sum(result.seconds for result in results),
         interrupted=None,
     )
