@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from diapir.cli.app import app
 from diapir.config import Recipe
 from diapir.data.competition import write_competition
-from diapir.errors import DataError, RunError
+from diapir.errors import DataError, ModelFileError, RunError
 from diapir.inference.evaluate import evaluate
 from diapir.inference.postprocess import choose
 from diapir.inference.predict import PredictOptions, load_predictor
@@ -103,6 +103,11 @@ def test_the_page_of_results_shows_a_run_with_folds(run: Path, tmp_path: Path) -
     page.unlink()  # what is kept beside it is enough
     assert CliRunner().invoke(app, ["results", "--out", str(page)]).exit_code == 0
     assert page.read_text(encoding="utf-8") == text
+
+
+def test_a_run_with_folds_is_no_model_file_but_becomes_one(run: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"a folder(.|\n)*Join its folds: diapir ensemble"):
+        load_predictor([run])
 
 
 def test_an_ensemble_is_one_thing_to_predict_with(run: Path, data: Path, tmp_path: Path) -> None:

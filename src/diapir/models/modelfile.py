@@ -316,11 +316,16 @@ def _unreadable(path: Path, error: Exception) -> ModelFileError:
         )
     if path.is_dir():
         inside = path / "model.safetensors"
+        mend = "Give the model file of a run folder."
+        if inside.is_file():
+            mend = f"Give {inside}."
+        elif (path / "fold-0").is_dir():
+            mend = f"Join its folds: diapir ensemble {path} --out {inside}"
         return ModelFileError(
             "this is a folder, not a model file",
             where=path,
             expected="a .safetensors file written by Diapir",
-            mend=f"Give {inside}." if inside.is_file() else "Give the model file of a run folder.",
+            mend=mend,
         )
     return broken(path, f"it cannot be read as safetensors ({error})")
 
