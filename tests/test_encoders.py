@@ -1,17 +1,22 @@
 """Encoders: their pyramids, weights, stems, and what is frozen."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from diapir.config import ModelConfig
 from diapir.errors import RecipeError, WeightsError
 from diapir.models.encoders import build_encoder, parameter_stages
+from diapir.models.quick_conv import wide_depthwise
 from diapir.models.unet import SaltNet
 
 SMALL = "tf_efficientnet_lite0"
@@ -254,3 +259,78 @@ def test_unreadable_weights_are_named(tmp_path: Path, content: bytes | None) -> 
         build_encoder(ModelConfig(encoder=SMALL, weights=str(path)), 1)
     assert "cannot read encoder weights" in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+# --- convolutions that train quicker
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.integers(1, 7),
+    columns=st.integers(4, 9),
+    height=st.integers(7, 14),
+    width=st.integers(9, 14),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    padding=st.tuples(st.integers(0, 4), st.integers(0, 4)),
+    bias=st.booleans(),
+    channels_last=st.booleans(),
+)
+def test_wide_depthwise_kernels_have_their_gradients(
+    rows: int,
+    columns: int,
+    height: int,
+    width: int,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    bias: bool,
+    channels_last: bool,
+) -> None:
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    torch.manual_seed(rows * columns)
+    x = torch.randn(2, 6, height, width, dtype=torch.float64).contiguous(memory_format=layout)
+    inputs = [x, torch.randn(6, 1, rows, columns, dtype=torch.float64)]
+    inputs += [torch.randn(6, dtype=torch.float64)] if bias else []
+    inputs = [value.requires_grad_() for value in inputs]
+    own = wide_depthwise(inputs[0], inputs[1], inputs[2] if bias else None, stride, padding)
+    theirs = F.conv2d(*inputs, stride=stride, padding=padding, groups=6)
+    assert torch.equal(own, theirs)
+    grad = torch.randn_like(own)
+    for found, wanted in zip(
+        torch.autograd.grad(own, inputs, grad),
+        torch.autograd.grad(theirs, inputs, grad),
+        strict=True,
+    ):
+        torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("name", [SMALL, "efficientnet_lite0", "convnext_atto"])
+def test_encoders_learn_the_same_as_those_of_timm(name: str) -> None:
+    theirs = timm.create_model(name, features_only=True, in_chans=1)
+    own, _ = build_encoder(ModelConfig(encoder=name), 1)
+    own.load_state_dict(theirs.state_dict())  # the names are the same
+    own = copy.deepcopy(own)  # as averaging weights does
+    quick = [type(m).__name__ for m in own.modules() if "_Quick" in type(m).__name__]
+    assert len(quick) >= 6
+    for training in (True, False):
+        for side in (64, 75):
+            image = torch.rand(2, 1, side, side)
+            found = [net.train(training)(image) for net in (own, theirs)]
+            for mine, level in zip(*found, strict=True):
+                torch.testing.assert_close(mine, level, atol=1e-4, rtol=1e-4)
+            gradients = []
+            for net, levels in zip((own, theirs), found, strict=True):
+                net.zero_grad()
+                sum(level.square().mean() for level in levels).backward()
+                gradients.append({n: p.grad for n, p in net.named_parameters()})
+            for parameter, wanted in gradients[1].items():
+                scale = wanted.abs().max() + 1e-6
+                torch.testing.assert_close(
+                    gradients[0][parameter] / scale, wanted / scale, atol=1e-3, rtol=0
+                )
+
+
+def test_quicker_convolutions_give_way_to_autocast() -> None:
+    net = SaltNet(ModelConfig(encoder=SMALL))
+    net.set_precision("bf16", "cpu")
+    net.train()(torch.rand(2, 1, 64, 64)).mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())

@@ -102,6 +102,8 @@ def _scratch(config: ModelConfig, in_channels: int) -> tuple[nn.Module, EncoderI
 
 
 def _from_timm(config: ModelConfig, in_channels: int) -> tuple[nn.Module, EncoderInfo]:
+    from diapir.models.quick_conv import train_quicker  # timm comes with it, see _create_timm
+
     encoder = _create_timm(config)
     if config.weights not in ("none", "imagenet"):
         _load_weights(encoder, Path(config.weights))
@@ -113,6 +115,7 @@ def _from_timm(config: ModelConfig, in_channels: int) -> tuple[nn.Module, Encode
         reductions = tuple(r // 2 for r in reductions)
     for stem in stems:
         _adapt_stem(stem, config.in_channels, in_channels)
+    train_quicker(encoder)
     normalisation = encoder.pretrained_cfg
     info = EncoderInfo(
         channels=channels,
