@@ -400,3 +400,26 @@ def test_mirrored_tile_gives_the_mirrored_answer_where_all_kernels_are_symmetric
     x = torch.rand(1, 1, 40, 40)
     with torch.no_grad():
         torch.testing.assert_close(net(x.flip(3)), net(x).flip(3), atol=1e-5, rtol=1e-4)
+
+
+def test_gradients_keep_the_layout_that_cpus_like() -> None:
+    """Channels last, in every layer of the decoder of recipe `cpu`: another one costs a copy."""
+    config = load_recipe("cpu", ["model.weights=none"]).model
+    net = SaltNet(config).train()
+    lost = []
+
+    def note(name: str, grads: tuple[Tensor | None, ...]) -> None:
+        for grad in grads:
+            told = grad is not None and 1 < grad.shape[1] < grad.shape[1:].numel()
+            if told and grad.stride(1) != 1:
+                lost.append((name, tuple(grad.shape)))
+
+    for name, module in net.decoder.named_modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False  # hooks on gradients need it
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.PixelShuffle):
+            module.register_full_backward_hook(
+                lambda _, of_x, of_y, name=name: note(name, of_x + of_y)
+            )
+    net(torch.rand(2, 1, 101, 101)).mean().backward()
+    assert not lost

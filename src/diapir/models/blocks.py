@@ -30,7 +30,7 @@ class ScSE(nn.Module):
         super().__init__()
         squeezed = max(channels // reduction, 4)
         self.channel = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1),
+            _MeanOverPixels(),
             nn.Conv2d(channels, squeezed, 1),
             nn.ReLU(inplace=True),
             nn.Conv2d(squeezed, channels, 1),
@@ -41,7 +41,21 @@ class ScSE(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the gated features, (B, C, H, W) as given."""
         gates: Tensor = self.channel(x) + self.spatial(x)
+        if self.training:  # the sum of two maps that do not tell their layout has the slow one
+            gates = gates.contiguous(memory_format=torch.channels_last)
         return x * gates
+
+
+class _MeanOverPixels(nn.AdaptiveAvgPool2d):
+    """The mean of every channel, (B, C, 1, 1), with a gradient in the layout that CPUs like."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        return x.permute(0, 2, 3, 1).mean(dim=(1, 2))[:, :, None, None]
 
 
 class Upsample(nn.Module):
@@ -92,7 +106,10 @@ def fit_to(x: Tensor, size: tuple[int, int]) -> Tensor:
     Encoders halve odd sizes up or down; doubling them again is then one row or column off.
     """
     height, width = size
-    x = x[..., :height, :width]
+    if x.requires_grad:  # cut as (B, H, W, C), so that the gradient has the layout that CPUs like
+        x = x.permute(0, 2, 3, 1)[:, :height, :width].permute(0, 3, 1, 2)
+    else:
+        x = x[..., :height, :width]
     missing = (0, width - x.shape[-1], 0, height - x.shape[-2])
     return F.pad(x, missing, mode="replicate") if any(missing) or is_traced() else x
 

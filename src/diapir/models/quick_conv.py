@@ -3,7 +3,8 @@
 PyTorch's library for CPUs (oneDNN) has a fast gradient for depthwise kernels three columns wide.
 Wider ones, as EfficientNets have in most blocks, get one that takes up to thirty times as long. So
 it is put together here from kernels of three columns. And where 'same' padding is as wide on
-both sides, the convolution pads by itself, which spares copies.
+both sides, the convolution pads by itself, which spares copies; so does a ReLU6 that is not done in
+place, as PyTorch copies what it overwrites.
 
 Only training is touched: in evaluation, on other devices and under autocast timm's own code runs.
 """
@@ -28,6 +29,8 @@ def train_quicker(encoder: nn.Module) -> None:
             module.__class__ = _QuickConv2dSame
         elif type(module) is nn.Conv2d and _is_wide_depthwise(module):
             module.__class__ = _QuickConv2d
+        elif isinstance(module, nn.ReLU6):
+            module.inplace = False
 
 
 class _QuickConv2d(nn.Conv2d):
@@ -119,14 +122,13 @@ def _weight_gradient(
     Columns k to k + 2 of a kernel see the image from its column k on, as a kernel of three columns
     would see it.
     """
-    if any(padding):
-        x = F.pad(x, (padding[1], padding[1], padding[0], padding[0]))
+    columns, narrow = weight.shape[-1], weight[..., :_WIDE]
     width = (grad.shape[-1] - 1) * stride[1] + _WIDE
-    columns = weight.shape[-1]
-    narrow = weight[..., :_WIDE]
     found = torch.empty_like(weight)
     for first in (*range(0, columns - _WIDE, _WIDE), columns - _WIDE):
-        seen = x[..., first : first + width].contiguous(memory_format=torch.channels_last)
+        left = padding[1] - first  # below 0 it is cut
+        right = width - x.shape[-1] - left
+        seen = F.pad(x, (left, right, padding[0], padding[0]))
         part = _gradients(grad, seen, narrow, stride, (0, 0), of_weight=True)
         found[..., first : first + _WIDE] = part
     return found

@@ -52,6 +52,8 @@ class DecoderBlock(nn.Module):
         """Return (B, out_channels, *size) from (B, in_channels, ...) and the skip of that size."""
         x = self.up(x, size)
         if skip is not None:
+            if skip.dtype != x.dtype:  # joined they would be float32, and bf16 again after that
+                skip = skip.to(x.dtype)
             x = torch.cat([x, skip], dim=1)
         x = self.conv2(self.conv1(self.dropout(x)))
         return cast(Tensor, self.attention(x))
