@@ -11,11 +11,11 @@ from diapir.config import Recipe
 from diapir.data.splits import Split
 from diapir.io.atomic import write_text_atomic
 from diapir.io.tiles import Tiles
-from diapir.models.modelfile import library_versions, read_card, source_commit
+from diapir.models.modelfile import read_card
 from diapir.report.html import Section, Table
 from diapir.runs.evaluate import Judgement, judge_out_of_fold, write_page
 from diapir.runs.folder import RunFolder, read_json, write_json
-from diapir.runs.machine import command_line, describe_machine
+from diapir.runs.machine import command_line
 from diapir.runs.next_steps import after_folds
 from diapir.runs.out_of_fold import read_out_of_fold, run_models, write_out_of_fold_probs
 
@@ -90,10 +90,7 @@ def trainings_table(recipe: Recipe, results: "Sequence[RunResult]") -> dict[str,
         "training_seconds": round(sum(result.seconds for result in results), 1),
         "interrupted": None,
         "command": results[0].folder.first_command() or command_line(),
-        "machine": describe_machine(),
-        "data_fingerprint": trained[0]["data_fingerprint"],
-        "versions": library_versions(),
-        "git": source_commit(),
+        **{name: trained[0][name] for name in ("machine", "data_fingerprint", "versions", "git")},
     }
 
 
