@@ -210,9 +210,8 @@ def _compare_encoder(
 
 
 def _rows(setting: Setting, encoder: str, turns: Turns) -> list[Row]:
-    effort, on_card = setting.effort, setting.device == "cuda"
-    target, limit = ("4", 2.0) if on_card else ("3", 1.8)
-    dense = not plain_net(encoder).depthwise
+    effort = setting.effort
+    target, limit = ("4", 2.0) if setting.device == "cuda" else ("3", 1.8)
     note = (
         f"{encoder}: {effort.steps} steps of {effort.batch} tiles a round, 101 x 101 padded to "
         "128; bf16 where the product finds it faster."
@@ -224,7 +223,7 @@ def _rows(setting: Setting, encoder: str, turns: Turns) -> list[Row]:
             target,
             f"training step against the baseline, {encoder}",
             turns.compared("baseline", "product"),
-            setting.gate(limit) if dense or on_card else None,
+            setting.gate(limit),
             note=note,
         ),
         _percent("3", f"added to the bare loop by Lightning, metrics and journal, {encoder}",
@@ -247,7 +246,7 @@ def _shares(setting: Setting, encoder: str, turns: Turns) -> list[list[object]]:
     net = plain_net(encoder)
     net.set_precision("auto", setting.device)
     peak = peak_of(setting)
-    low = net.autocast_encoder is not None
+    low = net.autocast_dtype is not None
     own = gflop_of(net, torch.zeros(2, 1, 101, 101), backward=True)
     library = gflop_of(plain_unet(encoder), torch.zeros(2, 3, 128, 128), backward=True)
     lines: list[list[object]] = []

@@ -108,7 +108,7 @@ def test_precision_of_the_graph_does_not_follow_that_of_the_network() -> None:
         net.set_precision("bf16", "cpu")
         engine = build_engine(net, EngineChoice("onnxruntime", "float32"), 37, 51)
         torch.testing.assert_close(engine(images), wanted, atol=1e-4, rtol=1e-4)
-    assert net.autocast_encoder is torch.bfloat16  # and the network keeps its own
+    assert net.autocast_dtype is torch.bfloat16  # and the network keeps its own
 
 
 def test_the_truth_leaves_the_network_as_it_was() -> None:
@@ -117,7 +117,7 @@ def test_the_truth_leaves_the_network_as_it_was() -> None:
     with torch.inference_mode():
         wanted = plain_copy(net)(images)
     torch.testing.assert_close(exact_logits(net, images, None), wanted)
-    assert net.autocast_encoder is torch.bfloat16
+    assert net.autocast_dtype is torch.bfloat16
 
 
 def test_unknown_and_missing_engines_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,7 +170,7 @@ def test_arguments_go_before_the_card(files: list[Path]) -> None:
 def test_precision_is_handed_on(files: list[Path]) -> None:
     predictor, _ = load_predictor(files, PredictOptions(device="cpu", precision="bf16"))
     predictor.predict_probs(np.zeros((1, 64, 64), np.uint8))
-    assert {built(net).autocast_decoder for net in predictor.nets} == {torch.bfloat16}
+    assert {built(net).autocast_dtype for net in predictor.nets} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("device", ["cuda", "tpu", "", "cpu:x"])

@@ -281,7 +281,7 @@ def test_dropout_is_seeded_by_step_and_process(tiny_recipe: Callable[..., Recipe
 def test_both_networks_get_the_precision(tiny_recipe: Callable[..., Recipe]) -> None:
     task = make_task(tiny_recipe(optim__ema=0.9, train__precision="bf16"))
     task.on_fit_start()
-    assert task.net.autocast_decoder == task.best_net.autocast_decoder == torch.bfloat16
+    assert task.net.autocast_dtype == task.best_net.autocast_dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("wanted", [True, False])

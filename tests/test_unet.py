@@ -266,26 +266,24 @@ def test_wrong_number_of_decoder_channels_is_an_error() -> None:
 def test_low_precision_still_answers_in_float32() -> None:
     net = build().eval()
     net.set_precision("bf16", "cpu")
-    assert net.autocast_encoder == net.autocast_decoder == torch.bfloat16
+    assert net.autocast_dtype == torch.bfloat16
     x = torch.rand(1, 1, 32, 32)
     with torch.no_grad():
         low = net(x)
         net.set_precision("float32", "cpu")
-        assert net.autocast_encoder is None
+        assert net.autocast_dtype is None
         torch.testing.assert_close(low, net(x), atol=0.1, rtol=0.1)
     assert low.dtype == torch.float32
 
 
-def test_auto_precision_keeps_depthwise_encoders_in_float32(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("supported", [True, False])
+def test_auto_precision_asks_the_processor(
+    monkeypatch: pytest.MonkeyPatch, supported: bool
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    net = SaltNet(ModelConfig(encoder="tf_efficientnet_lite0"))
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: supported)
+    net = build()
     net.set_precision("auto", "cpu")
-    assert (net.autocast_encoder, net.autocast_decoder) == (None, torch.bfloat16)
-    dense = build()
-    dense.set_precision("auto", "cpu")
-    assert dense.autocast_encoder == torch.bfloat16
+    assert net.autocast_dtype == (torch.bfloat16 if supported else None)
 
 
 # --- the empty-tile head

@@ -132,13 +132,13 @@ def exact_logits(net: AnyNet, images: Tensor, z_feet: Tensor | None) -> Tensor:
     shape = (int(images.shape[-2]), int(images.shape[-1]))
     usual = pass_size(*shape)
     network = built(net)
-    own = network.autocast_encoder, network.autocast_decoder
+    own = network.autocast_dtype
     exact = build_engine(network, EngineChoice("eager", "float32", usual), *shape)
     try:
         with torch.inference_mode():
             return exact(images, z_feet)
     finally:  # an engine in use may run this very network
-        network.autocast_encoder, network.autocast_decoder = own
+        network.autocast_dtype = own
 
 
 def keeps_to(found: Tensor, wanted: Tensor, *, exact: bool) -> bool:

@@ -26,14 +26,12 @@ class EncoderInfo:
         reductions: Input size over level size, powers of two, finest first.
         mean: Of the pixels in 0..1 the weights expect.
         std: Of the pixels in 0..1 the weights expect.
-        depthwise: Whether most convolutions are depthwise, which CPUs run slower in bf16.
     """
 
     channels: tuple[int, ...]
     reductions: tuple[int, ...]
     mean: float
     std: float
-    depthwise: bool
 
 
 def build_encoder(config: ModelConfig, in_channels: int) -> tuple[nn.Module, EncoderInfo]:
@@ -98,7 +96,7 @@ def _scratch(config: ModelConfig, in_channels: int) -> tuple[nn.Module, EncoderI
         in_channels, channels, batch_norm=config.batch_norm, dropout=config.dropout
     )
     reductions = tuple(2**level for level in range(len(channels)))
-    return encoder, EncoderInfo(channels, reductions, mean=0.5, std=0.5, depthwise=False)
+    return encoder, EncoderInfo(channels, reductions, mean=0.5, std=0.5)
 
 
 def _from_timm(config: ModelConfig, in_channels: int) -> tuple[nn.Module, EncoderInfo]:
@@ -122,7 +120,6 @@ def _from_timm(config: ModelConfig, in_channels: int) -> tuple[nn.Module, Encode
         reductions=reductions,
         mean=sum(normalisation["mean"]) / 3,
         std=sum(normalisation["std"]) / 3,
-        depthwise=_is_depthwise(encoder),
     )
     return encoder, info
 
@@ -295,11 +292,6 @@ def _adapt_stem(stem: nn.Conv2d, grey_channels: int, in_channels: int) -> None:
     zeros = weight.new_zeros(weight.shape[0], extra, *weight.shape[2:])
     stem.weight = nn.Parameter(torch.cat([weight, zeros], dim=1))
     stem.in_channels = in_channels
-
-
-def _is_depthwise(encoder: nn.Module) -> bool:
-    spatial = [m for m in encoder.modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1)]
-    return sum(conv.groups > 1 for conv in spatial) > len(spatial) / 2
 
 
 def _freeze(encoder: nn.Module, freeze: str | int, in_channels: int) -> None:

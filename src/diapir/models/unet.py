@@ -117,7 +117,6 @@ class SaltNet(nn.Module):
         # side in pixels to which a 101-pixel tile is resized; progressive resizing changes it
         self.resize_to = config.resize_to
         self.stride = info.reductions[-1]
-        self.depthwise = info.depthwise
         channels = self.decoder.channels
         width = channels[-1]
         self.hyper = nn.ModuleList(
@@ -129,8 +128,7 @@ class SaltNet(nn.Module):
         )
         self.salt_head = nn.Linear(info.channels[-1], 1) if config.empty_head else None
         self.to(memory_format=torch.channels_last)
-        self.autocast_encoder: torch.dtype | None = None
-        self.autocast_decoder: torch.dtype | None = None
+        self.autocast_dtype: torch.dtype | None = None
         self.train()
 
     def train(self, mode: bool = True) -> Self:
@@ -144,17 +142,11 @@ class SaltNet(nn.Module):
     def set_precision(self, precision: str, device: str) -> None:
         """Choose the dtype of the convolutions: 'float32', 'bf16', or the faster one ('auto').
 
-        On a CPU 'auto' keeps depthwise encoders in float32, where they are faster, and runs the
-        dense decoder in bf16 where the processor has bf16 instructions.
+        On a CPU 'auto' is bf16 where the processor has instructions for it, else float32.
         """
-        low = torch.bfloat16
         if precision == "auto" and device == "cpu":
-            fast = torch.cpu._is_avx512_bf16_supported()
-            self.autocast_encoder = low if fast and not self.depthwise else None
-            self.autocast_decoder = low if fast else None
-        else:
-            dtype = None if precision == "float32" else low
-            self.autocast_encoder = self.autocast_decoder = dtype
+            precision = "bf16" if torch.cpu._is_avx512_bf16_supported() else "float32"
+        self.autocast_dtype = None if precision == "float32" else torch.bfloat16
 
     def forward(self, images: Tensor, z_feet: Tensor | None = None) -> Tensor:
         """Return salt logits; in evaluation mode the mean over all sizes of the recipe.
@@ -186,9 +178,8 @@ class SaltNet(nn.Module):
         inner = (x.shape[-2], x.shape[-1])
         x, (top, left) = self._padded(x)
         x = self._prepared(x, z_feet).contiguous(memory_format=torch.channels_last)
-        with _autocast(x, self.autocast_encoder):
+        with _autocast(x, self.autocast_dtype):
             features = self.encoder(x)
-        with _autocast(x, self.autocast_decoder):
             levels = self.decoder(features, (x.shape[-2], x.shape[-1]))
             logits = self.head(self._hypercolumn(levels))
         padded = (x.shape[-2], x.shape[-1])
