@@ -189,6 +189,17 @@ def test_time_limit_ends_training_and_schedule(
     assert found.net is not None
 
 
+def test_no_time_is_kept_for_a_validation_that_does_not_come(
+    easy_tiles: Tiles, tiny_recipe: Make, tmp_path: Path
+) -> None:
+    recipe = tiny_recipe(
+        train__epochs=100_000, train__max_minutes=0.05, train__select="last", split__val=0.0
+    )
+    found = train(easy_tiles, recipe, tmp_path)
+    assert "val_score" not in found.history[-1]
+    assert found.history[-1]["progress"] > 0.98  # a twentieth was kept
+
+
 def test_time_that_is_over_at_once_still_gives_a_model(
     easy_tiles: Tiles, tiny_recipe: Make, tmp_path: Path
 ) -> None:

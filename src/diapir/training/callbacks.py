@@ -181,11 +181,16 @@ def _write_weights(path: Path, task: SaltTask) -> None:
 
 
 class Pace(lightning.Callback):
-    """Tells the clock every step and ends the training when its time is over."""
+    """Tells the clock every step and ends the training when its time is over.
 
-    def __init__(self, clock: Clock) -> None:
+    Args:
+        clock: Is told of every step.
+        validates: Whether there are tiles to validate on, for which time must be left.
+    """
+
+    def __init__(self, clock: Clock, *, validates: bool) -> None:
         self.clock = clock
-        self.validation_seconds: float | None = None
+        self.validation_seconds = None if validates else 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Take the number of steps from Lightning."""

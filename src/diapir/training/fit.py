@@ -114,7 +114,8 @@ def fit(
     checkpoint = checkpoint_to_resume(run) if resume else None
     clock = Clock(recipe.train.max_minutes)
     journal, stop = Journal(run, recipe.train, clock), StopOnSignal()
-    callbacks = [Pace(clock), journal, Snapshots(run, recipe.snapshots.cycles, clock)]
+    pace = Pace(clock, validates=len(split.val) > 0)
+    callbacks = [pace, journal, Snapshots(run, recipe.snapshots.cycles, clock)]
     callbacks += [ProgressBar(journal, clock)] if progress else []
     callbacks += [Divergence(lambda: journal.rows)]
     callbacks += [stop, _last_checkpoint(run)]
