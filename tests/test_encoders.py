@@ -311,6 +311,8 @@ def test_depthwise_kernels_have_their_gradients(
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("name", [SMALL, "efficientnet_lite0", "convnext_atto"])
 def test_encoders_learn_the_same_as_those_of_timm(name: str, half: bool) -> None:
+    torch.manual_seed(0)
+    rounding = 2**-7 if half else 0  # sums in another order may round to the next value of bf16
     theirs = timm.create_model(name, features_only=True, in_chans=1)
     own, _ = build_encoder(ModelConfig(encoder=name), 1)
     own.load_state_dict(theirs.state_dict())  # the names are the same
@@ -332,5 +334,5 @@ def test_encoders_learn_the_same_as_those_of_timm(name: str, half: bool) -> None
             for parameter, wanted in gradients[1].items():
                 scale = wanted.abs().max() + 1e-6
                 torch.testing.assert_close(
-                    gradients[0][parameter] / scale, wanted / scale, atol=1e-3, rtol=0
+                    gradients[0][parameter] / scale, wanted / scale, atol=1e-3, rtol=rounding
                 )
