@@ -41,8 +41,8 @@ def plain_recipe(encoder: str, batch_size: int = 16) -> Recipe:
 
 
 def cpu_recipe(encoder: str) -> Recipe:
-    """Return recipe `cpu` with another encoder, which starts from random weights."""
-    return load_recipe("cpu", ["model.weights=none", f"model.encoder={encoder}"])
+    """Return the first network of recipe `cpu` on another encoder, from random weights."""
+    return load_recipe("small", ["model.weights=none", f"model.encoder={encoder}"])
 
 
 def random_model(folder: Path, recipe: Recipe) -> Path:

@@ -14,7 +14,8 @@ What counts: the seconds from building the network to each moment at which it is
 product's checkpoints and journal. What does not: importing libraries, reading the tiles, and
 scoring, of which there is none inside the training itself on either side. Both are scored by the
 same function, on the same tiles, mirrored at test time, at threshold 0.5. The product is scored
-with the averaged weights that it would keep, as its own validation does.
+with the averaged weights that it would keep, as its own validation does. Recipe `cpu` is measured
+by its first network, trained alone on all cores.
 """
 
 import argparse

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from diapir.config import LossConfig, ModelConfig, Recipe, load_recipe, parse_recipe, recipe_names
 from diapir.errors import RecipeError
+from diapir.runs.rounds import member_recipe
 
 CLASSIC = ("classic-resnet34", "classic-scratch", "classic-vgg16", "classic-vgg19")
 
@@ -28,11 +29,36 @@ def test_packaged_recipe_loads_and_is_described(name: str) -> None:
     assert recipe.split.stratify == "depth"
 
 
-def test_the_packaged_model_is_cpu_on_every_tile() -> None:
+def test_cpu_is_small_and_a_second_network_scored_on_a_holdout() -> None:
     small, cpu = load_recipe("small"), load_recipe("cpu")
     assert (small.split.holdout, small.split.val, small.split.folds) == (0, 0, 1)
-    same = {"name": "", "description": "", "split": cpu.split}
-    assert small.model_copy(update=same) == cpu.model_copy(update=same)
+    assert (cpu.split.holdout, cpu.split.val) == (0.2, 0.05)
+    assert not small.joins_trainings
+    own = {"name": "", "description": "", "split": cpu.split, "ensemble": cpu.ensemble}
+    assert small.model_copy(update=own) == cpu.model_copy(update=own)
+    first, second = (member_recipe(cpu, encoder, (), None) for encoder in cpu.ensemble.encoders)
+    own = {"name": "", "description": "", "split": cpu.split}
+    assert small.model_copy(update=own) == first.model_copy(update=own)
+    assert (second.model.encoder, second.model.resize_to) == ("tf_efficientnet_lite2", 160)
+    assert second.model.decoder_channels == first.model.decoder_channels
+    assert second.train.small_first is not None
+    assert second.train.max_minutes == first.train.max_minutes
+
+
+def test_an_encoder_that_would_not_be_trained_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"resnet34 would not be trained(.|\n)*encoders=\[\]"):
+        load_recipe("cpu", ["model.encoder=resnet34"])
+    alone = load_recipe("cpu", ["model.encoder=resnet34", "ensemble.encoders=[]"])
+    assert alone.model.encoder == "resnet34"
+    assert not alone.joins_trainings
+
+
+def test_what_an_ensemble_changes_for_an_encoder_is_checked() -> None:
+    recipe = load_recipe("cpu", ["ensemble.changes.tf_efficientnet_lite0.model.resize_too=1"])
+    with pytest.raises(
+        RecipeError, match=r"resize_too: there is no such(.|\n)*cpu, ensemble.changes of tf_eff"
+    ):
+        member_recipe(recipe, "tf_efficientnet_lite0", (), None)
 
 
 def test_gpu_and_winner_are_what_they_say() -> None:
@@ -158,6 +184,8 @@ def test_recipe_is_frozen() -> None:
         ("model=3", ("model:", "found 3")),
         ("ensemble.encoders=['a','a']", ("ensemble:", "lists one twice")),
         ("ensemble.encoders=['a/b']", ("ensemble.encoders.0:", "pattern")),
+        ("ensemble={encoders=['a'],changes={b={}}}", ("ensemble:", "'b', which encoders")),
+        ("ensemble={encoders=['a'],changes={a={split={}}}}", ("ensemble:", "'split', which all")),
         ("augment.elastic=0.2", ("augment.elastic:", "0.08")),
     ],
 )

@@ -159,8 +159,10 @@ def test_scores_go_between_their_marks() -> None:
     assert f"| score | {score['value']:.3f} ({score['low']:.3f} to {score['high']:.3f}) |" in found
     assert "old" not in found
     assert package_model.with_scores(found, record) == found
-    small, cpu = load_recipe("small"), load_recipe("cpu")
-    assert package_model.training_of(small) == package_model.training_of(cpu)
+    small = load_recipe("small")
+    scored = load_recipe("small", ["split.holdout=0.2"])
+    assert package_model.training_of(small) == package_model.training_of(scored)
+    assert package_model.training_of(small) != package_model.training_of(load_recipe("cpu"))
     assert package_model.training_of(small) != package_model.training_of(load_recipe("demo"))
 
 

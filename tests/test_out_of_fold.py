@@ -22,8 +22,9 @@ from diapir.models.ensemble import read_members
 from diapir.models.modelfile import load_model, read_card
 from diapir.runs.ensemble import make_ensemble
 from diapir.runs.evaluate import evaluate_models
+from diapir.runs.hardware import Hardware
 from diapir.runs.out_of_fold import read_out_of_fold, run_models
-from diapir.runs.train import Hardware, train_recipe
+from diapir.runs.train import train_recipe
 
 Make = Callable[..., Recipe]
 

@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from diapir.cli.app import app
-from diapir.config import Recipe, load_recipe
+from diapir.config import Recipe, load_recipe, parse_recipe
 from diapir.data.competition import write_competition
 from diapir.data.datamodule import TileDataModule
 from diapir.errors import DataError, ModelFileError, RecipeError, RunError
@@ -25,11 +25,12 @@ from diapir.models.ensemble import read_members
 from diapir.models.modelfile import load_model, read_card
 from diapir.runs import train as train_module
 from diapir.runs.evaluate import evaluate_models
+from diapir.runs.hardware import Hardware
 from diapir.runs.out_of_fold import read_out_of_fold, run_models
-from diapir.runs.train import Hardware, resume_run, train_recipe
+from diapir.runs.train import resume_run, train_recipe
 
 Make = Callable[..., Recipe]
-CPU = Hardware(accelerator="cpu", progress=False)
+CPU = Hardware(accelerator="cpu", devices=1, progress=False)
 TINY = {
     "ensemble__encoders": ["scratch", "test_efficientnet"],
     "pseudo_labels__rounds": 1,
@@ -242,11 +243,34 @@ def test_other_data_does_not_go_on(joined: Path, easy_tiles: Tiles, tmp_path: Pa
         resume_run(joined, tmp_path / "other", CPU)
 
 
-def test_several_processes_are_refused(data: Path, tiny_recipe: Make, tmp_path: Path) -> None:
-    for hardware in (Hardware("cpu", 2, progress=False), Hardware("cpu", num_nodes=2)):
-        with pytest.raises(RunError, match=r"one after the other(.|\n)*model.encoder=NAME"):
-            train_recipe(tiny_recipe(**TINY), data, tmp_path / "runs", hardware)
+def test_several_machines_are_refused(data: Path, tiny_recipe: Make, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"by one machine(.|\n)*model.encoder=NAME"):
+        train_recipe(tiny_recipe(**TINY), data, tmp_path / "runs", Hardware("cpu", num_nodes=2))
     assert not (tmp_path / "runs").exists()
+
+
+def test_encoders_are_trained_side_by_side(data: Path, tiny_recipe: Make, tmp_path: Path) -> None:
+    changes = {"test_efficientnet": {"train": {"seed": 5}}}
+    recipe = tiny_recipe(ensemble__encoders=["scratch", "test_efficientnet"])
+    recipe = parse_recipe(
+        recipe.model_dump(mode="json")
+        | {"ensemble": {"encoders": recipe.ensemble.encoders, "changes": changes}},
+        where="test",
+    )
+    one_by_one = train_recipe(recipe, data, tmp_path / "one", CPU)
+    together = train_recipe(recipe, data, tmp_path / "two", Hardware("cpu", 2, progress=False))
+    folder = together[-1].folder
+    for mine, wanted in zip(together[:-1], one_by_one[:-1], strict=True):
+        np.testing.assert_allclose(mine.val_probs, wanted.val_probs, atol=1e-4)
+        # another process trained it, for the command of this one
+        (ahead, *_) = table(mine.folder.starts)["starts"]
+        assert "--resume" not in ahead["command"]
+    assert load_recipe(str(together[1].folder.recipe)).train.seed == 5
+    assert load_recipe(str(together[0].folder.recipe)).train.seed == recipe.train.seed
+    seconds = [result.seconds for result in together]
+    assert seconds[-1] == max(seconds[:-1])
+    assert table(folder.metrics)["training_seconds"] == round(seconds[-1], 1)
+    assert read_members(folder.model)
 
 
 def test_an_unknown_encoder_is_found_before_anything_trains(

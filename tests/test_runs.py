@@ -29,7 +29,8 @@ from diapir.io.tiles import Tiles, read_tiles
 from diapir.metrics.score import competition_score
 from diapir.models.modelfile import load_model
 from diapir.runs.folder import RunFolder, is_main_process, new_run_folder
-from diapir.runs.train import Hardware, RunResult, resume_run, train_recipe
+from diapir.runs.hardware import Hardware
+from diapir.runs.train import RunResult, resume_run, train_recipe
 
 Make = Callable[..., Recipe]
 QUIET = Hardware(accelerator="cpu", progress=False)

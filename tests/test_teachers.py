@@ -12,8 +12,9 @@ from diapir.data.splits import make_splits
 from diapir.errors import DataError
 from diapir.inference.predict import load_predictor
 from diapir.io.tiles import Tiles, read_tiles
+from diapir.runs.hardware import Hardware
 from diapir.runs.teachers import ask_teachers, most_certain
-from diapir.runs.train import Hardware, train_recipe
+from diapir.runs.train import train_recipe
 
 Make = Callable[..., Recipe]
 CPU = Hardware(accelerator="cpu", progress=False)

@@ -14,7 +14,8 @@ from diapir.errors import TrainingError
 from diapir.io.tiles import Tiles
 from diapir.models.memory import largest_batch
 from diapir.models.modelfile import load_model
-from diapir.runs.train import Hardware, train_recipe
+from diapir.runs.hardware import Hardware
+from diapir.runs.train import train_recipe
 from diapir.training.fit import fit
 from diapir.training.task import SaltTask
 from diapir.training.watch import diverges

@@ -228,17 +228,30 @@ class PseudoLabelsConfig(_Section):
     )
 
 
+_OF_ALL = {"split", "pseudo_labels", "ensemble", "predict"}
+
+
 class EnsembleConfig(_Section):
     """Several networks from one command, joined into one model at the end."""
 
     encoders: tuple[Annotated[str, Field(pattern=_ENCODER)], ...] = Field(
         (), description="each is trained in place of model.encoder"
     )
+    changes: dict[str, dict[str, dict[str, Any]]] = Field(
+        default_factory=dict,
+        description="encoder to sections with what its training changes, such as "
+        "{resnet34 = {train = {epochs = 30}}}",
+    )
 
     @model_validator(mode="after")
     def _encoders_differ(self) -> Self:
         if len(set(self.encoders)) < len(self.encoders):
             raise ValueError("encoders lists one twice; for more networks of it take more folds")
+        for encoder, sections in self.changes.items() if self.encoders else ():
+            if encoder not in self.encoders:
+                raise ValueError(f"changes names {encoder!r}, which encoders does not list")
+            for common in sorted(_OF_ALL & set(sections)):
+                raise ValueError(f"changes of {encoder!r} has {common!r}, which all must share")
         return self
 
 
@@ -347,7 +360,21 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         _apply_override(table, override)
     table.setdefault("name", Path(name_or_path).stem)
-    return parse_recipe(table, where=name_or_path)
+    recipe = parse_recipe(table, where=name_or_path)
+    _check_encoder_is_trained(recipe, overrides)
+    return recipe
+
+
+def _check_encoder_is_trained(recipe: Recipe, overrides: Sequence[str]) -> None:
+    """Raise where --set names an encoder that the recipe's list of encoders takes the place of."""
+    encoder, listed = recipe.model.encoder, recipe.ensemble.encoders
+    asked = any(override.partition("=")[0].strip() == "model.encoder" for override in overrides)
+    if asked and listed and encoder not in listed:
+        raise RecipeError(
+            f"{encoder} would not be trained: the recipe lists {', '.join(listed)}",
+            where=f"--set model.encoder={encoder}",
+            mend='Add --set "ensemble.encoders=[]" to train it alone, or list it there.',
+        )
 
 
 def parse_recipe(table: dict[str, Any], where: str) -> Recipe:
@@ -417,11 +444,16 @@ def _on_its_base(table: dict[str, Any], path: Any) -> dict[str, Any]:
             where=path,
             expected=f"one of: {', '.join(recipe_names())}",
         )
-    below = _recipe_table(base)
+    return laid_over(_recipe_table(base), table)
+
+
+def laid_over(below: dict[str, Any], table: dict[str, Any]) -> dict[str, Any]:
+    """Return the table of a recipe with the keys of another in place of its own."""
+    both = dict(below)
     for key, value in table.items():
-        both = isinstance(value, dict) and isinstance(below.get(key), dict)
-        below[key] = {**below[key], **value} if both else value
-    return below
+        sections = isinstance(value, dict) and isinstance(below.get(key), dict)
+        both[key] = {**below[key], **value} if sections else value
+    return both
 
 
 def _apply_override(table: dict[str, Any], override: str) -> None:

@@ -47,7 +47,8 @@ def train(
         raise typer.BadParameter("--resume takes the run's own recipe: leave out --set and --folds")
 
     from diapir.config import load_recipe
-    from diapir.runs.train import Hardware, resume_run, train_recipe
+    from diapir.runs.hardware import Hardware
+    from diapir.runs.train import resume_run, train_recipe
 
     hardware = Hardware(
         accelerator=accelerator,

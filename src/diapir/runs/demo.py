@@ -6,9 +6,10 @@ from diapir.config import load_recipe
 from diapir.data.competition import write_competition
 from diapir.data.synthetic import generate_tiles
 from diapir.runs.folder import new_run_folder
+from diapir.runs.hardware import Hardware
 from diapir.runs.predict import submit
 from diapir.runs.report import EVERY_MASK_EMPTY
-from diapir.runs.train import Hardware, train_recipe
+from diapir.runs.train import train_recipe
 
 LABELLED, UNLABELLED = 500, 100
 """Synthetic tiles, 600 in all."""

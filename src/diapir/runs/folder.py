@@ -87,6 +87,14 @@ class RunFolder:
         """Return where the recipe lies: of a run with folds, in each of them."""
         return self.recipe if self.recipe.is_file() else self.fold(0).recipe
 
+    def is_finished(self, folds: int) -> bool:
+        """Return whether the training, or that of each fold, has come to its end."""
+        places = [self] if folds == 1 else [self.fold(number) for number in range(folds)]
+        return all(
+            place.metrics.is_file() and read_json(place.metrics).get("interrupted") is None
+            for place in places
+        )
+
     def make(self) -> None:
         """Create the folder and its checkpoints folder.
 

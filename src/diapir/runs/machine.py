@@ -12,12 +12,19 @@ def describe_machine() -> str:
     """Return processor, cores, threads, memory and cards, without names of hosts or users."""
     import torch
 
-    parts = [_processor(), f"{_cores()} cores, threads used: {torch.get_num_threads()}"]
+    parts = [_processor(), f"{usable_cores()} cores, threads used: {torch.get_num_threads()}"]
     parts.append(f"{_memory_gib():.0f} GiB memory")
     if torch.cuda.is_available():
         count = torch.cuda.device_count()
         parts.append(f"{count} x {torch.cuda.get_device_name(0)}")
     return ", ".join(parts)
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def command_line() -> str:
@@ -54,12 +61,6 @@ def _processor() -> str:
         lines = []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.processor() or platform.machine()
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _memory_gib() -> float:

@@ -60,7 +60,10 @@ class _Run:
         """Where the encoder's weights come from, in words."""
         weights = self.recipe["model"]["weights"]
         known = {"none": "random", "imagenet": "ImageNet (download)"}
-        return known.get(weights, f"ImageNet ({Path(weights).name})")
+        several = self.recipe.get("ensemble", {}).get("encoders")
+        encoders = several or [self.recipe["model"]["encoder"]]
+        files = (Path(weights.replace("{encoder}", encoder)).name for encoder in encoders)
+        return known.get(weights, f"ImageNet ({', '.join(dict.fromkeys(files))})")
 
 
 def write_results(runs: Sequence[Path], submissions: Sequence[Path], out: Path) -> int:

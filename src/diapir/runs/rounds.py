@@ -1,11 +1,11 @@
-"""Several trainings from one recipe: an encoder after the other, a round after the other.
+"""Several trainings from one recipe: encoders beside each other, a round after the other.
 
-`ensemble.encoders` and `pseudo_labels.rounds` only say which ordinary trainings follow each other.
+`ensemble.encoders` and `pseudo_labels.rounds` only say which ordinary trainings there are.
 Each leaves an ordinary run folder, `round-0-ENCODER` and so on; the networks of the last round, or
 of all with `pseudo_labels.join_rounds`, are joined into one model.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diapir.config import Recipe, parse_recipe
+from diapir.config import Recipe, laid_over, parse_recipe
 from diapir.errors import RunError
 from diapir.inference.evaluate import evaluate
 from diapir.io.atomic import write_text_atomic
@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # runs.train imports this module
     from diapir.runs.train import RunResult
 
 TrainOne = Callable[[Recipe, RunFolder], "list[RunResult]"]
+Members = Sequence[tuple[Recipe, RunFolder]]
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,24 @@ class RoundsResult:
         made: The networks of the last round, or of all, joined; None where a signal ended a
             training.
         judged: The same on the hold-out; None without one, and where a signal ended a training.
+        seconds: That the trainings took, those at the same time counted once.
     """
 
     results: "list[RunResult]"
+    seconds: float
     made: EnsembleResult | None = None
     judged: Judgement | None = None
 
 
 def train_rounds(
-    recipe: Recipe, folder: RunFolder, data: Path, train: TrainOne, *, progress: bool
+    recipe: Recipe,
+    folder: RunFolder,
+    data: Path,
+    train: TrainOne,
+    train_ahead: Callable[[Members], None],
+    at_once: int,
+    *,
+    progress: bool,
 ) -> RoundsResult:
     """Return the results of all trainings that a recipe asks for, after joining the last ones.
 
@@ -58,28 +68,43 @@ def train_rounds(
         folder: Takes a run folder for each training, the model, and the report on the hold-out.
         data: Of the trainings.
         train: Trains one recipe, or goes on with it, in a folder.
+        train_ahead: Trains several recipes at the same time, each in its folder; `train` then finds
+            them finished.
+        at_once: How many; with 1 it is not called.
         progress: Show progress bars.
 
     Raises:
         DiapirError: Of any kind.
     """
     results: list[RunResult] = []
+    seconds = 0.0
     teachers = recipe.pseudo_labels.models
     joined: list[Path] = []
     for number in range(recipe.pseudo_labels.rounds + 1):
-        places: list[Path] = []
+        members: list[tuple[Recipe, RunFolder]] = []
         for encoder in member_encoders(recipe):
-            place = RunFolder(folder.path / f"round-{number}-{encoder}")
             start = recipe.train.start_from
             if number and recipe.pseudo_labels.warm_start:
                 *_, start = teachers_in(folder.path / f"round-{number - 1}-{encoder}", recipe)
-            results += train(member_recipe(recipe, encoder, teachers, start), place)
-            if results[-1].interrupted is not None:
-                return RoundsResult(results)
-            places.append(place.path)
+            place = RunFolder(folder.path / f"round-{number}-{encoder}")
+            members.append((member_recipe(recipe, encoder, teachers, start), place))
+        for begin in range(0, len(members), at_once):
+            together = members[begin : begin + at_once]
+            if len(together) > 1:
+                train_ahead(together)
+            taken = []
+            for member, place in together:
+                found = train(member, place)
+                results += found
+                taken.append(sum(result.seconds for result in found))
+                if found[-1].interrupted is not None:
+                    return RoundsResult(results, seconds + sum(taken))
+            seconds += max(taken)
+        places = [place.path for _, place in members]
         teachers = tuple(model for place in places for model in teachers_in(place, recipe))
         joined = [*joined, *places] if recipe.pseudo_labels.join_rounds else places
-    return _join(recipe, folder, data, results, joined, progress)
+    made, judged = _join(recipe, folder, data, results, seconds, joined, progress)
+    return RoundsResult(results, seconds, made, judged)
 
 
 def member_encoders(recipe: Recipe) -> tuple[str, ...]:
@@ -90,7 +115,7 @@ def member_encoders(recipe: Recipe) -> tuple[str, ...]:
 def member_recipe(
     recipe: Recipe, encoder: str, teachers: tuple[str, ...], start: str | None
 ) -> Recipe:
-    """Return the recipe of one training.
+    """Return the recipe of one training, with what the ensemble changes for its encoder.
 
     Args:
         recipe: Of all; `{encoder}` in `model.weights` stands for the encoder.
@@ -98,14 +123,16 @@ def member_recipe(
         teachers: Of its pseudo-labels.
         start: The model file that it begins with.
     """
-    table: dict[str, Any] = recipe.model_dump(mode="json")
-    weights = recipe.model.weights.replace("{encoder}", encoder)
+    changes = recipe.ensemble.changes.get(encoder, {})
+    table = laid_over(recipe.model_dump(mode="json"), changes)
+    weights = table["model"]["weights"].replace("{encoder}", encoder)
     table["name"] = f"{recipe.name}-{encoder}"
     table["model"] |= {"encoder": encoder, "weights": weights}
     table["train"] |= {"start_from": start}
     table["ensemble"] = {}
     table["pseudo_labels"] |= {"models": list(teachers), "rounds": 0}
-    return parse_recipe(table, where=recipe.name)
+    where = f"{recipe.name}, ensemble.changes of {encoder}" if changes else recipe.name
+    return parse_recipe(table, where=where)
 
 
 def teachers_in(run: Path, recipe: Recipe) -> list[str]:
@@ -124,15 +151,21 @@ def teachers_in(run: Path, recipe: Recipe) -> list[str]:
     return [str(run / "fold-{fold}" / name) for name in (*names, folds[0].model.name)]
 
 
-def check_one_device(devices: int | str, nodes: int) -> None:
-    """Raise where several processes would train: a round waits for files of the one before.
+def check_one_machine(on_cpu: bool, devices: int | str, nodes: int) -> None:
+    """Raise where several cards or machines would train: rounds wait for files of those before.
+
+    Args:
+        on_cpu: Where a number of devices is that of networks trained at once.
+        devices: As of `Hardware`.
+        nodes: Machines.
 
     Raises:
-        RunError: More than one device, or machine, is asked for.
+        RunError: More than one card, or machine, is asked for.
     """
-    if devices not in ("auto", 1) or nodes != 1:
+    fits = devices in ("auto", 1) or (on_cpu and isinstance(devices, int))
+    if nodes != 1 or not fits:
         raise RunError(
-            "several encoders or rounds are trained one after the other on one device",
+            "several encoders or rounds are trained by one machine, with one card at most",
             where=f"--devices {devices} --num-nodes {nodes}",
             expected="--devices 1, or none of these options",
             mend="For more cards train each encoder by itself, at the same time: --set "
@@ -146,9 +179,10 @@ def _join(
     folder: RunFolder,
     data: Path,
     results: "list[RunResult]",
+    seconds: float,
     places: list[Path],
     progress: bool,
-) -> RoundsResult:
+) -> tuple[EnsembleResult, Judgement | None]:
     """Join the rounds that count, score them on tiles that none has seen, and write it all."""
     validated = recipe.split.folds > 1 or recipe.split.val > 0
     made = make_ensemble(places, folder.model, data=data if validated else None, progress=progress)
@@ -157,9 +191,10 @@ def _join(
         judged = evaluate_models([folder.model], data, out=folder.path, progress=progress)
     table = _table(recipe, results, places, made, judged)
     table["val"] = _on_validation(recipe, data, results, places, made)
+    table["training_seconds"] = round(seconds, 1)
     write_json(folder.metrics, table)
     write_text_atomic(folder.next_steps, after_rounds(folder, data, places, recipe.split))
-    return RoundsResult(results, made, judged)
+    return made, judged
 
 
 def _on_validation(

@@ -20,10 +20,11 @@ from diapir.models.modelfile import read_card
 from diapir.progress import counting
 from diapir.runs.finetune import finetune_model
 from diapir.runs.folder import RunFolder, new_run_folder, write_json
+from diapir.runs.hardware import Hardware
 from diapir.runs.machine import command_line, describe_machine
 from diapir.runs.map import MapResult, MapSettings, map_survey
 from diapir.runs.provenance import made_with
-from diapir.runs.train import Hardware, train_recipe
+from diapir.runs.train import train_recipe
 from diapir.training.finetune import Tuning
 
 INTERPRETED = 6

@@ -2,6 +2,7 @@
 
 import math
 import os
+import signal
 import tempfile
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -10,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from diapir.config import Recipe, load_recipe
 from diapir.data.splits import Split, make_splits
-from diapir.errors import DataError, RecipeError
+from diapir.errors import DataError, RecipeError, RunError, signal_exit_code
 from diapir.inference.evaluate import Evaluation
 from diapir.io.atomic import remove_leftovers, write_text_atomic
 from diapir.io.csv_tables import read_groups
@@ -24,30 +24,21 @@ from diapir.models.modelfile import library_versions, save_model, source_commit
 from diapir.models.unet import SaltNet
 from diapir.runs.folder import RunFolder, is_main_process, new_run_folder, write_json
 from diapir.runs.folds import join_folds
-from diapir.runs.machine import command_line, describe_machine, keep_freed_memory
+from diapir.runs.hardware import ANY_HARDWARE, Hardware
+from diapir.runs.machine import command_line, describe_machine, keep_freed_memory, usable_cores
 from diapir.runs.next_steps import after_interrupted_rounds, after_training
 from diapir.runs.report import save_data_figures, write_run_report
-from diapir.runs.rounds import check_one_device, member_encoders, member_recipe, train_rounds
+from diapir.runs.rounds import (
+    Members,
+    check_one_machine,
+    member_encoders,
+    member_recipe,
+    train_rounds,
+)
 from diapir.runs.score import SECONDS_WHEN_ASKED_TO_END, Scored, score_network
+from diapir.runs.side_by_side import train_side_by_side
 from diapir.runs.teachers import ask_teachers
 from diapir.training.fit import LAST_CHECKPOINT, FitResult, fit
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """Where to train, in Lightning's terms.
-
-    Args:
-        accelerator: 'auto', 'cpu' or 'gpu'.
-        devices: Processes on a CPU, cards on a GPU machine, or 'auto'.
-        num_nodes: Machines that train together.
-        progress: Show progress bars.
-    """
-
-    accelerator: str = "auto"
-    devices: int | str = "auto"
-    num_nodes: int = 1
-    progress: bool = True
 
 
 @dataclass(frozen=True)
@@ -85,7 +76,7 @@ def train_recipe(
     recipe: Recipe,
     data: Path,
     runs: Path,
-    hardware: Hardware = Hardware(),
+    hardware: Hardware = ANY_HARDWARE,
 ) -> list[RunResult]:
     """Return the result of the training, or of each fold and then of all together.
 
@@ -102,7 +93,7 @@ def train_recipe(
     splits = make_splits(tiles, recipe.split, _read_groups(recipe, tiles))
     members = [recipe]
     if recipe.joins_trainings:
-        check_one_device(hardware.devices, hardware.num_nodes)
+        check_one_machine(hardware.on_cpu, hardware.devices, hardware.num_nodes)
         members = [member_recipe(recipe, encoder, (), None) for encoder in member_encoders(recipe)]
     for member in members if is_main_process() else ():
         _check_trainable(member, tiles)
@@ -114,7 +105,7 @@ def train_recipe(
     return _train_splits(tiles, splits, recipe, folder, data, hardware)
 
 
-def resume_run(path: Path, data: Path, hardware: Hardware = Hardware()) -> list[RunResult]:
+def resume_run(path: Path, data: Path, hardware: Hardware = ANY_HARDWARE) -> list[RunResult]:
     """Return the results of a run that was interrupted, after going on from its last epoch.
 
     Args:
@@ -194,7 +185,13 @@ def _train_rounds(
         splits = make_splits(tiles, member.split, _read_groups(member, tiles))
         return _train_splits(tiles, splits, member, place, data, alone)[: len(splits)]
 
-    found = train_rounds(recipe, folder, data, train, progress=hardware.progress)
+    def train_ahead(members: Members) -> None:
+        _train_ahead(tiles, members, folder, data, hardware)
+
+    at_once = hardware.networks_at_once(len(member_encoders(recipe)))
+    found = train_rounds(
+        recipe, folder, data, train, train_ahead, at_once, progress=hardware.progress
+    )
     if found.made is None:
         write_text_atomic(folder.next_steps, after_interrupted_rounds(folder, data))
         # what is to be resumed is the whole
@@ -205,10 +202,47 @@ def _train_rounds(
         val=None,
         holdout=None if found.judged is None else found.judged.found,
         val_probs=np.zeros((0, *tiles.images.shape[1:]), np.float32),
-        seconds=sum(result.seconds for result in found.results),
+        seconds=found.seconds,
         interrupted=None,
     )
     return [*found.results, together]
+
+
+def _train_ahead(
+    tiles: Tiles, members: Members, folder: RunFolder, data: Path, hardware: Hardware
+) -> None:
+    """Train those that are not finished at the same time, each in its folder.
+
+    Raises:
+        RunError: One failed, or a signal ended them.
+    """
+    missing = [(recipe, run) for recipe, run in members if not run.is_finished(recipe.split.folds)]
+    if len(missing) < 2:
+        return
+    for recipe, run in missing:
+        run.make()
+        for split in make_splits(tiles, recipe.split, _read_groups(recipe, tiles)):
+            place = run if split.fold is None else run.fold(split.fold)
+            place.make()
+            place.write_inputs(recipe, split, tiles)
+            place.note_start(_start_of(recipe))
+    ended = train_side_by_side(
+        [run.path for _, run in missing],
+        data,
+        splits=missing[0][0].split.folds,
+        threads=max(1, usable_cores() // len(missing)),
+        progress=hardware.progress,
+    )
+    if ended is None:
+        return
+    write_text_atomic(folder.next_steps, after_interrupted_rounds(folder, data))
+    error = RunError(
+        f"{signal.Signals(ended).name} ended the trainings; each has saved its best model so far",
+        where=folder.path,
+        mend=f"Go on with the command in {folder.next_steps}.",
+    )
+    error.exit_code = signal_exit_code(ended)
+    raise error
 
 
 def _resume_rounds(
@@ -220,7 +254,7 @@ def _resume_rounds(
     recipe = load_recipe(str(folder.recipe))
     if not recipe.joins_trainings:
         folder.read_inputs(tiles)  # says what is missing
-    check_one_device(hardware.devices, hardware.num_nodes)
+    check_one_machine(hardware.on_cpu, hardware.devices, hardware.num_nodes)
     return _train_rounds(tiles, recipe, folder, data, hardware)
 
 
@@ -308,8 +342,7 @@ def _train_split(
         )
         if not is_main_process():
             return fitted, []
-        on_card = hardware.accelerator != "cpu" and torch.cuda.is_available()
-        fitted.net.to("cuda" if on_card else "cpu")
+        fitted.net.to("cuda" if hardware.on_card else "cpu")
         result = _finish(tiles, split, recipe, folder, data, fitted)
         if fitted.failure is not None:
             kept = f"The model of epoch {fitted.best_epoch} is kept in {folder.model}."
