@@ -51,6 +51,8 @@ def allowed(annotation: Any, field: FieldInfo) -> str:
         return ", ".join(f"`{as_toml(arg)}`" for arg in args)
     if origin is tuple and is_table(args[0]):
         return "list of tables"
+    if origin is dict:
+        return "table"
     if origin is tuple and not field.metadata:
         return "list of texts"
     if origin is tuple:

@@ -238,7 +238,7 @@ class EnsembleConfig(_Section):
         (), description="each is trained in place of model.encoder"
     )
     changes: dict[str, dict[str, dict[str, Any]]] = Field(
-        default_factory=dict,
+        {},
         description="encoder to sections with what its training changes, such as "
         "{resnet34 = {train = {epochs = 30}}}",
     )
