@@ -120,8 +120,8 @@ def measurement(name: str) -> Callable[[Setting], Measured]:
 def machine_name(machine: str) -> str:
     """Return the file name of a machine, without the number of threads.
 
-    >>> machine_name("AMD EPYC, 2 cores, threads used: 2, 24 GiB memory")
-    'amd-epyc-2-cores-24-gib-memory'
+    >>> machine_name("AMD EPYC (AVX2), 2 cores, threads used: 2, 24 GiB memory")
+    'amd-epyc-avx2-2-cores-24-gib-memory'
     """
     kept = [part for part in machine.split(", ") if not part.startswith("threads")]
     return re.sub(r"[^a-z0-9]+", "-", ", ".join(kept).lower()).strip("-")

@@ -9,7 +9,7 @@ import torch
 from baseline import plain_unet, predict_plainly
 from numpy.typing import NDArray
 from performance_models import Ready, cpu_recipe, options, plain_recipe, random_model, ready
-from performance_peak import gflop_of, peak_of
+from performance_peak import dtypes, gflop_of, peak_of
 from performance_setting import Setting
 from protocol import Measured, Row, Table, compare_each, ratio_row
 
@@ -138,7 +138,8 @@ def _share(
     starts: Sequence[object],
 ) -> list[object]:
     """Return a line of the table of shares."""
-    dtype = "bf16" if kind == "fast" and "float32" not in engine else "float32"
+    low = kind == "fast" and "float32" not in engine and "bf16" in dtypes(setting.device)
+    dtype = "bf16" if low else "float32"
     rate = len(setting.labelled(setting.effort.tiles)) / float(np.median(seconds))
     share = f"{gflop * rate / peak_of(setting).of(dtype):.0%} of {dtype}"
     return [name, kind, engine, gflop, rate, gflop * rate, share, *starts]

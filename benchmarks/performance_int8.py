@@ -1,4 +1,4 @@
-"""Eight-bit integers: how fast, and how true, beside the bf16 that Diapir uses.
+"""Eight-bit integers: how fast, and how true, beside the bf16 or float32 that Diapir uses.
 
 They are no engine of Diapir's: this is what says why.
 """
@@ -20,26 +20,31 @@ from diapir.inference.engine import Engine, EngineChoice, engine_of_graph, insta
 from diapir.inference.graphs import IMAGES, logits_graph
 from diapir.models.modelfile import load_model
 from diapir.models.packaged import packaged_model
+from diapir.models.processor import has_fast_bf16
 
 _STEPS, _TIMED, _BATCH = 128, 64, 16
 
 
 def measure_int8(setting: Setting) -> Measured:
-    """Compare OpenVINO in int8 with OpenVINO in bf16, for trained networks."""
+    """Compare OpenVINO in int8 with its fastest precision here, for trained networks."""
     if not {"openvino", "onnxruntime"} <= set(installed_backends(setting.device)):
         return Measured([])
     models = {"the packaged model": packaged_model(), **setting.trained}
     rows: list[Row] = []
     lines = [_line(setting, name, path, rows) for name, path in models.items()]
-    head = ["network", "int8 against bf16", "quartiles", "pixels that flip in bf16, %",
-            "pixels that flip in int8, %", "tiles"]  # fmt: skip
+    flips = [f"pixels that flip in {name}, %" for name in (_usual(), "int8")]
+    head = ["network", f"int8 against {_usual()}", "quartiles", *flips, "tiles"]
     note = (
         "Convolutions and what follows them at once, quantised by ONNX Runtime: weights channel by "
         f"channel, activations between the extremes that they reach on {_STEPS} of the tiles. "
         "Pixels flip against eager float32, on tiles that did not train the network, most of which "
         "did not set the steps either; without mirroring."
     )
-    return Measured(rows, [Table("OpenVINO in int8 beside bf16", head, lines, note)])
+    return Measured(rows, [Table(f"OpenVINO in int8 beside {_usual()}", head, lines, note)])
+
+
+def _usual() -> str:
+    return "bf16" if has_fast_bf16() else "float32"
 
 
 def _line(setting: Setting, name: str, path: Path, rows: list[Row]) -> list[object]:
@@ -47,12 +52,12 @@ def _line(setting: Setting, name: str, path: Path, rows: list[Row]) -> list[obje
     found = tiles_to_compare(setting, path)[0].images
     images = torch.tensor(found)[:, None].float() / 255
     graph = logits_graph(net, found.shape[1], found.shape[2])
-    low = engine_of_graph(graph, EngineChoice("openvino", "bf16", _BATCH))
+    low = engine_of_graph(graph, EngineChoice("openvino", _usual(), _BATCH))
     quantised = int8_graph(graph, images[:: max(1, len(images) // _STEPS)][:_STEPS])
-    integer = engine_of_graph(quantised, EngineChoice("openvino", "bf16", _BATCH))
+    integer = engine_of_graph(quantised, EngineChoice("openvino", _usual(), _BATCH))
     timed = images[:_TIMED]
     compared = compare(lambda: low(timed), lambda: integer(timed), rounds=setting.effort.rounds)
-    rows.append(ratio_row("int8", f"OpenVINO in int8 against bf16, {name}", compared, None))
+    rows.append(ratio_row("int8", f"OpenVINO in int8 against {_usual()}, {name}", compared, None))
     truth = exact_logits(net, images, None) > 0
     first, third = compared.quartiles
     return [

@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -165,6 +166,25 @@ def test_exact_candidates_are_float32_and_fast_ones_may_be_bf16(
     assert EngineChoice("openvino", "bf16") in candidates("auto")
     monkeypatch.setattr(choosing, "has_fast_bf16", lambda: False)
     assert EngineChoice("openvino", "bf16") not in candidates("auto")
+
+
+def test_an_engine_is_not_judged_by_rounds_in_which_the_machine_was_busy() -> None:
+    calls = {"stalls": 0, "steady": 0}
+
+    def engine(name: str) -> Engine:
+        def run(x: Tensor, z: Tensor | None) -> Tensor:
+            calls[name] += 1
+            busy = name == "stalls" and calls[name] % 3
+            time.sleep(0.03 if busy else 0.001 if name == "stalls" else 0.01)
+            return x
+
+        return Engine(EngineChoice(name, "float32", 16), run)
+
+    stalls, steady = engine("stalls"), engine("steady")
+    pair = {one.choice: one for one in (steady, stalls)}
+    seconds = choosing._seconds_a_tile(pair, tiles(4), None)
+    assert seconds[stalls.choice] < seconds[steady.choice]
+    assert calls["stalls"] == calls["steady"] == 12
 
 
 def test_an_engine_that_answers_otherwise_is_not_kept() -> None:

@@ -305,6 +305,7 @@ QUICK = (
 
 def train_by_command(name: str, data: Path, runs: Path, *settings: str) -> Path:
     words = ["train", name, "--data", str(data), "--runs", str(runs), "--accelerator", "cpu", "-q"]
+    words += ["--devices", "1"]  # each process of its own takes seconds to import torch
     for setting in (*QUICK, *settings):
         words += ["--set", setting]
     said = CliRunner().invoke(app, words)

@@ -7,12 +7,12 @@ the user's cache, under what the answer depends on: network, tile size, threads,
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -23,12 +23,12 @@ from diapir.inference.engine import (
     Engine,
     EngineChoice,
     build_engine,
-    has_fast_bf16,
     installed_backends,
     pass_size,
 )
 from diapir.inference.graph_store import cache_folder
 from diapir.io.atomic import write_bytes_atomic
+from diapir.models.processor import has_fast_bf16, instructions
 from diapir.models.stored import AnyNet, built, device_type
 
 WORTH_MEASURING = 2000
@@ -43,6 +43,10 @@ BATCHES = (1, 2, 4, 8, 16, 32)
 """Sizes of batch that are tried, those near `pass_size`."""
 _TIMED = 16
 """Images that engines are timed on; their answers are compared on all that are given."""
+_ROUNDS = 3, 12
+"""Turns that engines take at least and at most."""
+_LONG_ENOUGH = 2.0
+"""Seconds after which no turn begins that is not one of the least."""
 _CLEARLY = 1.05
 """How many times as fast as at the usual batch an engine has to be for another."""
 
@@ -89,7 +93,7 @@ def choose_engine(
         for choice in (replace(best.choice, batch=batch) for batch in BATCHES)
         if usual // 4 <= choice.batch <= min(2 * usual, len(timed[0]))
     }
-    by_batch = _seconds_a_tile(engines, *timed, rounds=5)
+    by_batch = _seconds_a_tile(engines, *timed)
     # what is measured on a few tiles differs by some percent each time
     fastest = min(by_batch, key=lambda c: by_batch[c] * (1 if c == best.choice else _CLEARLY))
     measured = (seconds | by_batch).items()
@@ -150,16 +154,21 @@ def keeps_to(found: Tensor, wanted: Tensor, *, exact: bool) -> bool:
 
 
 def _seconds_a_tile(
-    engines: dict[EngineChoice, Engine], images: Tensor, z_feet: Tensor | None, rounds: int = 3
+    engines: dict[EngineChoice, Engine], images: Tensor, z_feet: Tensor | None
 ) -> dict[EngineChoice, float]:
-    times: dict[EngineChoice, list[float]] = {choice: [] for choice in engines}
+    """Return the seconds of each engine's best round; whatever else runs here only adds to it."""
+    best = dict.fromkeys(engines, math.inf)
+    began = time.perf_counter()
     with torch.inference_mode():
-        for _ in range(rounds):
+        for done in range(_ROUNDS[1]):
+            if done >= _ROUNDS[0] and time.perf_counter() - began > _LONG_ENOUGH:
+                break
             for choice, engine in engines.items():
                 started = time.perf_counter()
                 engine(images, z_feet)
-                times[choice].append((time.perf_counter() - started) / len(images))
-    return {choice: median(found) for choice, found in times.items()}
+                seconds = (time.perf_counter() - started) / len(images)
+                best[choice] = min(best[choice], seconds)
+    return best
 
 
 class Memory:
@@ -204,7 +213,7 @@ def memory_key(net: AnyNet, shape: Sequence[int], precision: str) -> str:
         "shape": list(shape),
         "precision": precision,
         "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else instructions(),
         "backends": installed_backends(device),
         "versions": [_version(name) for name in ("diapir", "torch", "openvino", "onnxruntime")],
     }
@@ -216,8 +225,3 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "none"
-
-
-def _processor() -> str:
-    capability = torch.backends.cpu.get_cpu_capability()
-    return f"{capability}, bf16 {has_fast_bf16()}"

@@ -266,8 +266,3 @@ def _onnxruntime(graph: bytes, precision: str) -> _Run:
 def _feeds(images: Tensor, z_feet: Tensor | None) -> dict[str, object]:
     feeds: dict[str, object] = {IMAGES: images.contiguous().numpy()}
     return feeds if z_feet is None else feeds | {DEPTHS: z_feet.numpy()}
-
-
-def has_fast_bf16() -> bool:
-    """Return whether the processor has instructions for bf16."""
-    return torch.cpu._is_avx512_bf16_supported()

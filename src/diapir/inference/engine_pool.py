@@ -19,9 +19,9 @@ from diapir.inference.engine import (
     EngineChoice,
     build_engine,
     check_backend,
-    has_fast_bf16,
     pass_size,
 )
+from diapir.models.processor import has_fast_bf16
 from diapir.models.stored import AnyNet, device_type
 
 _TILE = 101 * 101

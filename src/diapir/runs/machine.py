@@ -12,7 +12,10 @@ def describe_machine() -> str:
     """Return processor, cores, threads, memory and cards, without names of hosts or users."""
     import torch
 
-    parts = [_processor(), f"{usable_cores()} cores, threads used: {torch.get_num_threads()}"]
+    from diapir.models.processor import instructions
+
+    parts = [f"{_processor()} ({instructions()})"]
+    parts.append(f"{usable_cores()} cores, threads used: {torch.get_num_threads()}")
     parts.append(f"{_memory_gib():.0f} GiB memory")
     if torch.cuda.is_available():
         count = torch.cuda.device_count()
