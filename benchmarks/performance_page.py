@@ -124,11 +124,27 @@ def fill(page: str, name: str, text: str) -> str:
 
 
 def render(page: str, found: Sequence[dict[str, Any]]) -> str:
-    """Return the page of the docs with the tables of all machines."""
+    """Return the page of the docs: tables of machines that were measured in all, links to others.
+
+    Args:
+        page: As it is.
+        found: What was measured on each machine.
+    """
+    whole = [machine for machine in found if set(machine["measurements"]) >= WHOLE]
     for name, write in SECTIONS.items():
-        parts = [part for part in map(write, found) if part]
+        parts = [part for part in map(write, whole) if part]
         page = fill(page, name, "\n\n".join(parts) or NOT_YET)
-    return page
+    others = [_link(machine) for machine in found if machine not in whole]
+    return fill(page, "others", "\n".join(others) or "None yet.")
+
+
+def _link(found: dict[str, Any]) -> str:
+    rows = [row for part in found["measurements"].values() for row in part["rows"]]
+    verdicts = [row["holds"] for row in rows if row["holds"] is not None]
+    return (
+        f"- [{found['machine']}](../benchmarks/results/{found['name']}.md): "
+        f"{', '.join(found['measurements'])}; {sum(verdicts)} of {len(verdicts)} limits are kept"
+    )
 
 
 def _targets(found: dict[str, Any]) -> str:
@@ -159,6 +175,9 @@ SECTIONS = {"targets": _targets} | {
         "time_to_score",
     )
 }
+
+WHOLE = set(SECTIONS) - {"targets", "time_to_score"}
+"""What must have been measured on a machine for its tables to stand in the docs."""
 
 
 def write_pages(results: Path) -> None:

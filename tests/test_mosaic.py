@@ -184,7 +184,7 @@ def test_random_and_grouped_folds_side_by_side(
     data: Path, tmp_path: Path, tiny_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The commands of docs/ensembles.md, one after the other."""
-    for name in ("train.write_run_report", "train.save_data_figures", "folds.write_page"):
+    for name in ("outcome.write_run_report", "outcome.save_data_figures", "folds.write_page"):
         monkeypatch.setattr(f"diapir.runs.{name}", lambda *_, **__: None)
     groups = tmp_path / "mosaic" / "groups.csv"
     recipe = tmp_path / "tiny.json"

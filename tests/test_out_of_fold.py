@@ -42,7 +42,7 @@ def data(easy_tiles: Tiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(data: Path, tiny_recipe: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two folds, without its figures, which take longest."""
     patch = pytest.MonkeyPatch()
-    for name in ("train.write_run_report", "train.save_data_figures", "folds.write_page"):
+    for name in ("outcome.write_run_report", "outcome.save_data_figures", "folds.write_page"):
         patch.setattr(f"diapir.runs.{name}", lambda *_, **__: None)
     recipe = tiny_recipe(train__epochs=3, optim__lr=0.03, split__folds=2)
     quiet = Hardware(accelerator="cpu", progress=False)

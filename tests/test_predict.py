@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from diapir.config import Recipe
-from diapir.errors import DataError, DeviceError, ModelFileError
+from diapir.errors import DataError, DeviceError, ModelFileError, RunError
 from diapir.inference.predict import PredictOptions, Predictor, load_predictor
+from diapir.models import processor
 from diapir.models.maskrule import MaskRule
 from diapir.models.modelfile import ModelCard, save_model
 from diapir.models.stored import built
@@ -167,10 +168,19 @@ def test_arguments_go_before_the_card(files: list[Path]) -> None:
     assert load_predictor(files[1:])[0].flip is True
 
 
-def test_precision_is_handed_on(files: list[Path]) -> None:
+def test_precision_is_handed_on(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processor, "has_fast_bf16", lambda: True)
     predictor, _ = load_predictor(files, PredictOptions(device="cpu", precision="bf16"))
     predictor.predict_probs(np.zeros((1, 64, 64), np.uint8))
     assert {built(net).autocast_dtype for net in predictor.nets} == {torch.bfloat16}
+
+
+def test_bf16_is_refused_where_it_would_take_for_ever(
+    files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processor, "has_fast_bf16", lambda: False)
+    with pytest.raises(RunError, match=r"no instructions for bf16(.|\n)*--precision(.|\n)*auto"):
+        load_predictor(files, PredictOptions(device="cpu", precision="bf16"))
 
 
 @pytest.mark.parametrize("device", ["cuda", "tpu", "", "cpu:x"])

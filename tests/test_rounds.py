@@ -3,7 +3,7 @@
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from diapir.inference.evaluate import evaluate
 from diapir.inference.predict import PredictOptions, load_predictor
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.metrics.calibration import scale_probs
+from diapir.models import processor
 from diapir.models.ensemble import read_members
 from diapir.models.modelfile import load_model, read_card
 from diapir.runs import train as train_module
@@ -54,7 +55,18 @@ def data(easy_tiles: Tiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the figures of each training, which take longer than all the rest."""
     for name in ("write_run_report", "save_data_figures"):
-        monkeypatch.setattr(f"diapir.runs.train.{name}", lambda *_, **__: None)
+        monkeypatch.setattr(f"diapir.runs.outcome.{name}", lambda *_, **__: None)
+
+
+class Counted:
+    """A function that counts how often it is called."""
+
+    def __init__(self, original: Callable[..., Any]) -> None:
+        self.original, self.calls = original, 0
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        self.calls += 1
+        return self.original(*args, **options)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +74,7 @@ def joined(data: Path, tiny_recipe: Make, tmp_path_factory: pytest.TempPathFacto
     """Two encoders, two folds, two snapshots, one round after the first."""
     patch = pytest.MonkeyPatch()
     for name in ("write_run_report", "save_data_figures"):
-        patch.setattr(f"diapir.runs.train.{name}", lambda *_, **__: None)
+        patch.setattr(f"diapir.runs.outcome.{name}", lambda *_, **__: None)
     results = train_recipe(tiny_recipe(**TINY), data, tmp_path_factory.mktemp("runs"), CPU)
     patch.undo()
     assert len(results) == 2 * 2 * 2 + 1
@@ -163,7 +175,19 @@ def test_interrupted_rounds_go_on_with_what_is_missing(
     assert results[-1].folder.path == folder
     assert not (folder / "model.safetensors").exists()
     assert f"--resume {folder}" in (folder / "next.txt").read_text(encoding="utf-8")
-    again = resume_run(folder, data, CPU)
+    first = folder / f"round-0-{recipe.model.encoder}"
+    left = {path: path.stat().st_mtime_ns for path in first.glob("*.safetensors")}
+    assert left
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "fit", fitted := Counted(train_module.fit))
+        again = resume_run(folder, data, CPU)
+    assert fitted.calls == 1  # the first round was finished, and stays as it is
+    assert {path: path.stat().st_mtime_ns for path in left} == left
+    assert np.array_equal(again[0].val_probs, results[0].val_probs)
+    assert again[0].val is not None
+    assert results[0].val is not None
+    assert again[0].val.to_dict() == results[0].val.to_dict()
+    assert again[0].threshold == results[0].threshold
     assert len(again) == 3
     assert again[-1].holdout is None
     assert again[-1].interrupted is None
@@ -249,6 +273,16 @@ def test_several_machines_are_refused(data: Path, tiny_recipe: Make, tmp_path: P
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Compute as a process does that has one core: another number of threads rounds otherwise."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_encoders_are_trained_side_by_side(data: Path, tiny_recipe: Make, tmp_path: Path) -> None:
     changes = {"test_efficientnet": {"train": {"seed": 5}}}
     recipe = tiny_recipe(ensemble__encoders=["scratch", "test_efficientnet"])
@@ -279,6 +313,15 @@ def test_an_unknown_encoder_is_found_before_anything_trains(
     recipe = tiny_recipe(**TINY | {"ensemble__encoders": ["scratch", "resnet0"]})
     with pytest.raises(RecipeError, match="resnet0"):
         train_recipe(recipe, data, tmp_path / "runs", CPU)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_bf16_is_refused_before_anything_trains(
+    data: Path, tiny_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processor, "has_fast_bf16", lambda: False)
+    with pytest.raises(RunError, match=r"no instructions for bf16(.|\n)*train.precision"):
+        train_recipe(tiny_recipe(train__precision="bf16"), data, tmp_path / "runs", CPU)
     assert not (tmp_path / "runs").exists()
 
 

@@ -30,7 +30,8 @@ from diapir.metrics.score import competition_score
 from diapir.models.modelfile import load_model
 from diapir.runs.folder import RunFolder, is_main_process, new_run_folder
 from diapir.runs.hardware import Hardware
-from diapir.runs.train import RunResult, resume_run, train_recipe
+from diapir.runs.outcome import RunResult
+from diapir.runs.train import resume_run, train_recipe
 
 Make = Callable[..., Recipe]
 QUIET = Hardware(accelerator="cpu", progress=False)
@@ -67,7 +68,7 @@ def table(path: Path) -> dict[str, Any]:
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the figures, which take longer than all the rest."""
-    for name in ("train.write_run_report", "train.save_data_figures", "folds.write_page"):
+    for name in ("outcome.write_run_report", "outcome.save_data_figures", "folds.write_page"):
         monkeypatch.setattr(f"diapir.runs.{name}", lambda *_, **__: None)
 
 

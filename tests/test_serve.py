@@ -13,6 +13,7 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 from PIL import Image
+from starlette.responses import PlainTextResponse
 
 from diapir.cli import app as command_line
 from diapir.errors import DataError, DiapirError, ModelFileError, RunError
@@ -30,6 +31,8 @@ from diapir.serve.batcher import Batcher
 from diapir.serve.metrics import Metrics
 from diapir.serve.problems import Refused
 from diapir.serve.settings import ServeSettings, check_token, read_token
+from diapir.serve.viewer.library import open_library
+from diapir.serve.viewer.server import viewer_app
 
 PNG = {"Content-Type": "image/png"}
 NPY = {"Content-Type": "application/x-npy"}
@@ -666,6 +669,37 @@ def test_sockets_are_guarded_too(model):
                 client.websocket_connect("/view/ws", headers=refused),
             ):
                 pass
+
+
+class Stranger:
+    """Answers every request itself, as the middleware of Panel 1.10 does those of its pages."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] == "http":
+            await PlainTextResponse("come in")(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
+def test_nothing_that_panel_adds_stands_before_the_guards(model, tmp_path, monkeypatch):
+    def add_applications(*_, app, **__):
+        app.add_middleware(Stranger)
+
+    monkeypatch.setattr("panel.io.fastapi.add_applications", add_applications)
+    section = tmp_path / "section.npy"
+    np.save(section, RNG.normal(size=(40, 48)).astype(np.float32))
+    with serving(model, views=(section,), labels=tmp_path / "labels", token=TOKEN) as client:
+        problem(client.get("/view"), 401)
+        known = {"Authorization": f"Bearer {TOKEN}"}
+        assert client.get("/view", headers=known).text == "come in"
+    library = open_library([section], labels=tmp_path / "labels")
+    with TestClient(viewer_app(library), base_url="http://localhost") as client:
+        assert client.get("/").text == "come in"
+        assert client.get("/", headers={"Host": "strangers.example"}).status_code == 400
+    library.close()
 
 
 def test_the_page_is_mounted_where_there_is_something_to_see(model, tmp_path):

@@ -14,6 +14,7 @@ from diapir.errors import TrainingError
 from diapir.io.tiles import Tiles
 from diapir.models.memory import largest_batch
 from diapir.models.modelfile import load_model
+from diapir.runs.folder import RunFolder
 from diapir.runs.hardware import Hardware
 from diapir.runs.train import train_recipe
 from diapir.training.fit import fit
@@ -65,6 +66,7 @@ def test_the_last_good_model_is_kept(
     (model,) = tmp_path.glob("runs/*/model.safetensors")
     assert str(model) in said
     assert load_model(model)
+    assert not RunFolder(model.parent).is_finished()  # resumed, it is trained on
 
 
 def test_weights_that_are_no_numbers_are_never_kept(

@@ -1,5 +1,6 @@
 """The `diapir` command: its verbs, and how errors and signals end it."""
 
+import gc
 import os
 import sys
 from typing import Annotated
@@ -76,7 +77,7 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="and leave")
     ] = False,
 ) -> None:
-    pass
+    gc.enable()  # a verb begins
 
 
 def main() -> None:
@@ -85,6 +86,7 @@ def main() -> None:
     # to do they take the cores from the thread they wait for: 3.4 times slower, measured on two
     # cores beside three other processes. OpenMP reads this once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    gc.disable()  # as in `diapir.cli`
     try:
         app()
     except DiapirError as error:

@@ -9,7 +9,7 @@ from diapir.cli.console import Data, Json, Quiet, print_json, print_table, print
 from diapir.errors import signal_exit_code
 
 if TYPE_CHECKING:
-    from diapir.runs.train import RunResult
+    from diapir.runs.outcome import RunResult
 
 _COLUMNS = ("run", "validation", "hold-out", "threshold", "seconds")
 

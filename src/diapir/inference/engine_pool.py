@@ -21,7 +21,7 @@ from diapir.inference.engine import (
     check_backend,
     pass_size,
 )
-from diapir.models.processor import has_fast_bf16
+from diapir.models.processor import check_precision, has_fast_bf16
 from diapir.models.stored import AnyNet, device_type
 
 _TILE = 101 * 101
@@ -60,6 +60,8 @@ class EnginePool:
                 where="--precision",
                 expected=", ".join(PRECISIONS),
             )
+        if self._device == "cpu":
+            check_precision(precision, "--precision bf16")
         self._nets, self._backend, self._precision = nets, backend, precision
         self._memory = memory
         self._engines: dict[tuple[int, int, int], Engine] = {}

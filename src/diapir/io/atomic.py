@@ -3,7 +3,6 @@
 import errno
 import os
 import re
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,7 +47,7 @@ def atomic_write(path: Path, *, sync: bool = True) -> Iterator[Path]:
             `OSError` raised inside the block counts as one about this file.
     """
     target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.stem[:80]}-{secrets.token_hex(6)}{target.suffix}")
+    temporary = target.with_name(f".{target.stem[:80]}-{os.urandom(6).hex()}{target.suffix}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

@@ -2,10 +2,31 @@
 
 import torch
 
+from diapir.errors import RunError
+
 
 def has_fast_bf16() -> bool:
     """Return whether the processor has instructions for bf16; without, bf16 takes far longer."""
     return torch.cpu._is_avx512_bf16_supported()
+
+
+def check_precision(precision: str, where: str) -> None:
+    """Refuse a precision that would take many times as long here.
+
+    Args:
+        precision: 'auto', 'float32' or 'bf16', of work on the processor.
+        where: Option or key that names it.
+
+    Raises:
+        RunError: It is bf16, and the processor has no instructions for it.
+    """
+    if precision == "bf16" and not has_fast_bf16():
+        raise RunError(
+            f"this processor ({instructions()}) has no instructions for bf16",
+            where=where,
+            expected="auto or float32",
+            mend="Leave it away: 'auto' takes bf16 where it is the faster one.",
+        )
 
 
 def instructions() -> str:

@@ -87,13 +87,17 @@ class RunFolder:
         """Return where the recipe lies: of a run with folds, in each of them."""
         return self.recipe if self.recipe.is_file() else self.fold(0).recipe
 
-    def is_finished(self, folds: int) -> bool:
+    def is_finished(self) -> bool:
+        """Return whether the training has come to its end and left its model."""
+        if not (self.metrics.is_file() and self.model.is_file()):
+            return False
+        table = read_json(self.metrics)
+        return table.get("interrupted") is None and table.get("failure") is None
+
+    def all_finished(self, folds: int) -> bool:
         """Return whether the training, or that of each fold, has come to its end."""
         places = [self] if folds == 1 else [self.fold(number) for number in range(folds)]
-        return all(
-            place.metrics.is_file() and read_json(place.metrics).get("interrupted") is None
-            for place in places
-        )
+        return all(place.is_finished() for place in places)
 
     def make(self) -> None:
         """Create the folder and its checkpoints folder.

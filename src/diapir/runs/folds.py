@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,9 +18,7 @@ from diapir.runs.folder import RunFolder, read_json, write_json
 from diapir.runs.machine import command_line
 from diapir.runs.next_steps import after_folds
 from diapir.runs.out_of_fold import read_out_of_fold, run_models, write_out_of_fold_probs
-
-if TYPE_CHECKING:
-    from diapir.runs.train import RunResult
+from diapir.runs.outcome import RunResult
 
 
 def join_folds(
@@ -29,7 +27,7 @@ def join_folds(
     data: Path,
     tiles: Tiles,
     splits: Sequence[Split],
-    results: "Sequence[RunResult]",
+    results: Sequence[RunResult],
 ) -> Judgement:
     """Return all scores of the folds together, on the tiles that each of them validated on.
 
@@ -59,7 +57,7 @@ def join_folds(
     return judged
 
 
-def _table(recipe: Recipe, judged: Judgement, results: "Sequence[RunResult]") -> dict[str, Any]:
+def _table(recipe: Recipe, judged: Judgement, results: Sequence[RunResult]) -> dict[str, Any]:
     told = trainings_table(recipe, results)
     return {
         **told,
@@ -73,7 +71,7 @@ def _table(recipe: Recipe, judged: Judgement, results: "Sequence[RunResult]") ->
     }
 
 
-def trainings_table(recipe: Recipe, results: "Sequence[RunResult]") -> dict[str, Any]:
+def trainings_table(recipe: Recipe, results: Sequence[RunResult]) -> dict[str, Any]:
     """Return what `metrics.json` says of several trainings that belong together.
 
     Args:
@@ -94,7 +92,7 @@ def trainings_table(recipe: Recipe, results: "Sequence[RunResult]") -> dict[str,
     }
 
 
-def _folds_section(results: "Sequence[RunResult]") -> Section:
+def _folds_section(results: Sequence[RunResult]) -> Section:
     rows = [
         (
             result.folder.path.name,

@@ -35,6 +35,11 @@ class Hardware:
         found = torch.accelerator.is_available()
         return self.accelerator == "cpu" or (self.accelerator == "auto" and not found)
 
+    @property
+    def scoring_device(self) -> str:
+        """Where a finished network is scored, as torch names it."""
+        return "cuda" if self.on_card else "cpu"
+
     def networks_at_once(self, networks: int) -> int:
         """Return how many of several networks are trained at the same time."""
         if not self.on_cpu:

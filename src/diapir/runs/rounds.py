@@ -8,7 +8,7 @@ of all with `pseudo_labels.join_rounds`, are joined into one model.
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +25,9 @@ from diapir.runs.evaluate import Judgement, evaluate_models
 from diapir.runs.folder import RunFolder, read_json, write_json
 from diapir.runs.folds import trainings_table
 from diapir.runs.next_steps import after_rounds
+from diapir.runs.outcome import RunResult
 
-if TYPE_CHECKING:  # runs.train imports this module
-    from diapir.runs.train import RunResult
-
-TrainOne = Callable[[Recipe, RunFolder], "list[RunResult]"]
+TrainOne = Callable[[Recipe, RunFolder], list[RunResult]]
 Members = Sequence[tuple[Recipe, RunFolder]]
 
 
@@ -45,7 +43,7 @@ class RoundsResult:
         seconds: That the trainings took, those at the same time counted once.
     """
 
-    results: "list[RunResult]"
+    results: list[RunResult]
     seconds: float
     made: EnsembleResult | None = None
     judged: Judgement | None = None
@@ -68,9 +66,9 @@ def train_rounds(
         folder: Takes a run folder for each training, the model, and the report on the hold-out.
         data: Of the trainings.
         train: Trains one recipe, or goes on with it, in a folder.
-        train_ahead: Trains several recipes at the same time, each in its folder; `train` then finds
-            them finished.
-        at_once: How many; with 1 it is not called.
+        train_ahead: Trains several recipes at the same time, each in its folder, and leaves one
+            alone; `train` then finds them finished.
+        at_once: How many.
         progress: Show progress bars.
 
     Raises:
@@ -90,8 +88,7 @@ def train_rounds(
             members.append((member_recipe(recipe, encoder, teachers, start), place))
         for begin in range(0, len(members), at_once):
             together = members[begin : begin + at_once]
-            if len(together) > 1:
-                train_ahead(together)
+            train_ahead(together)
             taken = []
             for member, place in together:
                 found = train(member, place)
@@ -178,7 +175,7 @@ def _join(
     recipe: Recipe,
     folder: RunFolder,
     data: Path,
-    results: "list[RunResult]",
+    results: list[RunResult],
     seconds: float,
     places: list[Path],
     progress: bool,
@@ -198,7 +195,7 @@ def _join(
 
 
 def _on_validation(
-    recipe: Recipe, data: Path, results: "list[RunResult]", places: list[Path], made: EnsembleResult
+    recipe: Recipe, data: Path, results: list[RunResult], places: list[Path], made: EnsembleResult
 ) -> dict[str, Any] | None:
     """Return the scores of the joined networks on the tiles that all of them validated on."""
     if recipe.split.folds > 1 or recipe.split.val == 0:
@@ -214,7 +211,7 @@ def _on_validation(
 
 def _table(
     recipe: Recipe,
-    results: "list[RunResult]",
+    results: list[RunResult],
     places: list[Path],
     made: EnsembleResult,
     judged: Judgement | None,

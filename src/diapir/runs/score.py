@@ -46,7 +46,12 @@ class Scored:
 
 
 def score_network(
-    tiles: Tiles, split: Split, recipe: Recipe, net: SaltNet, most_seconds: float
+    tiles: Tiles,
+    split: Split,
+    recipe: Recipe,
+    net: SaltNet,
+    most_seconds: float,
+    chosen: Choice | None = None,
 ) -> Scored:
     """Return the threshold that validation picks, and what the network reaches with it.
 
@@ -56,13 +61,14 @@ def score_network(
         recipe: That trained it.
         net: On the device that scores.
         most_seconds: Where scoring would take longer, it is left out.
+        chosen: What validation picked before, to be kept.
     """
     predictor = Predictor([net], flip=recipe.predict.flip)
     val, holdout = _scorable(tiles, split, predictor, most_seconds)
     val_tiles, holdout_tiles = tiles.subset(val), tiles.subset(holdout)
     val_probs = predictor.predict_probs(val_tiles.images, val_tiles.z_feet)
     holdout_probs = predictor.predict_probs(holdout_tiles.images, holdout_tiles.z_feet)
-    choice = choose_masks(val_probs, val_tiles, recipe.predict.threshold)
+    choice = chosen or choose_masks(val_probs, val_tiles, recipe.predict.threshold)
     threshold, rule = choice.threshold, choice.rule
     calibrated = [scale_probs(probs, rule.temperature) for probs in (val_probs, holdout_probs)]
     on_val, on_holdout = (

@@ -1,33 +1,31 @@
 """Trains by a recipe: read, split, fit, score, write, report."""
 
-import math
 import os
 import signal
 import tempfile
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from diapir.config import Recipe, load_recipe
 from diapir.data.splits import Split, make_splits
 from diapir.errors import DataError, RecipeError, RunError, signal_exit_code
-from diapir.inference.evaluate import Evaluation
 from diapir.io.atomic import remove_leftovers, write_text_atomic
 from diapir.io.csv_tables import read_groups
 from diapir.io.tiles import Tiles, read_tiles
-from diapir.models.modelfile import library_versions, save_model, source_commit
+from diapir.models.modelfile import library_versions, source_commit
+from diapir.models.processor import check_precision
 from diapir.models.unet import SaltNet
 from diapir.runs.folder import RunFolder, is_main_process, new_run_folder, write_json
 from diapir.runs.folds import join_folds
 from diapir.runs.hardware import ANY_HARDWARE, Hardware
 from diapir.runs.machine import command_line, describe_machine, keep_freed_memory, usable_cores
-from diapir.runs.next_steps import after_interrupted_rounds, after_training
-from diapir.runs.report import save_data_figures, write_run_report
+from diapir.runs.next_steps import after_interrupted_rounds
+from diapir.runs.outcome import RunResult, score_again, write_outcome
 from diapir.runs.rounds import (
     Members,
     check_one_machine,
@@ -35,41 +33,9 @@ from diapir.runs.rounds import (
     member_recipe,
     train_rounds,
 )
-from diapir.runs.score import SECONDS_WHEN_ASKED_TO_END, Scored, score_network
 from diapir.runs.side_by_side import train_side_by_side
 from diapir.runs.teachers import ask_teachers
 from diapir.training.fit import LAST_CHECKPOINT, FitResult, fit
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What one split's training gave.
-
-    Args:
-        folder: Holds every file.
-        threshold: Chosen on validation, or the recipe's.
-        val: Evaluation on validation; None where the split has none.
-        holdout: Evaluation on the hold-out; None where the split has none.
-        val_probs: (N, H, W) float32 probabilities of the validation tiles, not calibrated; the
-            mean over the network and its snapshots.
-        seconds: Training time.
-        interrupted: Signal that ended the training early, if one did.
-    """
-
-    folder: RunFolder
-    threshold: float
-    val: Evaluation | None
-    holdout: Evaluation | None
-    val_probs: NDArray[np.float32]
-    seconds: float
-    interrupted: int | None
-
-    @property
-    def warnings(self) -> list[str]:
-        """What the scores should not be read without."""
-        parts = (("validation", self.val), ("hold-out", self.holdout))
-        found = ((name, None if part is None else part.warning) for name, part in parts)
-        return [f"on {name}, {warning}" for name, warning in found if warning is not None]
 
 
 def train_recipe(
@@ -97,6 +63,8 @@ def train_recipe(
         members = [member_recipe(recipe, encoder, (), None) for encoder in member_encoders(recipe)]
     for member in members if is_main_process() else ():
         _check_trainable(member, tiles)
+        if hardware.on_cpu:
+            check_precision(member.train.precision, "train.precision = 'bf16'")
     if recipe.pseudo_labels.rounds:
         _check_unlabelled(data)
     folder = _shared_folder(runs, recipe.name)
@@ -148,10 +116,10 @@ def _train_splits(
     """
     results = []
     for split in splits:
-        place = folder if split.fold is None else folder.fold(split.fold)
-        place.make()
-        if is_main_process():
-            place.write_inputs(recipe, split, tiles)
+        place = _placed(tiles, split, recipe, folder)
+        if place.is_finished():
+            results.append(score_again(tiles, split, recipe, place, hardware.scoring_device))
+            continue
         begun = (place.path / LAST_CHECKPOINT).is_file()
         fitted, result = _train_split(tiles, split, recipe, place, data, hardware, resume=begun)
         results += result
@@ -173,6 +141,15 @@ def _train_splits(
     return [*results, together]
 
 
+def _placed(tiles: Tiles, split: Split, recipe: Recipe, folder: RunFolder) -> RunFolder:
+    """Return the folder of one split, that of the run or of its fold, with what it trains by."""
+    place = folder if split.fold is None else folder.fold(split.fold)
+    place.make()
+    if is_main_process():
+        place.write_inputs(recipe, split, tiles)
+    return place
+
+
 def _train_rounds(
     tiles: Tiles, recipe: Recipe, folder: RunFolder, data: Path, hardware: Hardware
 ) -> list[RunResult]:
@@ -181,7 +158,6 @@ def _train_rounds(
     alone = replace(hardware, devices=1)
 
     def train(member: Recipe, place: RunFolder) -> list[RunResult]:
-        place.make()
         splits = make_splits(tiles, member.split, _read_groups(member, tiles))
         return _train_splits(tiles, splits, member, place, data, alone)[: len(splits)]
 
@@ -216,16 +192,12 @@ def _train_ahead(
     Raises:
         RunError: One failed, or a signal ended them.
     """
-    missing = [(recipe, run) for recipe, run in members if not run.is_finished(recipe.split.folds)]
+    missing = [(recipe, run) for recipe, run in members if not run.all_finished(recipe.split.folds)]
     if len(missing) < 2:
         return
     for recipe, run in missing:
-        run.make()
         for split in make_splits(tiles, recipe.split, _read_groups(recipe, tiles)):
-            place = run if split.fold is None else run.fold(split.fold)
-            place.make()
-            place.write_inputs(recipe, split, tiles)
-            place.note_start(_start_of(recipe))
+            _placed(tiles, split, recipe, run).note_start(_start_of(recipe))
     ended = train_side_by_side(
         [run.path for _, run in missing],
         data,
@@ -342,8 +314,8 @@ def _train_split(
         )
         if not is_main_process():
             return fitted, []
-        fitted.net.to("cuda" if hardware.on_card else "cpu")
-        result = _finish(tiles, split, recipe, folder, data, fitted)
+        fitted.net.to(hardware.scoring_device)
+        result = write_outcome(tiles, split, recipe, folder, data, fitted)
         if fitted.failure is not None:
             kept = f"The model of epoch {fitted.best_epoch} is kept in {folder.model}."
             fitted.failure.mend = f"{fitted.failure.mend} {kept}"
@@ -360,68 +332,6 @@ def _start_of(recipe: Recipe) -> dict[str, Any]:
         "versions": library_versions(),
         "command": command_line(),
         "machine": describe_machine(),
-    }
-
-
-def _finish(
-    tiles: Tiles, split: Split, recipe: Recipe, folder: RunFolder, data: Path, fitted: FitResult
-) -> RunResult:
-    device = next(fitted.net.parameters()).device
-    ending = fitted.interrupted is not None
-    most = SECONDS_WHEN_ASKED_TO_END / (1 + len(fitted.snapshots)) if ending else math.inf
-    together = []
-    for number, net in enumerate(fitted.snapshots, start=1):
-        snapshot = score_network(tiles, split, recipe, net.to(device), most)
-        save_model(folder.snapshot(number), net, replace(snapshot.card, git=folder.commits()))
-        together.append(snapshot.val_probs)
-    scored = score_network(tiles, split, recipe, fitted.net, most)
-    scored = replace(scored, card=replace(scored.card, git=folder.commits()))
-    together = [p for p in (*together, scored.val_probs) if len(p) == len(scored.val_probs)]
-    val, holdout, card = scored.val, scored.holdout, scored.card
-    save_model(folder.model, fitted.net, card)
-    write_json(folder.metrics, _metrics_table(recipe, split, folder, fitted, scored))
-    shown, index = (holdout, split.holdout) if holdout else (val, split.val)
-    pictured = (shown, tiles.subset(index), scored.shown_probs)
-    save_data_figures(tiles, folder.figures)
-    notes = [scored.calibration] if scored.calibration else []
-    write_run_report(folder, recipe, fitted.history, fitted.best_epoch, val, *pictured, card, notes)
-    write_text_atomic(
-        folder.next_steps,
-        after_training(folder, data, split, len(fitted.snapshots), interrupted=ending),
-    )
-    return RunResult(
-        folder=folder,
-        threshold=scored.threshold,
-        val=val,
-        holdout=holdout,
-        val_probs=np.mean(together, axis=0, dtype=np.float32),
-        seconds=fitted.seconds,
-        interrupted=fitted.interrupted,
-    )
-
-
-def _metrics_table(
-    recipe: Recipe, split: Split, folder: RunFolder, fitted: FitResult, scored: Scored
-) -> dict[str, Any]:
-    val, holdout, card = scored.val, scored.holdout, scored.card
-    return {
-        "recipe": recipe.name,
-        "recipe_sha256": recipe.sha256(),
-        "threshold": scored.threshold,
-        "rule": asdict(card.rule),
-        "calibration": scored.calibration,
-        "epochs": len(fitted.history),
-        "best_epoch": fitted.best_epoch,
-        "training_seconds": round(fitted.seconds, 1),
-        "interrupted": fitted.interrupted,
-        "tiles": {part: len(getattr(split, part)) for part in ("train", "val", "holdout")},
-        "command": folder.first_command() or command_line(),
-        "machine": describe_machine(),
-        "data_fingerprint": card.data_fingerprint,
-        "versions": card.versions,
-        "git": card.git,
-        "val": None if val is None else val.to_dict(),
-        "holdout": None if holdout is None else holdout.to_dict(),
     }
 
 

@@ -76,7 +76,6 @@ def create_app(settings: ServeSettings) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     handle_problems(app)
-    app.add_middleware(Guard, settings=settings, metrics=metrics)
     app.include_router(_health_router(models))
     # the guard asks for the token; this tells the OpenAPI of it
     known = [Security(HTTPBearer(auto_error=False))] if settings.token else []
@@ -86,6 +85,8 @@ def create_app(settings: ServeSettings) -> FastAPI:
         app.include_router(job_router(jobs, surveys), dependencies=known)
     if library is not None:
         _add_page(app, library)
+    # last, and so outermost: Panel 1.10 answers from a middleware of its own
+    app.add_middleware(Guard, settings=settings, metrics=metrics)
     return app
 
 

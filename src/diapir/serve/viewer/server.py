@@ -65,14 +65,15 @@ def viewer_app(library: Library) -> "FastAPI":
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    # else a page of strangers, whose name leads to this machine, may read the answers
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[_LOOPBACK, "localhost"])
 
     @app.get("/favicon.ico", include_in_schema=False)
     def icon() -> Response:
         return Response(status_code=204)
 
     add_viewer(app, library, path="/")
+    # else a page of strangers, whose name leads to this machine, may read the answers; last, and so
+    # outermost: Panel 1.10 answers from a middleware of its own
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[_LOOPBACK, "localhost"])
     return app
 
 

@@ -1,0 +1,164 @@
+"""What the training of one split gives: its model, scores and report, in its run folder."""
+
+import math
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diapir.config import Recipe
+from diapir.data.splits import Split
+from diapir.inference.evaluate import Evaluation
+from diapir.inference.postprocess import Choice
+from diapir.io.atomic import write_text_atomic
+from diapir.io.tiles import Tiles
+from diapir.models.modelfile import load_model, save_model
+from diapir.runs.folder import RunFolder, read_json, write_json
+from diapir.runs.machine import command_line, describe_machine
+from diapir.runs.next_steps import after_training
+from diapir.runs.report import save_data_figures, write_run_report
+from diapir.runs.score import SECONDS_WHEN_ASKED_TO_END, Scored, score_network
+from diapir.training.fit import FitResult
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What one split's training gave.
+
+    Args:
+        folder: Holds every file.
+        threshold: Chosen on validation, or the recipe's.
+        val: Evaluation on validation; None where the split has none.
+        holdout: Evaluation on the hold-out; None where the split has none.
+        val_probs: (N, H, W) float32 probabilities of the validation tiles, not calibrated; the
+            mean over the network and its snapshots.
+        seconds: Training time.
+        interrupted: Signal that ended the training early, if one did.
+    """
+
+    folder: RunFolder
+    threshold: float
+    val: Evaluation | None
+    holdout: Evaluation | None
+    val_probs: NDArray[np.float32]
+    seconds: float
+    interrupted: int | None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the scores should not be read without."""
+        parts = (("validation", self.val), ("hold-out", self.holdout))
+        found = ((name, None if part is None else part.warning) for name, part in parts)
+        return [f"on {name}, {warning}" for name, warning in found if warning is not None]
+
+
+def write_outcome(
+    tiles: Tiles, split: Split, recipe: Recipe, folder: RunFolder, data: Path, fitted: FitResult
+) -> RunResult:
+    """Score a network that was just trained, and write all that its run folder is to hold.
+
+    Args:
+        tiles: The labelled tiles.
+        split: Which of them trained, validate and report.
+        recipe: That trained it.
+        folder: Of the split.
+        data: The labelled tiles on disk, for the commands that come next.
+        fitted: What the training gave; its network is on the device that scores.
+
+    Raises:
+        DiapirError: Something cannot be written.
+    """
+    device = next(fitted.net.parameters()).device
+    ending = fitted.interrupted is not None
+    most = SECONDS_WHEN_ASKED_TO_END / (1 + len(fitted.snapshots)) if ending else math.inf
+    together = []
+    for number, net in enumerate(fitted.snapshots, start=1):
+        snapshot = score_network(tiles, split, recipe, net.to(device), most)
+        save_model(folder.snapshot(number), net, replace(snapshot.card, git=folder.commits()))
+        together.append(snapshot.val_probs)
+    scored = score_network(tiles, split, recipe, fitted.net, most)
+    scored = replace(scored, card=replace(scored.card, git=folder.commits()))
+    together = [p for p in (*together, scored.val_probs) if len(p) == len(scored.val_probs)]
+    val, holdout, card = scored.val, scored.holdout, scored.card
+    save_model(folder.model, fitted.net, card)
+    shown, index = (holdout, split.holdout) if holdout else (val, split.val)
+    pictured = (shown, tiles.subset(index), scored.shown_probs)
+    save_data_figures(tiles, folder.figures)
+    notes = [scored.calibration] if scored.calibration else []
+    write_run_report(folder, recipe, fitted.history, fitted.best_epoch, val, *pictured, card, notes)
+    write_text_atomic(
+        folder.next_steps,
+        after_training(folder, data, split, len(fitted.snapshots), interrupted=ending),
+    )
+    # last, as it tells that the training is finished
+    write_json(folder.metrics, _metrics_table(recipe, split, folder, fitted, scored))
+    return RunResult(
+        folder=folder,
+        threshold=scored.threshold,
+        val=val,
+        holdout=holdout,
+        val_probs=np.mean(together, axis=0, dtype=np.float32),
+        seconds=fitted.seconds,
+        interrupted=fitted.interrupted,
+    )
+
+
+def score_again(
+    tiles: Tiles, split: Split, recipe: Recipe, folder: RunFolder, device: str
+) -> RunResult:
+    """Return the result of a training that has come to its end; what it wrote stays as it is.
+
+    Args:
+        tiles: The labelled tiles.
+        split: Which of them trained, validate and report.
+        recipe: That trained it.
+        folder: Of the split, finished.
+        device: That scores.
+
+    Raises:
+        ModelFileError: Its model is damaged.
+    """
+    files = (*folder.snapshots(), folder.model)
+    scored = []
+    for net, card in map(load_model, files):
+        net.to(device)
+        chosen = Choice(card.threshold, card.rule, float("nan"))
+        scored.append(score_network(tiles, split, recipe, net, math.inf, chosen))
+    last = scored[-1]
+    return RunResult(
+        folder=folder,
+        threshold=last.threshold,
+        val=last.val,
+        holdout=last.holdout,
+        val_probs=np.mean([one.val_probs for one in scored], axis=0, dtype=np.float32),
+        seconds=read_json(folder.metrics)["training_seconds"],
+        interrupted=None,
+    )
+
+
+def _metrics_table(
+    recipe: Recipe, split: Split, folder: RunFolder, fitted: FitResult, scored: Scored
+) -> dict[str, Any]:
+    val, holdout, card = scored.val, scored.holdout, scored.card
+    return {
+        "recipe": recipe.name,
+        "recipe_sha256": recipe.sha256(),
+        "threshold": scored.threshold,
+        "rule": asdict(card.rule),
+        "calibration": scored.calibration,
+        "epochs": len(fitted.history),
+        "best_epoch": fitted.best_epoch,
+        "training_seconds": round(fitted.seconds, 1),
+        "interrupted": fitted.interrupted,
+        "failure": None if fitted.failure is None else fitted.failure.what,
+        "tiles": {part: len(getattr(split, part)) for part in ("train", "val", "holdout")},
+        "command": folder.first_command() or command_line(),
+        "machine": describe_machine(),
+        "data_fingerprint": card.data_fingerprint,
+        "versions": card.versions,
+        "git": card.git,
+        "val": None if val is None else val.to_dict(),
+        "holdout": None if holdout is None else holdout.to_dict(),
+    }
