@@ -184,7 +184,7 @@ def test_an_engine_is_not_judged_by_rounds_in_which_the_machine_was_busy() -> No
     pair = {one.choice: one for one in (steady, stalls)}
     seconds = choosing._seconds_a_tile(pair, tiles(4), None)
     assert seconds[stalls.choice] < seconds[steady.choice]
-    assert calls["stalls"] == calls["steady"] == 12
+    assert calls["stalls"] == calls["steady"] > 2
 
 
 def test_an_engine_that_answers_otherwise_is_not_kept() -> None:
