@@ -20,7 +20,7 @@ from diapir.inference.engine import Engine, EngineChoice, engine_of_graph, insta
 from diapir.inference.graphs import IMAGES, logits_graph
 from diapir.models.modelfile import load_model
 from diapir.models.packaged import packaged_model
-from diapir.models.processor import has_fast_bf16
+from diapir.models.processor import fastest_precision
 
 _STEPS, _TIMED, _BATCH = 128, 64, 16
 
@@ -32,19 +32,17 @@ def measure_int8(setting: Setting) -> Measured:
     models = {"the packaged model": packaged_model(), **setting.trained}
     rows: list[Row] = []
     lines = [_line(setting, name, path, rows) for name, path in models.items()]
-    flips = [f"pixels that flip in {name}, %" for name in (_usual(), "int8")]
-    head = ["network", f"int8 against {_usual()}", "quartiles", *flips, "tiles"]
+    flips = [f"pixels that flip in {name}, %" for name in (fastest_precision(), "int8")]
+    head = ["network", f"int8 against {fastest_precision()}", "quartiles", *flips, "tiles"]
     note = (
         "Convolutions and what follows them at once, quantised by ONNX Runtime: weights channel by "
         f"channel, activations between the extremes that they reach on {_STEPS} of the tiles. "
         "Pixels flip against eager float32, on tiles that did not train the network, most of which "
         "did not set the steps either; without mirroring."
     )
-    return Measured(rows, [Table(f"OpenVINO in int8 beside {_usual()}", head, lines, note)])
-
-
-def _usual() -> str:
-    return "bf16" if has_fast_bf16() else "float32"
+    return Measured(
+        rows, [Table(f"OpenVINO in int8 beside {fastest_precision()}", head, lines, note)]
+    )
 
 
 def _line(setting: Setting, name: str, path: Path, rows: list[Row]) -> list[object]:
@@ -52,12 +50,14 @@ def _line(setting: Setting, name: str, path: Path, rows: list[Row]) -> list[obje
     found = tiles_to_compare(setting, path)[0].images
     images = torch.tensor(found)[:, None].float() / 255
     graph = logits_graph(net, found.shape[1], found.shape[2])
-    low = engine_of_graph(graph, EngineChoice("openvino", _usual(), _BATCH))
+    low = engine_of_graph(graph, EngineChoice("openvino", fastest_precision(), _BATCH))
     quantised = int8_graph(graph, images[:: max(1, len(images) // _STEPS)][:_STEPS])
-    integer = engine_of_graph(quantised, EngineChoice("openvino", _usual(), _BATCH))
+    integer = engine_of_graph(quantised, EngineChoice("openvino", fastest_precision(), _BATCH))
     timed = images[:_TIMED]
     compared = compare(lambda: low(timed), lambda: integer(timed), rounds=setting.effort.rounds)
-    rows.append(ratio_row("int8", f"OpenVINO in int8 against {_usual()}, {name}", compared, None))
+    rows.append(
+        ratio_row("int8", f"OpenVINO in int8 against {fastest_precision()}, {name}", compared, None)
+    )
     truth = exact_logits(net, images, None) > 0
     first, third = compared.quartiles
     return [

@@ -21,7 +21,7 @@ from diapir.inference.engine import (
     check_backend,
     pass_size,
 )
-from diapir.models.processor import check_precision, has_fast_bf16
+from diapir.models.processor import check_precision, fastest_precision
 from diapir.models.stored import AnyNet, device_type
 
 _TILE = 101 * 101
@@ -129,7 +129,7 @@ class EnginePool:
         """Return what 'auto' means to a backend that was asked for by name."""
         if self._precision != "auto" or self._backend in ("eager", "compile"):
             return self._precision
-        return "bf16" if self._backend == "openvino" and has_fast_bf16() else "float32"
+        return fastest_precision() if self._backend == "openvino" else "float32"
 
 
 def _depths_for(net: AnyNet, z_feet: Tensor | None) -> Tensor | None:

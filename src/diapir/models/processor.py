@@ -10,6 +10,11 @@ def has_fast_bf16() -> bool:
     return torch.cpu._is_avx512_bf16_supported()
 
 
+def fastest_precision() -> str:
+    """Return what 'auto' means here: 'bf16' where the processor has instructions, or 'float32'."""
+    return "bf16" if has_fast_bf16() else "float32"
+
+
 def check_precision(precision: str, where: str) -> None:
     """Refuse a precision that would take many times as long here.
 

@@ -11,7 +11,7 @@ from diapir.config import TILE_SIZE, ModelConfig
 from diapir.errors import RecipeError
 from diapir.models.blocks import ConvBlock, ScSE, Upsample, is_traced
 from diapir.models.encoders import EncoderInfo, build_encoder
-from diapir.models.processor import has_fast_bf16
+from diapir.models.processor import fastest_precision
 
 
 class Outputs(NamedTuple):
@@ -146,7 +146,7 @@ class SaltNet(nn.Module):
         On a CPU 'auto' is bf16 where the processor has instructions for it, else float32.
         """
         if precision == "auto" and device == "cpu":
-            precision = "bf16" if has_fast_bf16() else "float32"
+            precision = fastest_precision()
         self.autocast_dtype = None if precision == "float32" else torch.bfloat16
 
     def forward(self, images: Tensor, z_feet: Tensor | None = None) -> Tensor:
