@@ -49,7 +49,8 @@ from diapir.io.segy_write import write_segy
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.io.volume import Geometry, open_volume
 from diapir.models.encoders import build_encoder
-from diapir.models.modelfile import ModelCard, load_model, save_model
+from diapir.models.modelcard import ModelCard
+from diapir.models.modelfile import load_model, save_model
 from diapir.models.unet import SaltNet
 from diapir.report.html import ReportContent, write_report
 from diapir.runs.folder import RunFolder

@@ -32,7 +32,8 @@ from trial import REFUSED, Outcome, Tally, attempt, run_trials
 from diapir.config import parse_recipe
 from diapir.errors import ModelFileError
 from diapir.io.atomic import write_bytes_atomic
-from diapir.models.modelfile import LATEST_FORMAT, ModelCard, load_model, read_card, save_model
+from diapir.models.modelcard import LATEST_FORMAT, ModelCard, read_card
+from diapir.models.modelfile import load_model, save_model
 from diapir.models.unet import SaltNet
 
 MARK = "EXECUTED"

@@ -27,7 +27,7 @@ from performance_setting import Setting
 from protocol import EFFORTS, Measured
 
 from diapir.io.atomic import write_text_atomic
-from diapir.models.modelfile import library_versions, read_card, source_commit
+from diapir.models.modelcard import library_versions, read_card, source_commit
 from diapir.runs.folder import write_json
 from diapir.runs.machine import describe_machine
 

@@ -16,7 +16,8 @@ from protocol import Measured, Row, Table, compare_each, ratio_row
 from diapir.config import ModelConfig
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.metrics.score import competition_score
-from diapir.models.modelfile import load_model, read_card
+from diapir.models.modelcard import read_card
+from diapir.models.modelfile import load_model
 from diapir.models.packaged import packaged_model
 
 PATHS = {"fast": ("auto", "1", 3.5), "exact": ("float32", "2", 2.0)}

@@ -9,15 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from performance_inference import tiles_to_compare
 from performance_setting import Setting
 from protocol import Measured, Row, Table, compare, ratio_row
-from torch import Tensor
 
 from diapir.inference.choice import exact_logits
-from diapir.inference.engine import Engine, EngineChoice, engine_of_graph, installed_backends
-from diapir.inference.graphs import IMAGES, logits_graph
+from diapir.inference.engine import (
+    Engine,
+    EngineChoice,
+    Floats,
+    engine_of_graph,
+    installed_backends,
+)
+from diapir.inference.graph_store import IMAGES
+from diapir.inference.graphs import logits_graph
 from diapir.models.modelfile import load_model
 from diapir.models.packaged import packaged_model
 from diapir.models.processor import fastest_precision
@@ -48,7 +54,7 @@ def measure_int8(setting: Setting) -> Measured:
 def _line(setting: Setting, name: str, path: Path, rows: list[Row]) -> list[object]:
     net, _ = load_model(path)
     found = tiles_to_compare(setting, path)[0].images
-    images = torch.tensor(found)[:, None].float() / 255
+    images = found[:, None].astype(np.float32) / np.float32(255)
     graph = logits_graph(net, found.shape[1], found.shape[2])
     low = engine_of_graph(graph, EngineChoice("openvino", fastest_precision(), _BATCH))
     quantised = int8_graph(graph, images[:: max(1, len(images) // _STEPS)][:_STEPS])
@@ -70,11 +76,11 @@ def _line(setting: Setting, name: str, path: Path, rows: list[Row]) -> list[obje
     ]
 
 
-def _flipped(engine: Engine, images: Tensor, truth: Tensor) -> float:
-    return 100 * float(((engine(images) > 0) != truth).float().mean())
+def _flipped(engine: Engine, images: Floats, truth: NDArray[np.bool_]) -> float:
+    return 100 * float(((engine(images) > 0) != truth).mean())
 
 
-def int8_graph(graph: bytes, images: Tensor) -> bytes:
+def int8_graph(graph: bytes, images: Floats) -> bytes:
     """Return an ONNX graph with the weights and activations of its convolutions in eight bits.
 
     Source:
@@ -83,11 +89,11 @@ def int8_graph(graph: bytes, images: Tensor) -> bytes:
     from onnxruntime import quantization as quant
 
     class Tiles(quant.CalibrationDataReader):
-        batches: Iterator[Tensor] = iter(images.split(_BATCH))
+        batches: Iterator[Floats] = iter(np.split(images, range(_BATCH, len(images), _BATCH)))
 
         def get_next(self) -> dict[str, Any] | None:
             batch = next(self.batches, None)
-            return None if batch is None else {IMAGES: np.ascontiguousarray(batch.numpy())}
+            return None if batch is None else {IMAGES: np.ascontiguousarray(batch)}
 
     with tempfile.TemporaryDirectory() as name:
         traced, folded, done = (Path(name) / f"{step}.onnx" for step in ("a", "b", "c"))

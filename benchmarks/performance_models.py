@@ -18,7 +18,8 @@ from diapir.config import (
     load_recipe,
 )
 from diapir.inference.predict import PredictOptions, Predictor, load_predictor
-from diapir.models.modelfile import ModelCard, save_model
+from diapir.models.modelcard import ModelCard
+from diapir.models.modelfile import save_model
 from diapir.models.unet import SaltNet
 
 
@@ -93,7 +94,7 @@ def ready(path: Path, images: NDArray[np.uint8], chosen: PredictOptions) -> Read
     started = time.perf_counter()
     predictor, _ = load_predictor([path], chosen)
     if hasattr(predictor, "engines"):
-        some = torch.tensor(images[:64])[:, None].float().to(predictor.device) / 255
+        some = images[:64, None].astype(np.float32) / np.float32(255)
         predictor.engines.prepare(some.shape[-2:], _COMPETITION, lambda: (some, None))
     predictor.predict_probs(images)
     described = predictor.engines.describe() if hasattr(predictor, "engines") else ["torch"]

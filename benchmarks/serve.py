@@ -40,7 +40,8 @@ START_S, STOP_S = 900, 300
 def small_model(folder):
     """Write a small untrained network as a model file."""
     from diapir.config import parse_recipe
-    from diapir.models.modelfile import ModelCard, save_model
+    from diapir.models.modelcard import ModelCard
+    from diapir.models.modelfile import save_model
     from diapir.models.unet import SaltNet
 
     table = {"encoder": "scratch", "scratch_channels": [8, 16, 32], "decoder_channels": [16, 8]}

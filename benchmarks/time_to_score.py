@@ -46,7 +46,7 @@ def run_side(given: argparse.Namespace) -> None:
 
     import torch
 
-    from diapir.models.modelfile import library_versions, source_commit
+    from diapir.models.modelcard import library_versions, source_commit
     from diapir.runs.folder import write_json
     from diapir.runs.machine import describe_machine
 

@@ -18,7 +18,8 @@ import diapir.runs.results  # noqa: F401  # loaded once, here
 from diapir.config import load_recipe
 from diapir.data.survey import SurveyPlan, generate_survey, write_survey
 from diapir.io.images import write_mask_png
-from diapir.models.modelfile import ModelCard, save_model
+from diapir.models.modelcard import ModelCard
+from diapir.models.modelfile import save_model
 from diapir.models.unet import SaltNet
 
 __all__ = ["NEED_A_RUN", "VERBS", "broken_files", "files_in", "make_inputs", "start", "wait"]

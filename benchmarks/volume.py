@@ -61,7 +61,8 @@ def small_model(folder: Path, *, knows_balls: bool = False) -> Path:
     import torch
 
     from diapir.config import load_recipe
-    from diapir.models.modelfile import ModelCard, save_model
+    from diapir.models.modelcard import ModelCard
+    from diapir.models.modelfile import save_model
     from diapir.models.unet import SaltNet
 
     tiny = ["model.encoder=scratch", "model.scratch_channels=[4, 8]", "model.decoder_channels=[4]"]
@@ -278,7 +279,7 @@ def main() -> int:
 
 def note(name: str, rows: Rows, seconds: float) -> None:
     """Write down what was measured, with what belongs to it."""
-    from diapir.models.modelfile import source_commit
+    from diapir.models.modelcard import source_commit
     from diapir.runs.machine import describe_machine
 
     table = {

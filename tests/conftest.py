@@ -51,7 +51,8 @@ def tiny_recipe() -> Callable[..., Recipe]:
 @pytest.fixture(scope="session")
 def model(tiny_recipe: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model file of a tiny net that has learnt nothing, `salt.safetensors`."""
-    from diapir.models.modelfile import ModelCard, save_model
+    from diapir.models.modelcard import ModelCard
+    from diapir.models.modelfile import save_model
     from diapir.models.unet import SaltNet
 
     recipe = tiny_recipe()

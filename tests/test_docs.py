@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from diapir.cli import app
 from diapir.config import Recipe, load_recipe, parse_recipe, recipe_names
-from diapir.models.modelfile import read_card
+from diapir.models.modelcard import read_card
 from diapir.models.packaged import packaged_model
 
 ROOT = Path(__file__).parents[1]
@@ -198,7 +198,8 @@ def test_every_dependency_is_pinned_and_no_host_is_named() -> None:
 
 def test_the_tour_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from diapir.config import ModelConfig
-    from diapir.models.modelfile import ModelCard, save_model
+    from diapir.models.modelcard import ModelCard
+    from diapir.models.modelfile import save_model
     from diapir.models.unet import SaltNet
 
     monkeypatch.chdir(tmp_path)

@@ -13,10 +13,11 @@ from diapir.config import Recipe
 from diapir.errors import ModelFileError
 from diapir.inference.predict import PredictOptions, load_predictor
 from diapir.metrics.calibration import scale_probs
-from diapir.models import modelfile
+from diapir.models import modelcard
 from diapir.models.ensemble import Member, read_members, read_networks, save_ensemble
 from diapir.models.maskrule import MaskRule
-from diapir.models.modelfile import ModelCard, load_model, read_card, save_model
+from diapir.models.modelcard import ModelCard, read_card
+from diapir.models.modelfile import load_model, save_model
 from diapir.models.packaged import models_or_packaged, packaged_model
 from diapir.models.unet import SaltNet
 
@@ -123,7 +124,7 @@ def test_fine_tuning_wants_one_network(path: Path) -> None:
     ],
 )
 def test_damaged_ensemble(path: Path, change: Callable[[Any, Any], Any], text: str) -> None:
-    state, table = load_file(path), modelfile.read_table(path)
+    state, table = load_file(path), modelcard.read_table(path)
     if "1.decoder.head.bias" not in state:  # whatever the last bias is called
         last = [name for name in state if name.startswith("1.") and name.endswith("bias")][-1]
         state["1.decoder.head.bias"] = state.pop(last)

@@ -15,7 +15,8 @@ from diapir.export import onnx as exporting
 from diapir.export.onnx import export_model
 from diapir.inference.predict import Predictor
 from diapir.models.maskrule import MaskRule
-from diapir.models.modelfile import ModelCard, save_model
+from diapir.models.modelcard import ModelCard
+from diapir.models.modelfile import save_model
 from diapir.models.unet import SaltNet
 
 onnxruntime = pytest.importorskip("onnxruntime")

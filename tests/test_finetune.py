@@ -6,7 +6,8 @@ from diapir.errors import DataError, TrainingError
 from diapir.inference.sections import Tiling
 from diapir.io.images import encode_png
 from diapir.io.labels import UNLABELLED, LabelledLine, read_labels
-from diapir.models.modelfile import ModelCard, read_card, save_model
+from diapir.models.modelcard import ModelCard, read_card
+from diapir.models.modelfile import save_model
 from diapir.models.unet import SaltNet
 from diapir.runs.finetune import finetune_model, split_lines
 from diapir.runs.map import MapSettings

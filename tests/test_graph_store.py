@@ -1,20 +1,25 @@
 """Graphs are kept for the next run, which then builds no network, and are never trusted blindly."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from diapir.data.competition import write_competition
 from diapir.errors import ModelFileError
 from diapir.inference import graph_store
 from diapir.inference.graph_store import graph_of, has_graph
 from diapir.inference.graphs import logits_graph
 from diapir.inference.predict import PredictOptions, load_predictor
+from diapir.io.tiles import Tiles
 from diapir.models import modelfile
 from diapir.models.ensemble import read_networks
-from diapir.models.modelfile import ModelCard, save_model
+from diapir.models.modelcard import ModelCard
+from diapir.models.modelfile import save_model
 from diapir.models.stored import StoredNet
 
 FAST = PredictOptions(device="cpu", engine="onnxruntime")
@@ -143,3 +148,37 @@ def test_importing_the_predictor_does_not_import_timm() -> None:
     code = "import sys, diapir.runs.predict; print({'timm', 'torchvision'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+SUBMIT = """
+import sys
+from pathlib import Path
+from diapir.cli import main
+
+model, data, out, loaded = sys.argv[1:]
+sys.argv = ["diapir", "submit", model, "--data", data, "--out", out, "--engine", "openvino"]
+try:
+    main()
+finally:
+    Path(loaded).write_text(str("torch" in sys.modules))
+"""
+
+
+def test_the_second_submission_does_not_load_torch(
+    model: Path, easy_tiles: Tiles, tmp_path: Path
+) -> None:
+    """Which would take it longer than predicting a thousand tiles."""
+    pytest.importorskip("openvino")
+    write_competition(
+        tmp_path / "data", easy_tiles.subset(np.arange(1)), easy_tiles.subset(np.arange(1, 40))
+    )
+
+    def submit(name: str) -> tuple[str, bytes]:
+        out, loaded = tmp_path / f"{name}.csv", tmp_path / "loaded"
+        words = [str(path) for path in (model, tmp_path / "data", out, loaded)]
+        subprocess.run([sys.executable, "-c", SUBMIT, *words], check=True, capture_output=True)
+        return loaded.read_text(), out.read_bytes()
+
+    (first, rows), (second, same) = submit("first"), submit("second")
+    assert (first, second) == ("True", "False")
+    assert rows == same

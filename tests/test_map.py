@@ -14,7 +14,8 @@ from diapir.errors import DataError, ModelFileError, RunError
 from diapir.export.segy_mask import traces_of
 from diapir.inference.schedule import Workers
 from diapir.inference.sections import IdentityModel, Tiling
-from diapir.models.modelfile import ModelCard, save_model
+from diapir.models.modelcard import ModelCard
+from diapir.models.modelfile import save_model
 from diapir.models.unet import SaltNet
 from diapir.runs.map import MapSettings, map_survey
 from diapir.runs.survey_demo import run_survey_demo, score_map

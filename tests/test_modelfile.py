@@ -16,8 +16,9 @@ from torch import Tensor
 
 from diapir.config import Recipe
 from diapir.errors import ModelFileError, RunError
-from diapir.models import modelfile
-from diapir.models.modelfile import ModelCard, load_model, read_card, save_model, serialise
+from diapir.models import modelcard
+from diapir.models.modelcard import ModelCard, read_card
+from diapir.models.modelfile import load_model, save_model, serialise
 from diapir.models.unet import SaltNet
 
 
@@ -117,22 +118,22 @@ def test_commit_is_that_of_the_repository_that_tracks_the_source(tmp_path: Path)
         command = ["git", "-C", str(tmp_path), *identity, *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
-    assert modelfile._read_commit(source) is None  # no repository
+    assert modelcard._read_commit(source) is None  # no repository
     git("init", "-q")
     (tmp_path / "other").write_text("", encoding="utf-8")
     git("add", "other")
     git("commit", "-qm", "other", "--no-verify")
-    assert modelfile._read_commit(source) is None  # somebody else's repository
+    assert modelcard._read_commit(source) is None  # somebody else's repository
     git("add", "package")
     git("commit", "-qm", "package", "--no-verify")
-    assert modelfile._read_commit(source) == git("rev-parse", "HEAD").strip()
+    assert modelcard._read_commit(source) == git("rev-parse", "HEAD").strip()
 
 
 def test_a_commit_made_meanwhile_is_not_named(
     card: ModelCard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun = modelfile.source_commit()
-    monkeypatch.setattr(modelfile.subprocess, "run", lambda *a, **k: pytest.fail("asked again"))
+    begun = modelcard.source_commit()
+    monkeypatch.setattr(modelcard.subprocess, "run", lambda *a, **k: pytest.fail("asked again"))
     assert card.stamped().git == begun
 
 
@@ -234,7 +235,7 @@ def test_extra_tensor(path: Path) -> None:
 def test_format_from_the_future(path: Path) -> None:
     def change(table: dict[str, Any]) -> None:
         table.clear()
-        table["format"] = modelfile.LATEST_FORMAT + 1
+        table["format"] = modelcard.LATEST_FORMAT + 1
 
     rewrite(path, card=change)
     refused(path, "has format 3, this Diapir reads up to 2", "Update Diapir.")

@@ -45,7 +45,8 @@ def test_a_whole_run_opens_no_connection(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     from diapir.config import load_recipe
-    from diapir.models.modelfile import ModelCard, save_model
+    from diapir.models.modelcard import ModelCard
+    from diapir.models.modelfile import save_model
     from diapir.models.unet import SaltNet
 
     recipe = load_recipe(str(tmp_path / "r.toml"))

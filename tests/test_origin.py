@@ -14,7 +14,8 @@ from diapir.data.competition import write_competition
 from diapir.errors import RunError
 from diapir.io.tiles import Tiles
 from diapir.models import modelfile
-from diapir.models.modelfile import ModelCard, read_card, save_model
+from diapir.models.modelcard import ModelCard, read_card
+from diapir.models.modelfile import save_model
 from diapir.models.unet import SaltNet
 from diapir.runs.evaluate import evaluate_models
 from diapir.runs.folder import read_json

@@ -19,7 +19,8 @@ from diapir.inference.predict import PredictOptions, load_predictor
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.metrics.calibration import scale_probs
 from diapir.models.ensemble import read_members
-from diapir.models.modelfile import load_model, read_card
+from diapir.models.modelcard import read_card
+from diapir.models.modelfile import load_model
 from diapir.runs.ensemble import make_ensemble
 from diapir.runs.evaluate import evaluate_models
 from diapir.runs.hardware import Hardware

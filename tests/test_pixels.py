@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from diapir.errors import ModelFileError
-from diapir.models.modelfile import ModelCard, read_card, save_model
+from diapir.models.modelcard import ModelCard, read_card
+from diapir.models.modelfile import save_model
 from diapir.models.pixels import TGS_PIXELS, PixelStatistics, pixel_statistics
 from diapir.models.unet import SaltNet
 

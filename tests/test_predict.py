@@ -18,7 +18,8 @@ from diapir.errors import DataError, DeviceError, ModelFileError, RunError
 from diapir.inference.predict import PredictOptions, Predictor, load_predictor
 from diapir.models import processor
 from diapir.models.maskrule import MaskRule
-from diapir.models.modelfile import ModelCard, save_model
+from diapir.models.modelcard import ModelCard
+from diapir.models.modelfile import save_model
 from diapir.models.stored import built
 from diapir.models.unet import SaltNet
 

@@ -23,7 +23,8 @@ from diapir.io.tiles import Tiles, read_tiles
 from diapir.metrics.calibration import scale_probs
 from diapir.models import processor
 from diapir.models.ensemble import read_members
-from diapir.models.modelfile import load_model, read_card
+from diapir.models.modelcard import read_card
+from diapir.models.modelfile import load_model
 from diapir.runs import train as train_module
 from diapir.runs.evaluate import evaluate_models
 from diapir.runs.hardware import Hardware

@@ -23,7 +23,8 @@ from diapir.io.images import encode_png, read_mask
 from diapir.io.rle import decode_rle
 from diapir.io.sections import encode_npy
 from diapir.models.maskrule import MaskRule
-from diapir.models.modelfile import ModelCard, save_model
+from diapir.models.modelcard import ModelCard
+from diapir.models.modelfile import save_model
 from diapir.models.unet import SaltNet
 from diapir.runs.predict import predict_images
 from diapir.serve.app import create_app

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from diapir.config import ModelConfig, load_recipe
 from diapir.errors import RecipeError
+from diapir.models import processor
 from diapir.models.blocks import ConvBlock, ScSE, Upsample
 from diapir.models.unet import DecoderBlock, Outputs, SaltNet, _at_tile_side
 
@@ -280,7 +281,8 @@ def test_low_precision_still_answers_in_float32() -> None:
 def test_auto_precision_asks_the_processor(
     monkeypatch: pytest.MonkeyPatch, supported: bool
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: supported)
+    flags = {"avx2", "avx512f"} | ({"avx512_bf16"} if supported else set())
+    monkeypatch.setattr(processor, "_flags", lambda: flags)
     net = build()
     net.set_precision("auto", "cpu")
     assert net.autocast_dtype == (torch.bfloat16 if supported else None)

@@ -20,7 +20,8 @@ from diapir.io.labels import UNLABELLED, read_labels
 from diapir.io.tiles import Tiles
 from diapir.io.volume import open_volume
 from diapir.models.maskrule import MaskRule
-from diapir.models.modelfile import ModelCard, save_model
+from diapir.models.modelcard import ModelCard
+from diapir.models.modelfile import save_model
 from diapir.models.unet import SaltNet
 from diapir.serve.viewer import colors, window
 from diapir.serve.viewer.blocks import BlockReader

@@ -27,7 +27,8 @@ from diapir.data.survey import SurveyPlan, generate_survey, write_survey
 from diapir.data.synthetic import generate_tiles
 from diapir.io.labels import UNLABELLED, read_labels
 from diapir.io.volume import open_volume
-from diapir.models.modelfile import ModelCard, save_model
+from diapir.models.modelcard import ModelCard
+from diapir.models.modelfile import save_model
 from diapir.models.packaged import packaged_model
 from diapir.models.unet import SaltNet
 from diapir.serve.address import listen

@@ -142,7 +142,8 @@ def test_no_more_workers_are_started_than_there_are_blocks():
 
 def test_a_tiny_network_gives_the_same_bytes_in_threads(cube, tmp_path, tiny_recipe):
     from diapir.inference.sections import load_section_model
-    from diapir.models.modelfile import ModelCard, save_model
+    from diapir.models.modelcard import ModelCard
+    from diapir.models.modelfile import save_model
     from diapir.models.unet import SaltNet
 
     recipe = tiny_recipe()

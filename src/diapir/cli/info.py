@@ -25,7 +25,7 @@ def info(
             print_table(str(model), ("what", "value"), rows)
         return
 
-    from diapir.models.modelfile import read_card
+    from diapir.models.modelcard import read_card
     from diapir.runs.provenance import provenance
 
     card = read_card(model)

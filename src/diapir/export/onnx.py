@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from diapir.errors import RunError
 from diapir.inference.engine import compile_openvino, quiet_openvino
-from diapir.inference.graphs import DEPTHS, IMAGES, plain_copy, traced_graph
+from diapir.inference.graph_store import DEPTHS, IMAGES
+from diapir.inference.graphs import plain_copy, traced_graph
 from diapir.inference.predict import Predictor
 from diapir.io.atomic import write_bytes_atomic
 from diapir.io.json_text import json_text
-from diapir.models.modelfile import ModelCard
+from diapir.models.modelcard import ModelCard
 from diapir.models.stored import built
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml"}

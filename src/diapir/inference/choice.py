@@ -15,21 +15,21 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from diapir.errors import RunError
 from diapir.inference.engine import (
     Engine,
     EngineChoice,
+    Floats,
     build_engine,
     installed_backends,
     pass_size,
 )
 from diapir.inference.graph_store import cache_folder
 from diapir.io.atomic import write_bytes_atomic
-from diapir.models.processor import has_fast_bf16, instructions
-from diapir.models.stored import AnyNet, built, device_type
+from diapir.models.processor import has_fast_bf16, instructions, usual_threads
+from diapir.models.stored import AnyNet, built
 
 WORTH_MEASURING = 2000
 """Tiles of 101 x 101, mirrored ones counted, from which measuring pays."""
@@ -54,7 +54,7 @@ _log = logging.getLogger(__name__)
 
 
 def choose_engine(
-    net: AnyNet, images: Tensor, z_feet: Tensor | None, precision: str
+    net: AnyNet, images: Floats, z_feet: Floats | None, precision: str
 ) -> tuple[Engine, dict[str, float]]:
     """Return the fastest engine that keeps to the network's answers, and what was measured.
 
@@ -71,7 +71,7 @@ def choose_engine(
         z_feet: (N,) their depths where the network has a depth channel.
         precision: 'float32' admits exact engines only.
     """
-    shape = (int(images.shape[-2]), int(images.shape[-1]))
+    shape = images.shape[-2], images.shape[-1]
     usual = pass_size(*shape)
     wanted = exact_logits(net, images, z_feet)
     timed = images[:_TIMED], None if z_feet is None else z_feet[:_TIMED]
@@ -81,8 +81,7 @@ def choose_engine(
     for choice in candidates(precision):
         try:
             engine = build_engine(net, replace(choice, batch=usual), *shape)
-            with torch.inference_mode():
-                found = engine(images, z_feet)
+            found = engine(images, z_feet)
         except Exception as error:  # whatever another program raises: then it is not the one
             _log.debug("engine %s: %s", choice, error)
             continue
@@ -120,8 +119,8 @@ def candidates(precision: str) -> list[EngineChoice]:
 def _faster(
     best: Engine,
     rival: Engine,
-    images: Tensor,
-    z_feet: Tensor | None,
+    images: Floats,
+    z_feet: Floats | None,
     seconds: dict[EngineChoice, float],
 ) -> Engine:
     """Return the faster of two engines, and add the seconds a tile of both."""
@@ -131,43 +130,41 @@ def _faster(
     return rival if found[rival.choice] < found[best.choice] else best
 
 
-def exact_logits(net: AnyNet, images: Tensor, z_feet: Tensor | None) -> Tensor:
+def exact_logits(net: AnyNet, images: Floats, z_feet: Floats | None) -> Floats:
     """Return the logits of torch in float32, which is what every engine is held to."""
-    shape = (int(images.shape[-2]), int(images.shape[-1]))
+    shape = images.shape[-2], images.shape[-1]
     usual = pass_size(*shape)
     network = built(net)
     own = network.autocast_dtype
     exact = build_engine(network, EngineChoice("eager", "float32", usual), *shape)
     try:
-        with torch.inference_mode():
-            return exact(images, z_feet)
+        return exact(images, z_feet)
     finally:  # an engine in use may run this very network
         network.autocast_dtype = own
 
 
-def keeps_to(found: Tensor, wanted: Tensor, *, exact: bool) -> bool:
+def keeps_to(found: Floats, wanted: Floats, *, exact: bool) -> bool:
     """Whether logits agree with those of float32 as well as an engine of this kind has to."""
     if exact:
-        scale = max(1.0, float(wanted.abs().max()))
-        return float((found - wanted).abs().max()) <= EXACT * scale
-    return float(((found > 0) != (wanted > 0)).float().mean()) <= MOST_FLIPPED
+        scale = max(1.0, float(np.abs(wanted).max()))
+        return float(np.abs(found - wanted).max()) <= EXACT * scale
+    return float(((found > 0) != (wanted > 0)).mean()) <= MOST_FLIPPED
 
 
 def _seconds_a_tile(
-    engines: dict[EngineChoice, Engine], images: Tensor, z_feet: Tensor | None
+    engines: dict[EngineChoice, Engine], images: Floats, z_feet: Floats | None
 ) -> dict[EngineChoice, float]:
     """Return the seconds of each engine's best round; whatever else runs here only adds to it."""
     best = dict.fromkeys(engines, math.inf)
     began = time.perf_counter()
-    with torch.inference_mode():
-        for done in range(_ROUNDS[1]):
-            if done >= _ROUNDS[0] and time.perf_counter() - began > _LONG_ENOUGH:
-                break
-            for choice, engine in engines.items():
-                started = time.perf_counter()
-                engine(images, z_feet)
-                seconds = (time.perf_counter() - started) / len(images)
-                best[choice] = min(best[choice], seconds)
+    for done in range(_ROUNDS[1]):
+        if done >= _ROUNDS[0] and time.perf_counter() - began > _LONG_ENOUGH:
+            break
+        for choice, engine in engines.items():
+            started = time.perf_counter()
+            engine(images, z_feet)
+            seconds = (time.perf_counter() - started) / len(images)
+            best[choice] = min(best[choice], seconds)
     return best
 
 
@@ -206,15 +203,17 @@ class Memory:
 
 
 def memory_key(net: AnyNet, shape: Sequence[int], precision: str) -> str:
-    """Return what a choice depends on, as a short name: another machine or version, another key."""
-    device = device_type(net)
+    """Return what a choice depends on, as a short name: another machine or version, another key.
+
+    Choices are for CPUs: on a GPU there is nothing to choose between.
+    """
     facts = {
         "network": net.config.model_dump(mode="json"),
         "shape": list(shape),
         "precision": precision,
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if device == "cuda" else instructions(),
-        "backends": installed_backends(device),
+        "threads": usual_threads(),
+        "device": instructions(),
+        "backends": installed_backends("cpu"),
         "versions": [_version(name) for name in ("diapir", "torch", "openvino", "onnxruntime")],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]

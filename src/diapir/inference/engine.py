@@ -1,11 +1,12 @@
 """Engines: a network made ready by the program that is to compute it.
 
 The network is the same in all of them. `eager` is torch as the training uses it; `compile` is
-torch.compile with frozen weights; `openvino` and `onnxruntime` run the ONNX graph of
-`inference.graphs`. What is not installed is not offered.
+torch.compile with frozen weights (both in `inference.torch_engine`); `openvino` and `onnxruntime`
+run the ONNX graph of `inference.graphs`. What is not installed is not offered.
+
+Arrays go in and come out, so that an engine of a graph from an earlier run needs no torch.
 """
 
-import copy
 import ctypes
 import shutil
 import sys
@@ -15,22 +16,23 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from diapir.config import TILE_SIZE
 from diapir.errors import RunError
-from diapir.inference.graph_store import graph_of
-from diapir.inference.graphs import DEPTHS, IMAGES
-from diapir.models.stored import AnyNet, built, device_type
-from diapir.models.unet import SaltNet
+from diapir.inference.graph_store import DEPTHS, IMAGES, graph_of
+from diapir.models.processor import threads
+from diapir.models.stored import AnyNet, built
 
 BACKENDS = ("eager", "compile", "openvino", "onnxruntime")
 """What can compute a network."""
 PRECISIONS = ("auto", "float32", "bf16")
 """Of the convolutions: 'float32' is exact, 'bf16' is fast, 'auto' whichever is faster here."""
 
-_Run = Callable[[Tensor, Tensor | None], Tensor]
+Floats = NDArray[np.float32]
+Run = Callable[[Floats, Floats | None], Floats]
+"""From images and depths to logits, all of a batch."""
 
 
 @dataclass(frozen=True)
@@ -72,16 +74,16 @@ class Engine:
 
     Args:
         choice: What it was made by.
-        run: From images and depths to logits.
+        run: Computes a batch.
         whole_batches: Whether `run` takes batches of `choice.batch` only.
     """
 
-    def __init__(self, choice: EngineChoice, run: _Run, *, whole_batches: bool = False) -> None:
+    def __init__(self, choice: EngineChoice, run: Run, *, whole_batches: bool = False) -> None:
         self.choice = choice
         self.run, self._whole = run, whole_batches
 
-    def __call__(self, images: Tensor, z_feet: Tensor | None = None) -> Tensor:
-        """Return (N, 1, H, W) float32 logits on the device of the images.
+    def __call__(self, images: Floats, z_feet: Floats | None = None) -> Floats:
+        """Return (N, 1, H, W) float32 logits.
 
         Args:
             images: (N, 1, H, W) float32 grey values in 0..1.
@@ -97,11 +99,11 @@ class Engine:
                 part = _filled(part, self.choice.batch)
                 depths = None if depths is None else _filled(depths, self.choice.batch)
             found.append(self.run(part, depths)[:count])
-        return torch.cat(found)
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
 
-def _filled(values: Tensor, count: int) -> Tensor:
-    return torch.cat([values, values[-1:].expand(count - len(values), *values.shape[1:])])
+def _filled(values: Floats, count: int) -> Floats:
+    return np.concatenate([values, np.repeat(values[-1:], count - len(values), axis=0)])
 
 
 def installed_backends(device: str = "cpu") -> list[str]:
@@ -154,12 +156,12 @@ def build_engine(net: AnyNet, choice: EngineChoice, height: int, width: int) -> 
         height: Of the tiles, in pixels.
         width: Of the tiles, in pixels.
     """
-    if choice.backend == "eager":
-        network = built(net)
-        network.set_precision(choice.precision, device_type(network))
-        return Engine(choice, network)
-    if choice.backend == "compile":
-        return Engine(choice, _compiled(built(net), choice.precision), whole_batches=True)
+    if choice.backend in ("eager", "compile"):
+        from diapir.inference import torch_engine
+
+        build = {"eager": torch_engine.eager, "compile": torch_engine.compiled}[choice.backend]
+        run = build(built(net), choice.precision)
+        return Engine(choice, run, whole_batches=choice.backend == "compile")
     return engine_of_graph(graph_of(net, height, width), choice)
 
 
@@ -169,33 +171,19 @@ def engine_of_graph(graph: bytes, choice: EngineChoice) -> Engine:
     return Engine(choice, builders[choice.backend](graph, choice.precision))
 
 
-def _compiled(net: SaltNet, precision: str) -> _Run:
-    own = copy.deepcopy(net)
-    own.set_precision(precision, device_type(own))
-    program = torch.compile(own)
-
-    def run(images: Tensor, z_feet: Tensor | None) -> Tensor:
-        import torch._inductor.config as inductor
-
-        with inductor.patch(freezing=True), torch.no_grad():  # weights become constants
-            logits: Tensor = program(images.clone(), z_feet)
-        return logits
-
-    return run
-
-
-def _openvino(graph: bytes, precision: str) -> _Run:
+def _openvino(graph: bytes, precision: str) -> Run:
     settings = {
         "INFERENCE_PRECISION_HINT": "f32" if precision == "float32" else "bf16",
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_NUM_THREADS": threads(),
         "PERFORMANCE_HINT": "LATENCY",
     }
     compiled = compile_openvino(graph, settings)
 
-    def run(images: Tensor, z_feet: Tensor | None) -> Tensor:
+    def run(images: Floats, z_feet: Floats | None) -> Floats:
         # a request of its own: threads of a service share the engine
         found = compiled.create_infer_request().infer(_feeds(images, z_feet))
-        return torch.from_numpy(found[0].copy())
+        logits: Floats = found[0].copy()
+        return logits
 
     return run
 
@@ -249,20 +237,21 @@ def quiet_openvino() -> Any:
     return openvino
 
 
-def _onnxruntime(graph: bytes, precision: str) -> _Run:
+def _onnxruntime(graph: bytes, precision: str) -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = threads()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
-    def run(images: Tensor, z_feet: Tensor | None) -> Tensor:
-        return torch.from_numpy(session.run(None, _feeds(images, z_feet))[0])
+    def run(images: Floats, z_feet: Floats | None) -> Floats:
+        logits: Floats = session.run(None, _feeds(images, z_feet))[0]
+        return logits
 
     return run
 
 
-def _feeds(images: Tensor, z_feet: Tensor | None) -> dict[str, object]:
-    feeds: dict[str, object] = {IMAGES: images.contiguous().numpy()}
-    return feeds if z_feet is None else feeds | {DEPTHS: z_feet.numpy()}
+def _feeds(images: Floats, z_feet: Floats | None) -> dict[str, Floats]:
+    feeds = {IMAGES: np.ascontiguousarray(images)}
+    return feeds if z_feet is None else feeds | {DEPTHS: z_feet}

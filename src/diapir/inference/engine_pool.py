@@ -3,8 +3,6 @@
 import threading
 from collections.abc import Callable, Sequence
 
-from torch import Tensor
-
 from diapir.errors import RunError
 from diapir.inference.choice import (
     WORTH_BUILDING,
@@ -17,6 +15,7 @@ from diapir.inference.engine import (
     PRECISIONS,
     Engine,
     EngineChoice,
+    Floats,
     build_engine,
     check_backend,
     pass_size,
@@ -26,7 +25,7 @@ from diapir.models.stored import AnyNet, device_type
 
 _TILE = 101 * 101
 
-Sample = Callable[[], tuple[Tensor, Tensor | None]]
+Sample = Callable[[], tuple[Floats, Floats | None]]
 """Returns images and depths of some tiles."""
 
 
@@ -73,8 +72,8 @@ class EnginePool:
         Args:
             size: Height and width in pixels.
             tiles: How many are going to come, mirrored ones counted.
-            some: Returns (N, 1, H, W) images of them on the device of the networks, and (N,) depths
-                where a network has a depth channel; only called to measure.
+            some: Returns (N, 1, H, W) images of them, and (N,) depths where a network has a depth
+                channel; only called to measure.
         """
         height, width = size
         work = tiles * height * width // _TILE
@@ -85,9 +84,9 @@ class EnginePool:
                 if made is None or (self._backend == "auto" and self._is_stopgap(made, size, work)):
                     self._engines[key] = self._make(net, size, work, some)
 
-    def __call__(self, number: int, images: Tensor, z_feet: Tensor | None) -> Tensor:
+    def __call__(self, number: int, images: Floats, z_feet: Floats | None) -> Floats:
         """Return the (N, 1, H, W) logits of a network that is ready for tiles of this size."""
-        height, width = int(images.shape[-2]), int(images.shape[-1])
+        height, width = images.shape[-2:]
         depths = _depths_for(self._nets[number], z_feet)
         return self._engines[number, height, width](images, depths)
 
@@ -132,6 +131,6 @@ class EnginePool:
         return fastest_precision() if self._backend == "openvino" else "float32"
 
 
-def _depths_for(net: AnyNet, z_feet: Tensor | None) -> Tensor | None:
+def _depths_for(net: AnyNet, z_feet: Floats | None) -> Floats | None:
     """Return the depths where the network has an input for them: graphs refuse what they lack."""
     return z_feet if net.config.depth_channel else None

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from diapir import models
 from diapir.errors import RunError
-from diapir.inference import graphs
 from diapir.io.atomic import write_bytes_atomic
 from diapir.models.stored import AnyNet, StoredNet, built
+
+IMAGES, DEPTHS, LOGITS = "images", "z_feet", "logits"
+"""Names of the inputs and of the output of a graph."""
 
 _MOST_BYTES = 1 << 30
 """Of all graphs together; the oldest go first."""
@@ -36,15 +38,21 @@ def graph_of(net: AnyNet, height: int, width: int) -> bytes:
     is no error.
     """
     if not isinstance(net, StoredNet):
-        return graphs.logits_graph(net, height, width)
+        return _made(net, height, width)
     path = _folder() / f"{_key(net)}-{height}x{width}.graph"
     known = _read(path)
     if known is not None:
         return known
-    graph = graphs.logits_graph(built(net), height, width)
+    graph = _made(net, height, width)
     if len(graph) < _MOST_BYTES:
         _keep(path, graph)
     return graph
+
+
+def _made(net: AnyNet, height: int, width: int) -> bytes:
+    from diapir.inference.graphs import logits_graph  # torch comes with it
+
+    return logits_graph(built(net), height, width)
 
 
 def has_graph(net: StoredNet) -> bool:
@@ -65,7 +73,7 @@ def _key(net: StoredNet) -> str:
 @cache
 def _sources() -> str:
     """Return the digest of the code that makes graphs: another code, another graph."""
-    files = [Path(graphs.__file__), *sorted(Path(models.__path__[0]).glob("*.py"))]
+    files = [Path(__file__).with_name("graphs.py"), *sorted(Path(models.__path__[0]).glob("*.py"))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 

@@ -14,10 +14,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from diapir.inference.graph_store import DEPTHS, IMAGES, LOGITS
 from diapir.models.unet import SaltNet
 
-IMAGES, DEPTHS, LOGITS = "images", "z_feet", "logits"
-"""Names of the inputs and of the output of a graph."""
 OPSET = 17
 """Version of the ONNX operators; every ONNX Runtime since 1.12 knows it."""
 _TRACED_SIDES = (101, 109)

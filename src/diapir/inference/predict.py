@@ -7,23 +7,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from diapir.errors import DataError, DeviceError, ModelFileError
+from diapir.inference.engine import Floats
 from diapir.inference.engine_pool import EnginePool
 from diapir.inference.graph_store import has_graph
 from diapir.inference.postprocess import make_masks
 from diapir.io.stack import ImageStack
-from diapir.metrics.calibration import tile_disagreement
+from diapir.metrics.calibration import scale_probs, tile_disagreement
 from diapir.models.ensemble import read_networks
 from diapir.models.maskrule import AS_THRESHOLDED, MaskRule, mean_rule
 from diapir.models.memory import is_out_of_memory, largest_batch
-from diapir.models.modelfile import ModelCard
+from diapir.models.modelcard import ModelCard
 from diapir.models.packaged import models_or_packaged
-from diapir.models.stored import AnyNet, StoredNet
-from diapir.models.unet import SaltNet
+from diapir.models.processor import may_have_card
+from diapir.models.stored import AnyNet, StoredNet, device_type
 
 _TRIED = 32
 """Tiles that engines are tried on, before mirroring."""
@@ -59,8 +58,9 @@ class Predictor:
     def __post_init__(self) -> None:
         shares = np.ones(len(self.nets)) if self.weights is None else np.asarray(self.weights)
         self.shares: list[float] = (shares / shares.sum()).tolist()
-        at_hand = [net.eval() for net in self.nets if isinstance(net, SaltNet)]
-        self.device = next(at_hand[0].parameters()).device if at_hand else torch.device("cpu")
+        for net in self.nets:
+            if not isinstance(net, StoredNet):
+                net.eval()
         self.engines = EnginePool(self.nets, self.engine, self.precision)
 
     @property
@@ -144,14 +144,14 @@ class Predictor:
             done = slice(start, start := start + len(mean))
             probs[done] = mean
             if len(views) > 1:
-                apart[done] = tile_disagreement(views.cpu().numpy())
+                apart[done] = tile_disagreement(views)
             if advance is not None:
                 advance(len(mean))
         return probs, apart
 
     def _batches(
         self, images: NDArray[np.uint8] | ImageStack, z_feet: NDArray[np.float32] | None
-    ) -> Iterator[tuple[NDArray[np.float32], Tensor]]:
+    ) -> Iterator[tuple[Floats, Floats]]:
         """Yield the probabilities (B, H, W) of the next images, and the views they average."""
         if self.needs_depth and z_feet is None:
             raise DataError(
@@ -163,30 +163,25 @@ class Predictor:
             self._prepare_engines(images, z_feet)
         for start in range(0, len(images), self.batch_size):
             stop = start + self.batch_size
-            # a copy: the array may be read-only, which torch warns of
-            batch = torch.tensor(images[start:stop])
-            depths = None if z_feet is None else torch.tensor(z_feet[start:stop])
+            batch = images[start:stop]  # waits for those that are still on their way
+            depths = None if z_feet is None else z_feet[start:stop]
             started = time.perf_counter()
             views = self._fitting_views(batch, depths)
-            mean = torch.einsum("v,vbhw->bhw", self._view_weights(views), views)
-            if self.rule.temperature != 1:
-                mean = torch.sigmoid(torch.logit(mean, 1e-6) / self.rule.temperature)
-            found: NDArray[np.float32] = mean.cpu().numpy()
+            found = scale_probs(self._mean(views), self.rule.temperature)
             self.model_seconds += time.perf_counter() - started
             yield found, views
 
     def _prepare_engines(
         self, images: NDArray[np.uint8] | ImageStack, z_feet: NDArray[np.float32] | None
     ) -> None:
-        def some() -> tuple[Tensor, Tensor | None]:
+        def some() -> tuple[Floats, Floats | None]:
             chosen = np.linspace(0, len(images) - 1, min(_TRIED, len(images))).astype(np.intp)
-            depths = None if z_feet is None else torch.tensor(z_feet[chosen])
-            return self._views(torch.tensor(images[chosen]), depths)
+            return self._views(images[chosen], None if z_feet is None else z_feet[chosen])
 
         _, height, width = images.shape
         self.engines.prepare((height, width), len(images) * (2 if self.flip else 1), some)
 
-    def _fitting_views(self, images: Tensor, z_feet: Tensor | None) -> Tensor:
+    def _fitting_views(self, images: NDArray[np.uint8], z_feet: Floats | None) -> Floats:
         """Return `_batch_views`, or say which batch would fit where the device's memory is full."""
         try:
             return self._batch_views(images, z_feet)
@@ -196,7 +191,7 @@ class Predictor:
             traceback.clear_frames(error.__traceback__)  # they hold what fills the device
             fits = largest_batch(
                 lambda count: self._batch_views(
-                    torch.zeros_like(images[:count]), None if z_feet is None else z_feet[:count]
+                    np.zeros_like(images[:count]), None if z_feet is None else z_feet[:count]
                 ),
                 len(images),
             )
@@ -204,39 +199,52 @@ class Predictor:
             raise DeviceError(
                 f"out of memory on the device with {len(images)} images of {height} x {width} "
                 "pixels a pass",
-                where=str(self.device),
+                where=device_type(self.nets[0]),
                 mend=f"Give --batch-size {fits}, which fits."
                 if fits
                 else "Not even one fits: give --no-flip, --device cpu, fewer models, or to "
                 "'diapir map' a smaller --window.",
             ) from error
 
-    def _views(self, images: Tensor, z_feet: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return (B, 1, H, W) grey values and depths on the device; mirrored tiles follow."""
-        x = images.to(self.device)[:, None].float() / 255
-        depths = None if z_feet is None else z_feet.to(self.device)
-        if self.flip:  # mirrored tiles go through in the same batch
-            x = torch.cat([x, x.flip(3)])
-            depths = None if depths is None else torch.cat([depths, depths])
-        return x, depths
+    def _views(
+        self, images: NDArray[np.uint8], z_feet: Floats | None
+    ) -> tuple[Floats, Floats | None]:
+        """Return (B, 1, H, W) grey values and depths; mirrored tiles follow."""
+        x = images[:, None].astype(np.float32)
+        x /= 255
+        if not self.flip:
+            return x, z_feet
+        # mirrored tiles go through in the same batch
+        depths = None if z_feet is None else np.concatenate([z_feet, z_feet])
+        return np.concatenate([x, x[..., ::-1]]), depths
 
-    def _view_weights(self, views: Tensor) -> Tensor:
-        times = len(views) // len(self.nets)
-        return views.new_tensor(self.shares).repeat_interleave(times) / times
-
-    @torch.inference_mode()
-    def _batch_views(self, images: Tensor, z_feet: Tensor | None) -> Tensor:
+    def _batch_views(self, images: NDArray[np.uint8], z_feet: Floats | None) -> Floats:
         """Return (V, B, H, W) probabilities: of each network, straight and then mirrored."""
         x, depths = self._views(images, z_feet)
         views = []
         for number in range(len(self.nets)):
-            probs = torch.sigmoid(self.engines(number, x, depths))[:, 0]
+            probs = _sigmoid(self.engines(number, x, depths)[:, 0])
             if self.flip:
-                straight, mirrored = probs.chunk(2)
-                views += [straight, mirrored.flip(2)]
+                straight, mirrored = np.split(probs, 2)
+                views += [straight, mirrored[..., ::-1]]
             else:
                 views.append(probs)
-        return torch.stack(views)
+        return np.stack(views)
+
+    def _mean(self, views: Floats) -> Floats:
+        times = len(views) // len(self.nets)
+        shares = np.repeat(np.asarray(self.shares, np.float32) / times, times)
+        mean: Floats = views[0] * shares[0]
+        for view, share in zip(views[1:], shares[1:], strict=True):
+            mean += view * share
+        return mean
+
+
+def _sigmoid(logits: Floats) -> Floats:
+    with np.errstate(over="ignore"):  # of a logit below -88 the probability is 0
+        probs = np.exp(-logits)
+    probs += 1
+    return np.reciprocal(probs, out=probs)
 
 
 @dataclass(frozen=True)
@@ -305,9 +313,17 @@ def _checked(net: StoredNet, device: str) -> AnyNet:
 
 
 def _choose_device(device: str) -> str:
-    known = ("auto", "cpu", "cuda") if torch.cuda.is_available() else ("auto", "cpu")
+    known = ("auto", "cpu", "cuda") if _has_card() else ("auto", "cpu")
     if device not in known:
         raise ModelFileError(
             f"there is no device {device!r} here", where="--device", expected=", ".join(known)
         )
     return known[-1] if device == "auto" else device
+
+
+def _has_card() -> bool:
+    if not may_have_card():
+        return False
+    import torch
+
+    return torch.cuda.is_available()

@@ -9,18 +9,19 @@ each member beside what is common to all.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from diapir.config import Recipe, parse_recipe
 from diapir.errors import DiapirError, ModelFileError
 from diapir.io.atomic import write_bytes_atomic
 from diapir.io.digests import file_sha256
-from diapir.models import modelfile
-from diapir.models.modelfile import ModelCard
+from diapir.models.modelcard import ModelCard, broken, parse_card, read_table
 from diapir.models.stored import StoredNet
-from diapir.models.unet import SaltNet
+
+if TYPE_CHECKING:  # torch comes with them, and who has an engine of the networks needs none
+    from torch import Tensor
+
+    from diapir.models.unet import SaltNet
 
 ENSEMBLE_FORMAT = 2
 """Format of the metadata of an ensemble: a Diapir that knows none asks to be updated."""
@@ -52,7 +53,7 @@ class Member:
         name: Where it comes from, for the reader.
     """
 
-    net: SaltNet
+    net: "SaltNet"
     recipe: Recipe
     weight: float = 1.0
     name: str = ""
@@ -72,6 +73,8 @@ def save_ensemble(
     Raises:
         RunError: The file cannot be written.
     """
+    from diapir.models.modelfile import serialise_state
+
     state: dict[str, Tensor] = {}
     for number, member in enumerate(members):
         own = member.net.state_dict()
@@ -81,7 +84,7 @@ def save_ensemble(
         for m in members
     ]
     extra = {"format": ENSEMBLE_FORMAT, "members": listed}
-    write_bytes_atomic(path, modelfile.serialise_state(state, card, extra, half=half))
+    write_bytes_atomic(path, serialise_state(state, card, extra, half=half))
 
 
 def read_networks(path: Path) -> Networks:
@@ -91,8 +94,8 @@ def read_networks(path: Path) -> Networks:
         ModelFileError: As in `load_model`, as far as the header tells; of the weights each network
             says it when it is built, and that the file has been replaced since.
     """
-    table = modelfile.read_table(path)
-    members, card = _parse_members(path, table), modelfile.parse_card(path, table)
+    table = read_table(path)
+    members, card = _parse_members(path, table), parse_card(path, table)
     digest = file_sha256(path)
     if not members:
         return Networks((_stored(path, card.recipe, digest),), (1.0,), card)
@@ -108,8 +111,10 @@ def _stored(
 ) -> StoredNet:
     prefix = "" if number is None else f"{number}."
 
-    def build() -> SaltNet:
-        net = modelfile.build_network(path, recipe, prefix=prefix, members=members)
+    def build() -> "SaltNet":
+        from diapir.models.modelfile import build_network
+
+        net = build_network(path, recipe, prefix=prefix, members=members)
         if file_sha256(path) != digest:  # what is remembered of the file is not of these weights
             raise ModelFileError(
                 "the model file was replaced while it was in use",
@@ -142,14 +147,14 @@ def read_members(path: Path) -> list[ListedMember]:
     Raises:
         ModelFileError: As in `load_model`.
     """
-    return _parse_members(path, modelfile.read_table(path))
+    return _parse_members(path, read_table(path))
 
 
 def _parse_members(path: Path, table: dict[str, Any]) -> list[ListedMember]:
     try:
         return [_parse_member(entry, path) for entry in table.get("members", [])]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise modelfile.broken(
+        raise broken(
             path, f"its list of members cannot be read ({type(error).__name__})"
         ) from error
 
@@ -161,5 +166,5 @@ def _parse_member(entry: dict[str, Any], path: Path) -> ListedMember:
     try:
         recipe = parse_recipe(entry["recipe"], where=str(path))
     except DiapirError as error:
-        raise modelfile.broken(path, f"a member's recipe is not valid: {error.what}") from error
+        raise broken(path, f"a member's recipe is not valid: {error.what}") from error
     return ListedMember(recipe, weight, str(entry["name"]))

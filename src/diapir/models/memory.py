@@ -1,9 +1,8 @@
 """Memory that is not enough: how to know it, and the largest batch that fits."""
 
 import gc
+import sys
 from collections.abc import Callable
-
-import torch
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -19,10 +18,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     >>> is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     False
     """
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError)
-        and any(words in str(error) for words in ("can't allocate memory", "create a primitive"))
-    )
+    torch = sys.modules.get("torch")  # where it is not loaded, none of its errors can come
+    if isinstance(error, MemoryError) or (torch and isinstance(error, torch.OutOfMemoryError)):
+        return True
+    told = ("can't allocate memory", "create a primitive")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in told)
 
 
 def largest_batch(step: Callable[[int], object], batch: int) -> int:

@@ -1,18 +1,14 @@
 """The model file: one safetensors file of weights, with all that is known of them beside it.
 
-Nothing in it is code: tensors, and one JSON text in the header. Loading never unpickles.
+Nothing in it is code: tensors, and one JSON text in the header, the `ModelCard`. Loading never
+unpickles.
 """
 
 import json
-import platform
-import struct
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,63 +18,22 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from diapir.config import Recipe, parse_recipe
+from diapir.config import Recipe
 from diapir.errors import DiapirError, ModelFileError
 from diapir.io.atomic import write_bytes_atomic
-from diapir.models.maskrule import AS_THRESHOLDED, MaskRule
-from diapir.models.pixels import PixelStatistics
+from diapir.models.modelcard import (
+    FORMAT,
+    KEY,
+    ModelCard,
+    broken,
+    parse_card,
+    read_table,
+    unreadable,
+)
 from diapir.models.unet import SaltNet
 
-FORMAT = 1
-"""Version of the metadata of one network."""
-LATEST_FORMAT = 2
-"""A reader refuses files of a later one. Files of several networks, ensembles, have format 2."""
-
-_KEY = "diapir"
-_LONGEST_HEADER = 1 << 24
-"""Bytes; the card of half a million tiles. JSON takes many times its length once it is parsed."""
 _VGG_CLASSIFIER = 1 << 27
 """Parameters, at least those of the three layers that a feature pyramid drops."""
-_LIBRARIES = ("diapir", "torch", "timm", "lightning", "numpy", "safetensors")
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """What a model file says of its weights.
-
-    Args:
-        recipe: Resolved recipe that trained them.
-        threshold: Probability from which a pixel counts as salt, 0..1.
-        metrics: What was measured, by name.
-        data_fingerprint: SHA-256 over ids, pixels and masks of the labelled tiles.
-        train_ids: Tiles that trained the weights.
-        val_ids: Tiles that picked epoch and threshold.
-        versions: Of the libraries that trained.
-        git: Commit of the source tree, where there is one.
-        created: Time in UTC, ISO 8601.
-        notes: Anything for the reader.
-        pixels: What the training pixels look like; None: the file does not say it.
-        rule: Calibration and clean-up of masks, beside the threshold.
-    """
-
-    recipe: Recipe
-    threshold: float
-    metrics: dict[str, float] = field(default_factory=dict)
-    data_fingerprint: str = ""
-    train_ids: tuple[str, ...] = ()
-    val_ids: tuple[str, ...] = ()
-    versions: dict[str, str] = field(default_factory=dict)
-    git: str | None = None
-    created: str = ""
-    notes: str = ""
-    pixels: PixelStatistics | None = None
-    rule: MaskRule = AS_THRESHOLDED
-
-    def stamped(self) -> "ModelCard":
-        """Return the card with versions and commit of this process, and the time of now."""
-        versions = library_versions()
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        return replace(self, versions=versions, git=source_commit(), created=now)
 
 
 def save_model(path: Path, net: SaltNet, card: ModelCard, *, half: bool = False) -> None:
@@ -107,7 +62,7 @@ def serialise_state(
     """Return the bytes of a file of these tensors, with more entries beside those of the card."""
     state = {name: _stored(tensor, half) for name, tensor in tensors.items()}
     table = {**asdict(card), "recipe": card.recipe.model_dump(mode="json"), **extra}
-    return save(state, metadata={_KEY: json.dumps(table, sort_keys=True)})
+    return save(state, metadata={KEY: json.dumps(table, sort_keys=True)})
 
 
 def load_model(path: Path) -> tuple[SaltNet, ModelCard]:
@@ -153,67 +108,6 @@ def build_network(path: Path, recipe: Recipe, *, prefix: str = "", members: int 
     return net.eval()
 
 
-def read_card(path: Path) -> ModelCard:
-    """Return the card of a model file without its weights.
-
-    Raises:
-        ModelFileError: As in `load_model`.
-    """
-    return parse_card(path, read_table(path))
-
-
-def parse_card(path: Path, table: dict[str, Any]) -> ModelCard:
-    """Return the card that the metadata of a file, as `read_table` gives it, hold.
-
-    Raises:
-        ModelFileError: They hold none that can be used.
-    """
-    try:
-        return _parse_card(path, table)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise broken(path, f"its metadata cannot be read ({type(error).__name__})") from error
-
-
-def read_table(path: Path) -> dict[str, Any]:
-    """Return the metadata of a file as it stands there, unchecked.
-
-    Raises:
-        ModelFileError: The file is missing, damaged or no Diapir model.
-    """
-    try:
-        _check_header_length(path)
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-    except (OSError, SafetensorError, ValueError) as error:
-        raise _unreadable(path, error) from error
-    if _KEY not in metadata:
-        raise broken(path, "it is a safetensors file, but not a Diapir model")
-    try:
-        table = json.loads(metadata[_KEY])
-    except (ValueError, RecursionError) as error:
-        raise broken(path, f"its metadata cannot be read ({type(error).__name__})") from error
-    if not isinstance(table, dict):
-        raise broken(path, "its metadata cannot be read (no table)")
-    return table
-
-
-def _check_header_length(path: Path) -> None:
-    """Refuse a header that would take far more memory than any card needs.
-
-    Source: safetensors format, first 8 bytes: length of the header, unsigned, little-endian.
-    """
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
-    if length > path.stat().st_size:
-        raise broken(path, "it cannot be read as safetensors (it does not begin like one)")
-    if length > _LONGEST_HEADER:
-        raise broken(
-            path,
-            f"it cannot be read as safetensors (its header claims {length:,} bytes, at most "
-            f"{_LONGEST_HEADER:,} are read)",
-        )
-
-
 @contextmanager
 def _no_larger_than_file(path: Path, encoder: str) -> Iterator[None]:
     """Stop building a network that needs far more than the file holds, before it fills memory."""
@@ -237,36 +131,6 @@ def _no_larger_than_file(path: Path, encoder: str) -> Iterator[None]:
         hook.remove()
 
 
-def _parse_card(path: Path, table: dict[str, Any]) -> ModelCard:
-    if table["format"] > LATEST_FORMAT:
-        raise ModelFileError(
-            f"the file has format {table['format']}, this Diapir reads up to {LATEST_FORMAT}",
-            where=path,
-            mend="Update Diapir.",
-        )
-    try:
-        recipe = parse_recipe(table["recipe"], where=str(path))
-    except DiapirError as error:
-        raise broken(path, f"its recipe is not valid: {error.what}") from error
-    threshold = float(table["threshold"])
-    if not 0 < threshold < 1:
-        raise broken(path, f"its threshold is {threshold}, not between 0 and 1")
-    return ModelCard(
-        recipe=recipe,
-        threshold=threshold,
-        metrics={str(k): float(v) for k, v in table["metrics"].items()},
-        data_fingerprint=str(table["data_fingerprint"]),
-        train_ids=tuple(map(str, table["train_ids"])),
-        val_ids=tuple(map(str, table["val_ids"])),
-        versions={str(k): str(v) for k, v in table["versions"].items()},
-        git=None if table["git"] is None else str(table["git"]),
-        created=str(table["created"]),
-        notes=str(table["notes"]),
-        pixels=None if table.get("pixels") is None else PixelStatistics.from_json(table["pixels"]),
-        rule=MaskRule.from_json(table["rule"]) if "rule" in table else AS_THRESHOLDED,
-    )
-
-
 def _read_state(
     path: Path, own: dict[str, Tensor], prefix: str = "", members: int = 1
 ) -> dict[str, Tensor]:
@@ -285,7 +149,7 @@ def _read_state(
                     raise broken(path, f"{name} has shape {shape}, expected {tuple(tensor.shape)}")
             state = {name: file.get_tensor(prefix + name).to(own[name].dtype) for name in own}
     except (OSError, SafetensorError, ValueError) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if bad:
         raise broken(path, f"{bad[0]} holds NaN or infinity")
@@ -305,69 +169,3 @@ def _stored(tensor: Tensor, half: bool) -> Tensor:
     halved = tensor.half()
     # a batch-norm variance may be beyond what float16 holds
     return halved if torch.isfinite(halved).all() else tensor
-
-
-def _unreadable(path: Path, error: Exception) -> ModelFileError:
-    if not path.exists():
-        return ModelFileError(
-            "the model file does not exist",
-            where=path,
-            mend="Give the model.safetensors of a run folder, or train one with 'diapir train'.",
-        )
-    if path.is_dir():
-        inside = path / "model.safetensors"
-        mend = "Give the model file of a run folder."
-        if inside.is_file():
-            mend = f"Give {inside}."
-        elif (path / "fold-0").is_dir():
-            mend = f"Join its folds: diapir ensemble {path} --out {inside}"
-        return ModelFileError(
-            "this is a folder, not a model file",
-            where=path,
-            expected="a .safetensors file written by Diapir",
-            mend=mend,
-        )
-    return broken(path, f"it cannot be read as safetensors ({error})")
-
-
-def broken(path: Path, what: str) -> ModelFileError:
-    """Return the error of a file that is no usable model."""
-    return ModelFileError(
-        f"not a usable model file: {what}",
-        where=path,
-        expected="a .safetensors file written by Diapir",
-        mend="Copy the file again from where it was trained.",
-    )
-
-
-def library_versions() -> dict[str, str]:
-    """Return the versions of Diapir, of the libraries that compute, and of Python."""
-    versions = {name: version(name) for name in _LIBRARIES}
-    return versions | {"python": platform.python_version()}
-
-
-def source_commit() -> str | None:
-    """Return the commit of the source tree that this package runs from, None where it has none.
-
-    It is the one at which this process loaded the package: a commit that is made while a training
-    runs had no part in it.
-    """
-    return _COMMIT
-
-
-def _read_commit(source: Path) -> str | None:
-    folder = source.parent
-    # an environment may lie inside the repository of something else, which does not track this file
-    commands = (["ls-files", "--error-unmatch", source.name], ["rev-parse", "HEAD"])
-    found = ""
-    for command in commands:
-        git = ["git", "-C", str(folder), *command]
-        try:
-            done = subprocess.run(git, capture_output=True, text=True, timeout=5, check=True)  # noqa: S603
-        except (OSError, subprocess.SubprocessError):
-            return None
-        found = done.stdout.strip()
-    return found or None
-
-
-_COMMIT = _read_commit(Path(__file__))

@@ -1,14 +1,17 @@
 """A network in a model file that is built when somebody needs it.
 
-Building takes about a second, and importing timm for it longer; whoever has an engine of the
-network from before needs neither.
+Building takes about a second, and importing torch and timm for it longer; whoever has an engine of
+the network from before needs none of them.
 """
 
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
 from diapir.config import ModelConfig
-from diapir.models.unet import SaltNet
+
+if TYPE_CHECKING:
+    from diapir.models.unet import SaltNet
 
 
 class StoredNet:
@@ -21,13 +24,13 @@ class StoredNet:
             do not fit.
     """
 
-    def __init__(self, config: ModelConfig, name: str, build: Callable[[], SaltNet]) -> None:
+    def __init__(self, config: ModelConfig, name: str, build: "Callable[[], SaltNet]") -> None:
         self.config, self.name = config, name
         self._build = build
         self._net: SaltNet | None = None
         self._building = threading.Lock()
 
-    def net(self) -> SaltNet:
+    def net(self) -> "SaltNet":
         """Return the network, built at the first call.
 
         Raises:
@@ -39,11 +42,11 @@ class StoredNet:
             return self._net
 
 
-AnyNet = SaltNet | StoredNet
+AnyNet: TypeAlias = "SaltNet | StoredNet"
 """A network, at hand or in its file."""
 
 
-def built(net: AnyNet) -> SaltNet:
+def built(net: AnyNet) -> "SaltNet":
     """Return the network itself."""
     return net.net() if isinstance(net, StoredNet) else net
 

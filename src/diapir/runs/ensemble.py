@@ -15,7 +15,8 @@ from diapir.io.lock import sole_writer
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.models.ensemble import Member, Networks, read_members, read_networks, save_ensemble
 from diapir.models.maskrule import MaskRule, mean_rule
-from diapir.models.modelfile import ModelCard, save_model
+from diapir.models.modelcard import ModelCard
+from diapir.models.modelfile import save_model
 from diapir.progress import counting
 from diapir.runs.folder import RunFolder, read_json
 from diapir.runs.out_of_fold import has_out_of_fold, read_out_of_fold, run_models

@@ -18,7 +18,7 @@ from diapir.io.lock import sole_writer
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.metrics.calibration import scale_probs
 from diapir.models.maskrule import MaskRule
-from diapir.models.modelfile import ModelCard, read_card
+from diapir.models.modelcard import ModelCard, read_card
 from diapir.models.packaged import models_or_packaged
 from diapir.progress import counting
 from diapir.report.figures import save_figure

@@ -15,7 +15,8 @@ from diapir.inference.sections import Tiling, predict_section
 from diapir.io.labels import ACROSS, UNLABELLED, LabelledLine, read_labels
 from diapir.io.volume import open_volume
 from diapir.metrics.score import Counts, dice, iou, pixel_accuracy
-from diapir.models.modelfile import ModelCard, load_model, save_model
+from diapir.models.modelcard import ModelCard
+from diapir.models.modelfile import load_model, save_model
 from diapir.models.packaged import packaged_model
 from diapir.models.unet import SaltNet
 from diapir.progress import counting

@@ -11,7 +11,7 @@ from diapir.config import Recipe
 from diapir.data.splits import Split
 from diapir.io.atomic import write_text_atomic
 from diapir.io.tiles import Tiles
-from diapir.models.modelfile import read_card
+from diapir.models.modelcard import read_card
 from diapir.report.html import Section, Table
 from diapir.runs.evaluate import Judgement, judge_out_of_fold, write_page
 from diapir.runs.folder import RunFolder, read_json, write_json

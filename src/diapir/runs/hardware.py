@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from diapir.runs.machine import usable_cores
+from diapir.models.processor import usable_cores
 
 
 @dataclass(frozen=True)

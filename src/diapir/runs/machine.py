@@ -7,27 +7,20 @@ import shlex
 import sys
 from pathlib import Path
 
+from diapir.models.processor import instructions, may_have_card, threads, usable_cores
+
 
 def describe_machine() -> str:
     """Return processor, cores, threads, memory and cards, without names of hosts or users."""
-    import torch
-
-    from diapir.models.processor import instructions
-
     parts = [f"{_processor()} ({instructions()})"]
-    parts.append(f"{usable_cores()} cores, threads used: {torch.get_num_threads()}")
+    parts.append(f"{usable_cores()} cores, threads used: {threads()}")
     parts.append(f"{_memory_gib():.0f} GiB memory")
-    if torch.cuda.is_available():
-        count = torch.cuda.device_count()
-        parts.append(f"{count} x {torch.cuda.get_device_name(0)}")
+    if may_have_card():
+        import torch
+
+        if torch.cuda.is_available():
+            parts.append(f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}")
     return ", ".join(parts)
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def command_line() -> str:

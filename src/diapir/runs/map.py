@@ -26,7 +26,7 @@ from diapir.inference.volume import (
 )
 from diapir.io.digests import file_sha256
 from diapir.io.volume import open_volume
-from diapir.models.modelfile import ModelCard, read_card
+from diapir.models.modelcard import ModelCard, read_card
 from diapir.models.packaged import models_or_packaged
 from diapir.models.pixels import TGS_PIXELS, PixelStatistics
 from diapir.progress import counting

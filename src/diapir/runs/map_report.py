@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diapir.inference.look import Likeness, compare
-from diapir.models.modelfile import ModelCard
+from diapir.models.modelcard import ModelCard
 from diapir.models.pixels import PixelStatistics
 from diapir.report.figures import save_figure
 from diapir.report.figures_survey import amplitude_histogram, horizon_map, quantity, section

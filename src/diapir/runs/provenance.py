@@ -5,7 +5,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # torch comes with it, and who only describes data needs none
-    from diapir.models.modelfile import ModelCard
+    from diapir.models.modelcard import ModelCard
 
 
 def provenance(card: "ModelCard") -> list[tuple[str, str]]:
@@ -40,7 +40,7 @@ def made_with(
         `data_fingerprint`, and `versions` and `git` of this process; of each of `models` its recipe
         hash, fingerprint, seed, versions, commit and metrics.
     """
-    from diapir.models.modelfile import library_versions, source_commit
+    from diapir.models.modelcard import library_versions, source_commit
 
     return {
         "data_fingerprint": fingerprint,

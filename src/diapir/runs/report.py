@@ -22,7 +22,7 @@ from diapir.runs.folder import RunFolder
 from diapir.runs.provenance import provenance
 
 if TYPE_CHECKING:  # torch comes with it, and who only describes data needs none
-    from diapir.models.modelfile import ModelCard
+    from diapir.models.modelcard import ModelCard
 
 _SAMPLES, _COVERAGE, _DEPTH = "samples.png", "coverage.png", "coverage-depth.png"
 DATA_FIGURES = {

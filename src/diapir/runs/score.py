@@ -14,7 +14,7 @@ from diapir.inference.predict import Predictor
 from diapir.io.tiles import Tiles
 from diapir.metrics.calibration import scale_probs
 from diapir.models.maskrule import AS_THRESHOLDED, MaskRule
-from diapir.models.modelfile import ModelCard
+from diapir.models.modelcard import ModelCard
 from diapir.models.pixels import pixel_statistics
 from diapir.models.unet import SaltNet
 

@@ -16,7 +16,7 @@ from diapir.inference.schedule import Workers
 from diapir.io.images import write_mask_png
 from diapir.io.volume import open_volume
 from diapir.metrics.score import Counts, dice, iou
-from diapir.models.modelfile import read_card
+from diapir.models.modelcard import read_card
 from diapir.progress import counting
 from diapir.runs.finetune import finetune_model
 from diapir.runs.folder import RunFolder, new_run_folder, write_json

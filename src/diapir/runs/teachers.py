@@ -12,7 +12,8 @@ from diapir.data.splits import Split
 from diapir.errors import DataError, ModelFileError
 from diapir.inference.predict import Predictor, load_predictor
 from diapir.io.tiles import Tiles, read_tiles
-from diapir.models.modelfile import ModelCard, load_model
+from diapir.models.modelcard import ModelCard
+from diapir.models.modelfile import load_model
 from diapir.models.unet import SaltNet
 from diapir.runs.evaluate import predict_with_bar
 

@@ -17,13 +17,13 @@ from diapir.errors import DataError, RecipeError, RunError, signal_exit_code
 from diapir.io.atomic import remove_leftovers, write_text_atomic
 from diapir.io.csv_tables import read_groups
 from diapir.io.tiles import Tiles, read_tiles
-from diapir.models.modelfile import library_versions, source_commit
-from diapir.models.processor import check_precision
+from diapir.models.modelcard import library_versions, source_commit
+from diapir.models.processor import check_precision, usable_cores
 from diapir.models.unet import SaltNet
 from diapir.runs.folder import RunFolder, is_main_process, new_run_folder, write_json
 from diapir.runs.folds import join_folds
 from diapir.runs.hardware import ANY_HARDWARE, Hardware
-from diapir.runs.machine import command_line, describe_machine, keep_freed_memory, usable_cores
+from diapir.runs.machine import command_line, describe_machine, keep_freed_memory
 from diapir.runs.next_steps import after_interrupted_rounds
 from diapir.runs.outcome import RunResult, score_again, write_outcome
 from diapir.runs.rounds import (

@@ -13,7 +13,7 @@ from diapir.errors import DataError, DiapirError
 from diapir.inference.blend import blend_sections
 from diapir.inference.postprocess import make_masks
 from diapir.inference.predict import PredictOptions, Predictor, load_predictor
-from diapir.models.modelfile import ModelCard
+from diapir.models.modelcard import ModelCard
 from diapir.serve.problems import Problem, Refused
 
 

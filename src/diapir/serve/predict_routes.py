@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from diapir.io.images import MAX_PIXELS, encode_mask_png
 from diapir.io.rle import encode_rle
 from diapir.io.sections import Section, encode_npy, read_section
-from diapir.models.modelfile import ModelCard
+from diapir.models.modelcard import ModelCard
 from diapir.runs.map import MapSettings, choose_look
 from diapir.serve.batcher import Batcher
 from diapir.serve.models import ModelInfo, Models

@@ -16,7 +16,7 @@ from diapir.inference.look import Look
 from diapir.inference.sections import predict_section
 from diapir.io.tiles import Tiles
 from diapir.models.maskrule import MaskRule, mean_rule
-from diapir.models.modelfile import ModelCard, read_card
+from diapir.models.modelcard import ModelCard, read_card
 from diapir.runs.map import MapSettings, choose_look
 from diapir.serve.models import model_name, unique_names
 from diapir.serve.viewer.salt import average
