@@ -13,7 +13,7 @@ from diapir.config import Recipe
 from diapir.data.competition import write_competition
 from diapir.errors import RunError
 from diapir.io.tiles import Tiles
-from diapir.models import modelfile
+from diapir.models import modelcard
 from diapir.models.modelcard import ModelCard, read_card
 from diapir.models.modelfile import save_model
 from diapir.models.unet import SaltNet
@@ -79,7 +79,7 @@ def test_a_training_says_what_it_began_with(
     recipe = tiny_recipe(train__epochs=1)
     make(tmp_path, easy_tiles, recipe)
     hardware = Hardware(accelerator="cpu", progress=False)
-    monkeypatch.setattr(modelfile, "_COMMIT", "first")
+    monkeypatch.setattr(modelcard, "_COMMIT", "first")
     folder = train_recipe(recipe, tmp_path / "data", tmp_path / "runs", hardware)[0].folder
     (start,) = read_json(folder.starts)["starts"]
     assert start["git"] == "first"
@@ -90,7 +90,7 @@ def test_a_training_says_what_it_began_with(
     assert rows["source commit"] == "first"
     assert rows["recipe SHA-256"] == recipe.sha256()
     assert {"data SHA-256", "seed", "torch", "metrics holdout_score"} <= set(rows)
-    monkeypatch.setattr(modelfile, "_COMMIT", "second")
+    monkeypatch.setattr(modelcard, "_COMMIT", "second")
     monkeypatch.setattr("sys.argv", ["diapir", "train", "--resume", "RUN"])
     resume_run(folder.path, tmp_path / "data", hardware)
     assert read_card(folder.model).git == "first, then second"
