@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,7 +13,7 @@ from performance_arrays import draw_masks
 from performance_models import options
 from performance_setting import Setting
 from performance_submission import MOST_MIB, draw_competition, submit_apart
-from protocol import Measured, Row, Table, measure
+from protocol import Measured, Row, Table, seconds_of
 from volume import run_child, small_model, write_ball
 
 from diapir.data.synthetic import generate_tiles
@@ -27,7 +26,7 @@ from diapir.report.figures import save_figure
 
 LINEAR = 1.1
 """The largest slope in a log-log plot that counts as linear; the tenth is for noise."""
-_ROUNDS = 3
+_ROUNDS = 5
 
 
 @dataclass(frozen=True)
@@ -119,8 +118,8 @@ def _submissions(setting: Setting) -> tuple[Series, Series]:
 def _arrays(setting: Setting) -> list[Series]:
     counts = setting.effort.counts
     masks = {count: draw_masks(count) for count in counts}
-    encoded = [_seconds(lambda n=n: encode_rle_many(masks[n])) for n in counts]
-    scored = [_seconds(lambda n=n: competition_score(masks[n], masks[n])) for n in counts]
+    encoded = _seconds([lambda n=n: encode_rle_many(masks[n]) for n in counts])
+    scored = _seconds([lambda n=n: competition_score(masks[n], masks[n]) for n in counts])
     return [
         Series("run-lengths", "tiles", counts, encoded),
         Series("the score", "tiles", counts, scored),
@@ -130,13 +129,9 @@ def _arrays(setting: Setting) -> list[Series]:
 def _sides(setting: Setting) -> Series:
     """Return seconds of predicting a few tiles of more and more pixels."""
     model, sides = small_model(setting.work), setting.effort.sides
-    predictor, _ = load_predictor(
-        [model], options("float32", setting.effort.engine, device=setting.device)
-    )
-    seconds = []
-    for side in sides:
-        images = generate_tiles(4, seed=0, size=side, labelled=False).images
-        seconds.append(_seconds(lambda images=images: predictor.predict_probs(images)))
+    predictor = _predictor(setting, [model])
+    images = [generate_tiles(4, seed=0, size=side, labelled=False).images for side in sides]
+    seconds = _seconds([lambda some=some: predictor.predict_probs(some) for some in images])
     return Series("predicting four tiles", "pixels a tile", [side**2 for side in sides], seconds)
 
 
@@ -144,15 +139,13 @@ def _models(setting: Setting) -> Series:
     """Return seconds of predicting with more and more models."""
     model, counts = small_model(setting.work), setting.effort.models
     images = setting.labelled(setting.effort.tiles).images
-    seconds = []
+    predictors = []
     for count in counts:
         paths = [setting.work / f"member-{number}.safetensors" for number in range(count)]
         for path in paths:
             write_bytes_atomic(path, model.read_bytes())
-        predictor, _ = load_predictor(
-            paths, options("float32", setting.effort.engine, device=setting.device)
-        )
-        seconds.append(_seconds(lambda p=predictor: p.predict_probs(images)))
+        predictors.append(_predictor(setting, paths))
+    seconds = _seconds([lambda one=one: one.predict_probs(images) for one in predictors])
     return Series(f"predicting {len(images)} tiles", "models", counts, seconds)
 
 
@@ -162,8 +155,10 @@ def _predictor(setting: Setting, paths: Sequence[Path]) -> Predictor:
     return predictor
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    return median(measure(work, rounds=_ROUNDS))
+def _seconds(works: Sequence[Callable[[], object]]) -> list[float]:
+    """Return the seconds of each work's fastest round; they take turns, after one to warm up."""
+    rounds = [[seconds_of(work) for work in works] for _ in range(1 + _ROUNDS)]
+    return [min(column[1:]) for column in zip(*rounds, strict=True)]
 
 
 def _workers(setting: Setting) -> list[tuple[str, float]]:

@@ -184,7 +184,7 @@ def _compare_encoder(
 ) -> None:
     effort, device = setting.effort, setting.device
     recipe = plain_recipe(encoder, effort.batch)
-    steps = effort.steps * (effort.rounds + 1)
+    steps = effort.steps * (effort.training + 1)
     tiles = setting.labelled(steps * effort.batch)
     recipe = recipe.model_copy(
         update={"train": recipe.train.model_copy(update={"tiles_per_epoch": steps * effort.batch})}

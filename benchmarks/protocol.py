@@ -275,6 +275,7 @@ class Effort:
         rounds: Of each comparison.
         masks: Encoded and scored.
         tiles: Through a network in each round of a comparison.
+        training: Rounds of a training; half a second of noise is much of the short ones.
         steps: Of training in each round.
         batch: Tiles a step.
         encoders: Of the networks that are compared.
@@ -289,6 +290,7 @@ class Effort:
     rounds: int = ROUNDS
     masks: int = 18_000
     tiles: int = 64
+    training: int = 2 * ROUNDS + 1
     steps: int = 2
     batch: int = 16
     encoders: tuple[str, ...] = ("resnet34", "vgg19", "tf_efficientnet_lite0")
@@ -306,7 +308,9 @@ class Effort:
 
 FULL = Effort("full")
 QUICK = Effort(
-    "quick", 3, 2_000, 16, 1, 8, ("resnet34",), (250, 500, 1_000), (101, 128, 192), (1, 2), 1024
+    "quick", 3, 2_000, 16, 3, 1, 8, ("resnet34",), (250, 500, 1_000), (101, 128, 192), (1, 2), 1024
 )
-TINY = Effort("tiny", 1, 40, 2, 1, 2, ("resnet18",), (8, 16), (32, 64), (1, 2), 64, engine="eager")
+TINY = Effort(
+    "tiny", 1, 40, 2, 1, 1, 2, ("resnet18",), (8, 16), (32, 64), (1, 2), 64, engine="eager"
+)
 EFFORTS = {effort.name: effort for effort in (FULL, QUICK, TINY)}

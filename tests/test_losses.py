@@ -186,7 +186,15 @@ def test_jaccard_steps_are_weights_that_sum_to_one(member):
     torch.testing.assert_close(steps.sum(dim=1), torch.ones(len(member)))
 
 
-def test_rows_of_any_size_are_sorted_apart():
+@pytest.fixture(params=["numpy", "torch"])
+def sorted_by(request, monkeypatch):
+    """What sorts: NumPy, as on a CPU, or torch, as on a card and for rows beyond its places."""
+    if request.param == "torch":
+        monkeypatch.setattr(losses, "_PLACE_BITS", 0)
+    return request.param
+
+
+def test_rows_of_any_size_are_sorted_apart(sorted_by):
     generator = torch.Generator().manual_seed(0)
     errors = (
         torch.rand(7, 50, generator=generator) * torch.tensor(10.0) ** torch.arange(-3, 4)[:, None]
@@ -194,16 +202,31 @@ def test_rows_of_any_size_are_sorted_apart():
     errors[2], errors[3, ::2] = 0, torch.inf
     labels = torch.randint(3, errors.shape, generator=generator).to(torch.uint8)
     order, sorted_labels = losses._worst_first(errors, labels)
-    rows = order.view(7, 50)
-    assert (rows // 50 == torch.arange(7)[:, None]).all()
+    assert (order.sort(dim=1).values == torch.arange(50)).all()
     expected = errors.sort(dim=1, descending=True).values
-    torch.testing.assert_close(errors.flatten()[rows], expected, rtol=0, atol=0)
-    torch.testing.assert_close(labels.flatten()[rows], sorted_labels.to(torch.uint8))
+    torch.testing.assert_close(errors.gather(1, order), expected, rtol=0, atol=0)
+    torch.testing.assert_close(labels.gather(1, order), sorted_labels.to(torch.uint8))
+
+
+@pytest.mark.parametrize("per_image", [True, False])
+def test_numpy_and_torch_sort_alike_up_to_ties(per_image, monkeypatch):
+    logits, targets = make_batch("mixed")
+    logits = logits.round(decimals=1)  # many errors are the same
+    by_numpy = value_and_gradient(symmetric_lovasz, logits, targets, per_image=per_image)
+    monkeypatch.setattr(losses, "_PLACE_BITS", 0)
+    by_torch = value_and_gradient(symmetric_lovasz, logits, targets, per_image=per_image)
+    torch.testing.assert_close(by_numpy[0], by_torch[0])
+    # pixels with the same error and label share their steps in either order
+    torch.testing.assert_close(
+        *(found[1].flatten().sort().values for found in (by_numpy, by_torch))
+    )
 
 
 @pytest.mark.parametrize("loss", [lovasz_hinge, symmetric_lovasz])
 @pytest.mark.parametrize("per_image", [True, False])
-def test_one_sort_serves_the_whole_batch(loss, per_image):
+def test_one_sort_serves_the_whole_batch(loss, per_image, monkeypatch):
+    monkeypatch.setattr(losses, "_PLACE_BITS", 0)  # as on a card
+
     class CountSorts(TorchDispatchMode):
         sorts = 0
 

@@ -12,6 +12,9 @@ from torch import Tensor
 from diapir.config import LossConfig, LossStage
 
 _IGNORED, _SALT, _BACKGROUND = 0, 1, 2
+_LARGEST_INT32 = (1 << 31) - 1
+_PLACE_BITS = 30
+"""Of an integer that has 31 for an error and 2 for a label."""
 
 
 def combined_loss(
@@ -173,25 +176,32 @@ def _hinge_errors(
 def _worst_first(errors: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return the order that sorts each row by falling error, and the labels in that order.
 
-    The bits of a float32 that is not negative rise with it. Row, error and label so fit into one
-    integer, and one flat integer sort does all rows: torch sorts those by radix, several times
-    faster than rows of floats, and the labels need no gathering.
+    The bits of a float32 that is not negative rise with it. Error, label and place so fit into one
+    integer, and whoever has the sorted integers has all three. On a CPU NumPy sorts them, in the
+    widest instructions of the processor and several times faster than torch; elsewhere the row
+    takes the place's place, and one flat sort does all rows.
 
     Args:
         errors: (R, P) float32, not negative; a NaN may sort anywhere, it makes any loss NaN.
         labels: (R, P) uint8 in 0..3.
 
     Returns:
-        The flat index (R * P,) and the labels (R, P).
+        The place in its row of each pixel, int64, and the labels, both (R, P).
     """
-    row = torch.arange(1, len(errors) + 1, device=errors.device)[:, None]
-    keys = ((row << 31) - errors.detach().view(torch.int32)).mul_(4).add_(labels)
-    keys, order = keys.flatten().sort()
-    return order, keys.bitwise_and_(3).view_as(labels)
+    rows, pixels = errors.shape
+    keys = (_LARGEST_INT32 - errors.detach().view(torch.int32)).long().mul_(4).add_(labels)
+    if keys.device.type == "cpu" and pixels <= 1 << _PLACE_BITS:
+        keys.bitwise_left_shift_(_PLACE_BITS).add_(torch.arange(pixels))
+        keys.numpy().sort(axis=1)
+        place = keys & ((1 << _PLACE_BITS) - 1)
+        return place, keys.bitwise_right_shift_(_PLACE_BITS).bitwise_and_(3)
+    row = torch.arange(rows, device=keys.device)[:, None]
+    keys, order = keys.add_(row << 33).flatten().sort()
+    return order.view_as(labels) - row * pixels, keys.bitwise_and_(3).view_as(labels)
 
 
 def _put_back(steps: Tensor, order: Tensor) -> Tensor:
-    return torch.empty_like(steps.flatten()).scatter_(0, order, steps.flatten()).view_as(steps)
+    return torch.empty_like(steps).scatter_(1, order, steps)
 
 
 def _jaccard_steps(member: Tensor) -> Tensor:
