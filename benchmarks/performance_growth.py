@@ -23,6 +23,7 @@ from diapir.io.rle import encode_rle_many
 from diapir.metrics.score import competition_score
 from diapir.report import style
 from diapir.report.figures import save_figure
+from diapir.runs.machine import keep_freed_memory
 
 LINEAR = 1.1
 """The largest slope in a log-log plot that counts as linear; the tenth is for noise."""
@@ -57,6 +58,7 @@ class Series:
 
 def measure_growth(setting: Setting) -> Measured:
     """Take the cost of everything that may grow, its slope, and a figure of all of it."""
+    keep_freed_memory()  # as `diapir predict` does
     submissions, memory = _submissions(setting)
     series = [submissions, *_arrays(setting), _sides(setting), _models(setting)]
     found = Measured([_row(setting, one) for one in series])

@@ -25,7 +25,7 @@ from diapir.io.tiles import ArrivingTiles, arriving_tiles
 from diapir.models.packaged import models_or_packaged
 from diapir.progress import counting
 from diapir.runs.folder import write_json
-from diapir.runs.machine import command_line, describe_machine
+from diapir.runs.machine import command_line, describe_machine, keep_freed_memory
 from diapir.runs.provenance import made_with
 
 
@@ -83,6 +83,7 @@ def submit(
     Raises:
         DiapirError: A model or the data cannot be used, or the file cannot be written.
     """
+    keep_freed_memory()
     with sole_writer(out):
         return _submit(models, data, out, options, progress)
 
@@ -167,6 +168,7 @@ def predict_images(
     Raises:
         DiapirError: A model or an image cannot be used, or a file cannot be written.
     """
+    keep_freed_memory()
     predictor, _ = load_predictor(models, options)
     if predictor.needs_depth:
         raise DataError(
