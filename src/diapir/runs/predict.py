@@ -83,7 +83,6 @@ def submit(
     Raises:
         DiapirError: A model or the data cannot be used, or the file cannot be written.
     """
-    keep_freed_memory()
     with sole_writer(out):
         return _submit(models, data, out, options, progress)
 
