@@ -313,7 +313,8 @@ def _checked(net: StoredNet, device: str) -> AnyNet:
 
 
 def _choose_device(device: str) -> str:
-    known = ("auto", "cpu", "cuda") if _has_card() else ("auto", "cpu")
+    asked = device == "cuda" or (device != "cpu" and may_have_card())
+    known = ("auto", "cpu", "cuda") if asked and _has_card() else ("auto", "cpu")
     if device not in known:
         raise ModelFileError(
             f"there is no device {device!r} here", where="--device", expected=", ".join(known)
@@ -322,8 +323,6 @@ def _choose_device(device: str) -> str:
 
 
 def _has_card() -> bool:
-    if not may_have_card():
-        return False
     import torch
 
     return torch.cuda.is_available()

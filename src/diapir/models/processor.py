@@ -9,8 +9,8 @@ from diapir.errors import RunError
 
 _CPUINFO = Path("/proc/cpuinfo")
 _CORES = Path("/sys/devices/system/cpu")
-_CARDS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
-"""Of NVIDIA's driver, of Windows' Linux, of AMD's driver."""
+_CARDS = ("/dev/nvidiactl", "/dev/nvmap", "/dev/dxg", "/dev/kfd")
+"""Of NVIDIA's driver, of that of its small boards, of Windows' Linux, of AMD's driver."""
 
 
 def has_fast_bf16() -> bool:
