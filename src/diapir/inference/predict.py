@@ -15,7 +15,7 @@ from diapir.inference.engine_pool import EnginePool
 from diapir.inference.graph_store import has_graph
 from diapir.inference.postprocess import make_masks
 from diapir.io.stack import ImageStack
-from diapir.metrics.calibration import scale_probs, tile_disagreement
+from diapir.metrics.calibration import scale_probs, sigmoid, tile_disagreement
 from diapir.models.ensemble import read_networks
 from diapir.models.maskrule import AS_THRESHOLDED, MaskRule, mean_rule
 from diapir.models.memory import is_out_of_memory, largest_batch
@@ -223,7 +223,7 @@ class Predictor:
         x, depths = self._views(images, z_feet)
         views = []
         for number in range(len(self.nets)):
-            probs = _sigmoid(self.engines(number, x, depths)[:, 0])
+            probs = sigmoid(self.engines(number, x, depths)[:, 0])
             if self.flip:
                 straight, mirrored = np.split(probs, 2)
                 views += [straight, mirrored[..., ::-1]]
@@ -238,13 +238,6 @@ class Predictor:
         for view, share in zip(views[1:], shares[1:], strict=True):
             mean += view * share
         return mean
-
-
-def _sigmoid(logits: Floats) -> Floats:
-    with np.errstate(over="ignore"):  # of a logit below -88 the probability is 0
-        probs = np.exp(-logits)
-    probs += 1
-    return np.reciprocal(probs, out=probs)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Runs the blocks of a prediction one by one, in local workers, or on a Dask cluster."""
 
-import os
 import pkgutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from diapir import __version__
 from diapir.errors import RunError
+from diapir.models.processor import usable_cores
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -199,4 +199,4 @@ def _processors() -> int:
     cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if cards:
         return cards
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return usable_cores()

@@ -225,10 +225,19 @@ def scale_probs(probs: NDArray[Any], temperature: float) -> NDArray[np.float32]:
     """
     if temperature == 1:
         return np.asarray(probs, np.float32)
-    scaled: NDArray[np.float32] = (1 / (1 + np.exp(-_logits(probs) / temperature))).astype(
-        np.float32
-    )
-    return scaled
+    return sigmoid(_logits(probs) / np.float32(temperature))
+
+
+def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return probabilities of logits, float32.
+
+    >>> sigmoid(np.array([0, -1000], np.float32)).tolist()
+    [0.5, 0.0]
+    """
+    with np.errstate(over="ignore"):  # of a logit below -88 the probability is 0
+        probs = np.exp(-logits)
+    probs += 1
+    return np.reciprocal(probs, out=probs)
 
 
 def tile_doubt(probs: NDArray[Any]) -> NDArray[np.float64]:

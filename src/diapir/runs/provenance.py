@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # torch comes with it, and who only describes data needs none
+if TYPE_CHECKING:  # loading it asks git for the commit, which who only describes data does not need
     from diapir.models.modelcard import ModelCard
 
 

@@ -21,7 +21,7 @@ from diapir.report.html import Card, Picture, ReportContent, Section, Table, wri
 from diapir.runs.folder import RunFolder
 from diapir.runs.provenance import provenance
 
-if TYPE_CHECKING:  # torch comes with it, and who only describes data needs none
+if TYPE_CHECKING:  # loading it asks git for the commit, which who only describes data does not need
     from diapir.models.modelcard import ModelCard
 
 _SAMPLES, _COVERAGE, _DEPTH = "samples.png", "coverage.png", "coverage-depth.png"
