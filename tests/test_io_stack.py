@@ -68,6 +68,24 @@ def test_a_bad_file_is_told_when_it_is_asked_for(folder: Path) -> None:
     assert caught.value.where == str(folder / "3.png")
 
 
+def test_a_damaged_file_is_told_before_a_missing_one_of_the_same_part(folder: Path) -> None:
+    (folder / "2.png").write_bytes(b"bad")
+    (folder / "3.png").unlink()
+    with stack_of(folder) as stack:
+        assert stack[:2].shape == (2, 3, 4)
+        with pytest.raises(DataError) as caught:
+            stack[:]
+    assert caught.value.where == str(folder / "2.png")
+
+
+def test_large_images_are_not_held_in_numbers(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stack_module, "_PIXELS_PER_TASK", 3 * 4)
+    with stack_of(folder) as stack:
+        assert list(stack.counts()) == [1] * COUNT
+
+
 def test_arriving_tiles_are_those_that_are_read_at_once(folder: Path) -> None:
     (folder / "depths.csv").write_text(
         "id,z\n" + "".join(f"{place},{100 * place}\n" for place in range(COUNT))

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 from diapir.errors import DataError
 from diapir.io.sources import Source
 
-_FILES_PER_TASK = 64  # one 101 x 101 PNG takes a third of a millisecond, too little for a task
-# Pillow holds the interpreter's lock while it decodes: threads hide the waiting for slow disks and
-# network folders, so their number does not follow the cores.
+# One 101 x 101 PNG takes a third of a millisecond, too little for a task; of large ones few may be
+# held before they are decoded.
+_FILES_PER_TASK = 32
+_PIXELS_PER_TASK = 1 << 19
+# Threads hide the waiting for slow disks and network folders, so their number does not follow the
+# cores.
 _THREADS = 8
 # Eight large images at once, each with what it is decoded from, would be a gigabyte.
 _LARGE_PIXELS = 1 << 20
@@ -47,13 +50,15 @@ class ImageStack:
         size, self._model = like or (first.shape, names[0])
         self._size: tuple[int, ...] = size
         self._array = _allocate((len(names), *self._size), source)
-        large = self._size[0] * self._size[1] > _LARGE_PIXELS
+        pixels = self._size[0] * self._size[1]
+        large = pixels > _LARGE_PIXELS
         self._most = None if large else _MOST_BYTES_OF_SMALL
         self._threads = ThreadPoolExecutor(1 if large else _THREADS)
-        self._parts: list[Future[int]] = [
-            self._threads.submit(self._fill, start)
-            for start in range(0, len(names), _FILES_PER_TASK)
-        ]
+        self._step = max(1, min(_FILES_PER_TASK, _PIXELS_PER_TASK // pixels))
+        self._parts: list[Future[int]] = []
+        for start in range(0, len(names), self._step):
+            before = self._parts[-1:]
+            self._parts.append(self._threads.submit(self._fill, start, before))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -72,7 +77,7 @@ class ImageStack:
                 it is always the first.
         """
         places = np.arange(len(self))[where]
-        for part in self._parts[: int(places.max(initial=-1)) // _FILES_PER_TASK + 1]:
+        for part in self._parts[: int(places.max(initial=-1)) // self._step + 1]:
             part.result()
         found: NDArray[np.uint8] = self._array[where]
         return found
@@ -96,18 +101,32 @@ class ImageStack:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _fill(self, start: int) -> int:
-        stop = min(start + _FILES_PER_TASK, len(self._names))
-        for place in range(start, stop):
-            name = self._names[place]
+    def _fill(self, start: int, before: list[Future[int]]) -> int:
+        names = self._names[start : start + self._step]
+        files, error = self._fetch(names)
+        # Pillow holds the interpreter's lock while it decodes: taking turns, threads do not wear
+        # each other out over it, which would cost a third of the processor's time.
+        wait(before)
+        for place, (name, data) in enumerate(zip(names, files, strict=False), start):
             where = self._source.describe(name)
-            image = self._read(self._source.read(name, self._most), where)
+            image = self._read(data, where)
             if image.shape != self._size:
                 raise _other_size(
                     where, image.shape, self._source.describe(self._model), self._size
                 )
             self._array[place] = image
-        return stop - start
+        if error is not None:  # only now: a file before this one may be at fault too
+            raise error
+        return len(names)
+
+    def _fetch(self, names: Sequence[str]) -> tuple[list[bytes], DataError | None]:
+        """Return the bytes of the files up to the first that cannot be read, and its error."""
+        files: list[bytes] = []
+        try:
+            files.extend(self._source.read(name, self._most) for name in names)  # keeps the first
+        except DataError as error:
+            return files, error
+        return files, None
 
 
 def _allocate(shape: tuple[int, ...], source: Source) -> NDArray[np.uint8]:
