@@ -158,9 +158,24 @@ def _predictor(setting: Setting, paths: Sequence[Path]) -> Predictor:
 
 
 def _seconds(works: Sequence[Callable[[], object]]) -> list[float]:
-    """Return the seconds of each work's fastest round; they take turns, after one to warm up."""
-    rounds = [[seconds_of(work) for work in works] for _ in range(1 + _ROUNDS)]
-    return [min(column[1:]) for column in zip(*rounds, strict=True)]
+    """Return the seconds of each work in its fastest round; they take turns, and warm up first.
+
+    In a round each is repeated for as long as the longest takes once. Of a machine whose speed
+    changes from moment to moment, a short work would otherwise meet the best ones, a long one the
+    average, and cost would seem to grow.
+    """
+    for work in works:
+        work()
+    once = [seconds_of(work) for work in works]
+    times = [round(max(once) / seconds) for seconds in once]
+    rounds = [
+        [_mean_seconds(*one) for one in zip(works, times, strict=True)] for _ in range(_ROUNDS)
+    ]
+    return [min(column) for column in zip(*rounds, strict=True)]
+
+
+def _mean_seconds(work: Callable[[], object], times: int) -> float:
+    return sum(seconds_of(work) for _ in range(times)) / times
 
 
 def _workers(setting: Setting) -> list[tuple[str, float]]:
