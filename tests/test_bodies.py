@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from diapir.inference.bodies import drop_small_bodies, find_bodies
+from diapir.inference.bodies import find_bodies, only_bodies, peaks_of_bodies
 
 
 def draw(seed: int, shape: tuple[int, int, int], share: float) -> np.ndarray:
@@ -35,7 +35,21 @@ def test_small_bodies_are_dropped_and_others_kept_whole(smallest: int) -> None:
         labels = ndimage.label(mask)[0]
         sizes = np.bincount(labels.ravel())
         wanted.append(mask & (sizes[labels] >= smallest))
-    assert (drop_small_bodies(masks, smallest) == np.array(wanted)).all()
+    found = find_bodies(masks)
+    assert (only_bodies(found, found.size >= smallest) == np.array(wanted)).all()
+
+
+@given(seed=st.integers(0, 10_000), share=st.floats(0, 1))
+def test_peaks_are_those_of_scipy(seed: int, share: float) -> None:
+    probs = np.random.default_rng(seed).random((3, 9, 11)).astype(np.float32)
+    masks = probs < share
+    found = find_bodies(masks)
+    peaks = peaks_of_bodies(found, masks, probs)
+    assert peaks.dtype == np.float32
+    for tile, (mask, values) in enumerate(zip(masks, probs, strict=True)):
+        labels, count = ndimage.label(mask)
+        wanted = ndimage.maximum(values, labels, range(1, count + 1))
+        assert sorted(peaks[found.tile == tile]) == sorted(np.atleast_1d(wanted)[:count])
 
 
 def test_a_winding_body_is_one() -> None:
@@ -44,7 +58,8 @@ def test_a_winding_body_is_one() -> None:
     masks[0, 1::4, -1] = masks[0, 3::4, 0] = True
     found = find_bodies(masks)
     assert found.size.tolist() == [int(masks.sum())]
-    assert drop_small_bodies(masks, found.size[0] + 1).sum() == 0
+    assert only_bodies(found, np.array([True])).sum() == masks.sum()
+    assert only_bodies(found, np.array([False])).sum() == 0
 
 
 def test_bodies_do_not_reach_into_the_next_tile() -> None:
@@ -53,6 +68,9 @@ def test_bodies_do_not_reach_into_the_next_tile() -> None:
 
 
 def test_nothing_has_no_bodies() -> None:
-    assert len(find_bodies(np.zeros((2, 5, 5), bool)).size) == 0
-    assert not drop_small_bodies(np.zeros((2, 5, 5), bool), 3).any()
+    none = np.zeros((2, 5, 5), bool)
+    found = find_bodies(none)
+    assert len(found.size) == 0
+    assert not only_bodies(found, found.size > 3).any()
+    assert len(peaks_of_bodies(found, none, none.astype(np.float32))) == 0
     assert len(find_bodies(np.zeros((0, 5, 5), bool)).size) == 0

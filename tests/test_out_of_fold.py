@@ -80,7 +80,7 @@ def test_evaluation_tells_of_trust_and_draws_it(run: Path, data: Path, tmp_path:
     )
     assert said.exit_code == 0, said.output
     table = json.loads(said.stdout)
-    assert set(table["rule"]) == {"temperature", "min_body", "empty_below"}
+    assert set(table["rule"]) == {"temperature", "min_body", "empty_below", "min_peak"}
     error = table["trust"]["expected_calibration_error"]
     assert error["after"] <= error["before"] + 0.01
     assert table["choice"]["score"] == pytest.approx(table["metrics"]["score"]["value"])

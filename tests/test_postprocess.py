@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 
+from diapir.config import PredictConfig
 from diapir.inference.postprocess import _best_clean_up, choose, make_masks
+from diapir.io.tiles import Tiles
 from diapir.metrics.calibration import scale_probs
 from diapir.metrics.score import competition_score
 from diapir.metrics.thresholds import best_threshold, threshold_curve
 from diapir.models.maskrule import MaskRule
+from diapir.runs.score import choose_masks
 
 
 def draw(tiles: int = 60, specks: int = 0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -37,6 +40,11 @@ def test_masks_follow_the_rule() -> None:
     assert make_masks(probs, 0.5, MaskRule(min_body=4)).sum(axis=(1, 2)).tolist() == [16, 0, 0]
     assert make_masks(probs, 0.5, MaskRule(empty_below=2)).sum(axis=(1, 2)).tolist() == [19, 0, 0]
     assert make_masks(probs, 0.1, MaskRule(empty_below=2))[2].all()
+    probs[0, 5, 5] = 0.95
+    doubtful = MaskRule(min_peak=0.92)
+    assert make_masks(probs, 0.5, doubtful).sum(axis=(1, 2)).tolist() == [16, 0, 0]
+    assert make_masks(probs, 0.93, doubtful).sum(axis=(1, 2)).tolist() == [1, 0, 0]
+    probs[0, 5, 5] = 0.9
     assert (make_masks(probs, 0.5, MaskRule(temperature=3)) == plain).all()  # is in probs already
 
 
@@ -77,15 +85,39 @@ def test_without_a_certain_gain_the_threshold_stands_alone() -> None:
 
 def test_search_finds_what_trying_each_finds() -> None:
     probs, truth = draw(tiles=12, specks=1, seed=3)
-    threshold, min_body, empty_below = _best_clean_up(probs, truth)
-    best = competition_score(
-        make_masks(probs, threshold, MaskRule(1, min_body, empty_below)), truth
-    )
+    threshold, rule = _best_clean_up(probs, truth)
+    best = competition_score(make_masks(probs, threshold, rule), truth)
     for other in (0.2, 0.4, 0.5, 0.6, 0.8):
         for body in (0, 5, 20, 80):
             for limit in (0, 25, 100, 400):
-                masks = make_masks(probs, other, MaskRule(1, body, limit))
-                assert competition_score(masks, truth) <= best + 1e-12
+                for peak in (0, 0.7, 0.8):
+                    masks = make_masks(probs, other, MaskRule(1, body, limit, peak))
+                    assert competition_score(masks, truth) <= best + 1e-12
+
+
+def test_doubtful_bodies_are_dropped_where_that_gains() -> None:
+    probs, truth = np.full((30, 32, 32), 0.02, np.float32), np.zeros((30, 32, 32), np.uint8)
+    truth[::2, 4:20, 4:20] = 1
+    probs[::2, 4:20, 4:20] = 0.65  # salt that is certain in its middle only
+    probs[::2, 8:16, 8:16] = 0.97
+    probs[1::2, 8:28, 8:28] = 0.65  # and none, of which no pixel is certain
+    found = choose(probs, truth)
+    assert found.rule.min_peak > 0
+    assert found.gain_low > 0
+    assert found.score == 1
+    masks = make_masks(scale_probs(probs, found.rule.temperature), found.threshold, found.rule)
+    assert (masks == truth).all()
+
+
+def test_recipes_fix_threshold_and_peak() -> None:
+    probs, truth = draw(tiles=8)
+    tiles = Tiles(tuple("abcdefgh"), truth, truth, None, "drawn")
+    fixed = PredictConfig(threshold=0.5, min_peak=0.7)
+    found = choose_masks(probs, tiles, fixed)
+    assert (found.threshold, found.rule.min_peak, found.rule.min_body) == (0.5, 0.7, 0)
+    without = choose_masks(probs[:0], tiles.subset(np.arange(0)), fixed)
+    assert (without.threshold, without.rule) == (0.5, MaskRule(min_peak=0.7))
+    assert choose_masks(probs, tiles, PredictConfig(threshold=0.5)).rule.min_peak == 0
 
 
 def test_order_of_tiles_does_not_matter() -> None:
@@ -95,7 +127,7 @@ def test_order_of_tiles_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"temperature": 0}, {"temperature": float("nan")}, {"min_body": -1}]
+    "bad", [{"temperature": 0}, {"temperature": float("nan")}, {"min_body": -1}, {"min_peak": 1}]
 )
 def test_rule_that_cannot_be(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="cannot be"):

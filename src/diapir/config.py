@@ -293,6 +293,13 @@ class PredictConfig(_Section):
 
     flip: bool = Field(True, description="average with the prediction of the mirrored tile")
     threshold: float | None = Field(None, gt=0, lt=1, description="None: chosen on validation")
+    min_peak: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="bodies of salt without a probability above it are dropped, "
+        "0 keeps all; None: chosen with the threshold, and 0 where that is fixed",
+    )
 
 
 class Recipe(_Section):

@@ -111,6 +111,7 @@ def metadata(predictor: Predictor, card: ModelCard) -> dict[str, str]:
         "threshold": repr(float(predictor.threshold)),
         "min_body": str(predictor.rule.min_body),
         "empty_below": repr(float(predictor.rule.empty_below)),
+        "min_peak": repr(float(predictor.rule.min_peak)),
         "images": "uint8 grey values 0..255, (N, 1, H, W)",
         "probs": "float32 probability of salt 0..1, (N, 1, H, W); salt is above the threshold",
         "diapir": json_text(

@@ -56,17 +56,36 @@ def find_bodies(masks: NDArray[np.bool_]) -> Bodies:
     return Bodies((tiles, height, width), row, start, stop, body, tile, size)
 
 
-def drop_small_bodies(masks: NDArray[np.bool_], min_body: int) -> NDArray[np.bool_]:
-    """Return masks (N, H, W) without bodies of fewer than `min_body` pixels."""
-    found = find_bodies(masks)
+def peaks_of_bodies(
+    found: Bodies, masks: NDArray[np.bool_], probs: NDArray[np.floating]
+) -> NDArray[np.floating]:
+    """Return the highest probability in each of K bodies.
+
+    Args:
+        found: The bodies of `masks`.
+        masks: (N, H, W).
+        probs: (N, H, W).
+
+    Returns:
+        (K,), the dtype of `probs`.
+    """
+    peaks = np.zeros(len(found.size), probs.dtype)
+    if len(found.row):
+        first = np.cumsum(found.stop - found.start) - (found.stop - found.start)
+        np.maximum.at(peaks, found.body, np.maximum.reduceat(probs[masks], first))
+    return peaks
+
+
+def only_bodies(found: Bodies, kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the masks (N, H, W) of those of K bodies that are kept, (K,)."""
     tiles, height, width = found.shape
-    keep = found.size[found.body] >= min_body
+    keep = kept[found.body]
     # each kept run opens at its first column and closes behind its last
     edges = np.zeros((tiles * height, width + 1), np.int8)
     edges[found.row[keep], found.start[keep]] = 1
     edges[found.row[keep], found.stop[keep]] -= 1
-    kept = np.cumsum(edges, axis=1, dtype=np.int8)[:, :width].astype(np.bool_)
-    return kept.reshape(masks.shape)
+    masks = np.cumsum(edges, axis=1, dtype=np.int8)[:, :width].astype(np.bool_)
+    return masks.reshape(found.shape)
 
 
 def _touching(

@@ -1,15 +1,17 @@
-"""From probabilities to masks: threshold, smallest body, empty tiles; and how they are chosen.
+"""From probabilities to masks: threshold, doubtful bodies, empty tiles; and how they are chosen.
 
 Everything here is chosen on tiles that did not train the network, out-of-fold or validation tiles,
 and stored in the model file. Nothing is chosen on a hold-out.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diapir.inference.bodies import drop_small_bodies, find_bodies
+from diapir.inference.bodies import find_bodies, only_bodies, peaks_of_bodies
 from diapir.metrics.bootstrap import bootstrap_interval
 from diapir.metrics.calibration import TemperatureTrial, scale_probs, try_temperature
 from diapir.metrics.score import Counts, tile_counts, tile_scores
@@ -18,6 +20,8 @@ from diapir.models.maskrule import AS_THRESHOLDED, MaskRule
 
 MIN_BODIES = (0, 5, 10, 20, 40, 80)
 """Smallest bodies that are tried, in pixels."""
+MIN_PEAKS = (0.0, 0.6, 0.7, 0.8)
+"""Probabilities that are tried as those which a body must exceed somewhere."""
 EMPTY_BELOW = (0.0, 10.0, 25.0, 50.0, 100.0, 200.0, 400.0)
 """Sums of probability that are tried, in pixels."""
 _THRESHOLDS = np.arange(10, 91, 2) / 100
@@ -74,12 +78,16 @@ def make_masks(
     Args:
         probs: (N, H, W) in 0..1, already divided by the rule's temperature.
         threshold: Pixels above it are salt.
-        rule: Smallest body, then empty tiles.
+        rule: Smallest body and its peak, then empty tiles.
     """
     # float(): a float64 scalar would compare float32 probabilities in another precision
     masks: NDArray[np.bool_] = probs > float(threshold)
-    if rule.min_body > 1:
-        masks = drop_small_bodies(masks, rule.min_body)
+    if rule.min_body > 1 or rule.min_peak > threshold:
+        found = find_bodies(masks)
+        kept = found.size >= rule.min_body
+        if rule.min_peak > threshold:
+            kept &= peaks_of_bodies(found, masks, probs) > float(rule.min_peak)
+        masks = only_bodies(found, kept)
     if rule.empty_below > 0:
         masks &= (_sums(probs) >= rule.empty_below)[:, None, None]
     return masks
@@ -96,7 +104,7 @@ def choose(
     Args:
         probs: (N, H, W) raw probabilities of tiles that did not train the network.
         truth: (N, H, W) masks of 0 and 1.
-        clean_up: Also try smallest bodies and empty tiles.
+        clean_up: Also try smallest bodies, their peaks, and empty tiles.
 
     Raises:
         ValueError: There are no tiles, or the shapes differ.
@@ -108,8 +116,8 @@ def choose(
     plain = Choice(best_threshold(curve), rule, float(curve.max()), trial=trial)
     if not clean_up:
         return plain
-    threshold, min_body, empty_below = _best_clean_up(probs, truth)
-    rule = MaskRule(trial.kept, min_body, empty_below)
+    threshold, rule = _best_clean_up(probs, truth)
+    rule = replace(rule, temperature=trial.kept)
     if not rule.cleans:
         return plain
     old, new = (
@@ -124,27 +132,37 @@ def choose(
 
 def _best_clean_up(
     probs: NDArray[np.floating], truth: NDArray[np.integer]
-) -> tuple[float, int, float]:
-    """Return threshold, smallest body and empty-tile limit of the best score of all that is tried.
+) -> tuple[float, MaskRule]:
+    """Return threshold and rule of the best score of all that is tried.
 
-    One labelling a threshold serves all smallest bodies; the limit needs only the tiles' sums.
+    One labelling a threshold serves all bodies; the empty tiles need only the tiles' sums.
     """
     sums = _sums(probs)
     emptied = np.array([sums < limit for limit in EMPTY_BELOW])  # (E, N)
     no_salt = ~truth.any(axis=(1, 2))
-    scores = np.empty((len(MIN_BODIES), len(EMPTY_BELOW), len(_THRESHOLDS)))
+    bodies = list(product(MIN_PEAKS, MIN_BODIES))
+    scores = np.empty((len(bodies), len(EMPTY_BELOW), len(_THRESHOLDS)))
     for k, threshold in enumerate(_THRESHOLDS.tolist()):
-        for size, counts in enumerate(_counts_by_size(probs > threshold, truth)):
+        for place, counts in enumerate(_counts_of_bodies(probs, threshold, truth, bodies)):
             found = tile_scores(counts)
-            scores[size, :, k] = np.where(emptied, no_salt, found).mean(axis=1)
+            scores[place, :, k] = np.where(emptied, no_salt, found).mean(axis=1)
     # of equal scores the least clean-up, which stands first
     i, j = np.unravel_index(int(scores.max(axis=2).argmax()), scores.shape[:2])
-    return best_threshold(scores[i, j], _THRESHOLDS), MIN_BODIES[i], EMPTY_BELOW[j]
+    min_peak, min_body = bodies[i]
+    rule = MaskRule(min_body=min_body, empty_below=EMPTY_BELOW[j], min_peak=min_peak)
+    return best_threshold(scores[i, j], _THRESHOLDS), rule
 
 
-def _counts_by_size(masks: NDArray[np.bool_], truth: NDArray[np.integer]) -> list[Counts]:
-    """Return the tiles' counts without bodies smaller than each of `MIN_BODIES`."""
+def _counts_of_bodies(
+    probs: NDArray[np.floating],
+    threshold: float,
+    truth: NDArray[np.integer],
+    limits: Sequence[tuple[float, int]],
+) -> list[Counts]:
+    """Return the tiles' counts without bodies below each of some limits: peak and size."""
+    masks = probs > threshold
     found = find_bodies(masks)
+    peaks = peaks_of_bodies(found, masks, probs)
     tiles, height, width = found.shape
     inside = np.zeros((tiles * height, width + 1), np.int64)
     np.cumsum(truth.reshape(tiles * height, width), axis=1, out=inside[:, 1:])
@@ -156,9 +174,10 @@ def _counts_by_size(masks: NDArray[np.bool_], truth: NDArray[np.integer]) -> lis
     def per_tile(values: NDArray[np.number]) -> NDArray[np.int64]:
         return np.bincount(found.tile, weights=values, minlength=tiles).astype(np.int64)
 
+    kept = [(peaks > max(peak, threshold)) & (found.size >= size) for peak, size in limits]
     return [
         Counts(per_tile(shared * keep), per_tile(found.size * keep), actual, pixels)
-        for keep in (found.size >= smallest for smallest in MIN_BODIES)
+        for keep in kept
     ]
 
 

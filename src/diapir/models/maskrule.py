@@ -14,15 +14,20 @@ class MaskRule:
         temperature: Logits are divided by it before they count as probabilities; 1 changes nothing.
         min_body: Bodies of salt with fewer pixels are dropped; 0 keeps all.
         empty_below: A tile whose probabilities sum up to less, in pixels, has no salt; 0 is off.
+        min_peak: Bodies without a probability above it are dropped, as in the hysteresis
+            thresholding of Canny 1986, A computational approach to edge detection, IEEE PAMI 8;
+            0 keeps all.
     """
 
     temperature: float = 1.0
     min_body: int = 0
     empty_below: float = 0.0
+    min_peak: float = 0.0
 
     def __post_init__(self) -> None:
-        sums = (self.temperature, self.min_body, self.empty_below)
-        if not all(map(math.isfinite, sums)) or min(sums) < 0 or self.temperature == 0:
+        values = (self.temperature, self.min_body, self.empty_below, self.min_peak)
+        possible = all(map(math.isfinite, values)) and min(values) >= 0
+        if not possible or self.temperature == 0 or self.min_peak >= 1:
             raise ValueError(f"a rule for masks cannot be {self}")
 
     @classmethod
@@ -35,7 +40,10 @@ class MaskRule:
         """
         try:
             return cls(
-                float(table["temperature"]), int(table["min_body"]), float(table["empty_below"])
+                float(table["temperature"]),
+                int(table["min_body"]),
+                float(table["empty_below"]),
+                float(table.get("min_peak", 0.0)),  # files of before it was there
             )
         except OverflowError as error:  # no ValueError, for Python
             raise ValueError(f"a rule for masks cannot have this number: {error}") from error
@@ -43,7 +51,7 @@ class MaskRule:
     @property
     def cleans(self) -> bool:
         """Whether it changes masks beyond the threshold."""
-        return self.min_body > 1 or self.empty_below > 0
+        return self.min_body > 1 or self.empty_below > 0 or self.min_peak > 0
 
 
 AS_THRESHOLDED = MaskRule()
@@ -57,4 +65,5 @@ def mean_rule(rules: Sequence[MaskRule]) -> MaskRule:
         sum(rule.temperature for rule in rules) / count,
         int(sum(rule.min_body for rule in rules) / count),
         sum(rule.empty_below for rule in rules) / count,
+        sum(rule.min_peak for rule in rules) / count,
     )

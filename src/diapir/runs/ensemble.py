@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from diapir.config import PredictConfig
 from diapir.errors import DataError, RunError
 from diapir.inference.postprocess import Choice, choose
 from diapir.inference.predict import Predictor
@@ -162,8 +163,9 @@ def _choose(
         return choice, choice.score, f"{len(chosen):,} out-of-fold tiles"
     chosen = _validation(tiles, cards)
     probs = _predict(members, chosen, progress)
-    fixed = {member.recipe.predict.threshold for member in members}
-    choice = choose_masks(probs, chosen, fixed.pop() if len(fixed) == 1 else None)
+    fixed = {(one.recipe.predict.threshold, one.recipe.predict.min_peak) for one in members}
+    threshold, min_peak = fixed.pop() if len(fixed) == 1 else (None, None)
+    choice = choose_masks(probs, chosen, PredictConfig(threshold=threshold, min_peak=min_peak))
     score = None if math.isnan(choice.score) else choice.score
     return choice, score, f"{len(chosen):,} validation tiles"
 

@@ -20,6 +20,7 @@ def provenance(card: "ModelCard") -> list[tuple[str, str]]:
         ("temperature", f"{card.rule.temperature:.3f}"),
         ("smallest body", f"{card.rule.min_body} pixels"),
         ("empty below", f"{card.rule.empty_below:g} pixels of summed probability"),
+        ("lowest peak of a body", f"{card.rule.min_peak:g}"),
         ("source commit", card.git or "not from a source tree"),
         ("created", card.created),
     ]

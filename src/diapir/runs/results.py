@@ -213,9 +213,14 @@ def _tiles_and_choices(run: _Run) -> str:
         f"and {tiles['val']:,} tiles are predicted by the network that did not; "
         f"{metrics['epochs']} epochs in all. On these predictions were chosen: threshold "
         f"{metrics['threshold']:.2f}, temperature {rule['temperature']:.3f}, smallest body "
-        f"{rule['min_body']} pixels, empty below {rule['empty_below']:g} pixels of summed "
-        "probability."
+        f"{rule['min_body']} pixels, {_lowest_peak(rule)}empty below {rule['empty_below']:g} "
+        "pixels of summed probability."
     )
+
+
+def _lowest_peak(rule: dict[str, Any]) -> str:
+    """Return a part of a sentence; runs of before there was one have none."""
+    return f"lowest peak of a body {rule['min_peak']:g}, " if "min_peak" in rule else ""
 
 
 def _joined_trainings(metrics: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from diapir.config import Recipe
+from diapir.config import PredictConfig, Recipe
 from diapir.data.splits import Split
 from diapir.inference.evaluate import Evaluation, evaluate
 from diapir.inference.postprocess import Choice, choose
@@ -68,7 +68,7 @@ def score_network(
     val_tiles, holdout_tiles = tiles.subset(val), tiles.subset(holdout)
     val_probs = predictor.predict_probs(val_tiles.images, val_tiles.z_feet)
     holdout_probs = predictor.predict_probs(holdout_tiles.images, holdout_tiles.z_feet)
-    choice = chosen or choose_masks(val_probs, val_tiles, recipe.predict.threshold)
+    choice = chosen or choose_masks(val_probs, val_tiles, recipe.predict)
     threshold, rule = choice.threshold, choice.rule
     calibrated = [scale_probs(probs, rule.temperature) for probs in (val_probs, holdout_probs)]
     on_val, on_holdout = (
@@ -96,18 +96,24 @@ def _scorable(
     return split.val, split.holdout
 
 
-def choose_masks(probs: NDArray[np.float32], tiles: Tiles, fixed: float | None) -> Choice:
+def choose_masks(probs: NDArray[np.float32], tiles: Tiles, fixed: PredictConfig) -> Choice:
     """Return threshold and rule that are best on tiles that did not train; 0.5 without any.
 
     Args:
         probs: (N, H, W) probabilities of the tiles, not calibrated.
         tiles: Validation or out-of-fold tiles.
-        fixed: The recipe's threshold, which is kept where it has one; then nothing is cleaned up.
+        fixed: What the recipe says is kept. With a threshold, no other clean-up is looked for.
     """
-    if not len(tiles):
-        return Choice(fixed or 0.5, AS_THRESHOLDED, float("nan"))
-    found = choose(probs, tiles.truth, clean_up=fixed is None)
-    return found if fixed is None else replace(found, threshold=fixed, score=float("nan"))
+    if len(tiles):
+        found = choose(probs, tiles.truth, clean_up=fixed.threshold is None)
+    else:
+        found = Choice(0.5, AS_THRESHOLDED, float("nan"))
+    if fixed.threshold is not None:
+        found = replace(found, threshold=fixed.threshold, score=float("nan"))
+    if fixed.min_peak is not None:
+        rule = replace(found.rule, min_peak=fixed.min_peak)
+        found = replace(found, rule=rule, score=float("nan"))
+    return found
 
 
 def _card(
