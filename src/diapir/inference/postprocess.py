@@ -84,10 +84,8 @@ def make_masks(
     masks: NDArray[np.bool_] = probs > float(threshold)
     if rule.min_body > 1 or rule.min_peak > threshold:
         found = find_bodies(masks)
-        kept = found.size >= rule.min_body
-        if rule.min_peak > threshold:
-            kept &= peaks_of_bodies(found, masks, probs) > float(rule.min_peak)
-        masks = only_bodies(found, kept)
+        certain = peaks_of_bodies(found, masks, probs) > float(rule.min_peak)
+        masks = only_bodies(found, certain & (found.size >= rule.min_body))
     if rule.empty_below > 0:
         masks &= (_sums(probs) >= rule.empty_below)[:, None, None]
     return masks
@@ -174,10 +172,9 @@ def _counts_of_bodies(
     def per_tile(values: NDArray[np.number]) -> NDArray[np.int64]:
         return np.bincount(found.tile, weights=values, minlength=tiles).astype(np.int64)
 
-    kept = [(peaks > max(peak, threshold)) & (found.size >= size) for peak, size in limits]
     return [
         Counts(per_tile(shared * keep), per_tile(found.size * keep), actual, pixels)
-        for keep in kept
+        for keep in ((peaks > peak) & (found.size >= size) for peak, size in limits)
     ]
 
 

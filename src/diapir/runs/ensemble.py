@@ -163,11 +163,19 @@ def _choose(
         return choice, choice.score, f"{len(chosen):,} out-of-fold tiles"
     chosen = _validation(tiles, cards)
     probs = _predict(members, chosen, progress)
-    fixed = {(one.recipe.predict.threshold, one.recipe.predict.min_peak) for one in members}
-    threshold, min_peak = fixed.pop() if len(fixed) == 1 else (None, None)
-    choice = choose_masks(probs, chosen, PredictConfig(threshold=threshold, min_peak=min_peak))
+    predicts = [member.recipe.predict for member in members]
+    fixed = PredictConfig(
+        threshold=_common([one.threshold for one in predicts]),
+        min_peak=_common([one.min_peak for one in predicts]),
+    )
+    choice = choose_masks(probs, chosen, fixed)
     score = None if math.isnan(choice.score) else choice.score
     return choice, score, f"{len(chosen):,} validation tiles"
+
+
+def _common(values: Sequence[float | None]) -> float | None:
+    """Return what all have; None where they differ."""
+    return values[0] if len(set(values)) == 1 else None
 
 
 def _without_data(
