@@ -388,11 +388,16 @@ class Fatal(IdentityModel):
     def predict_probs(self, images):
         with self.log.open("a") as file:
             file.write(".")
-        struck = self.log.with_suffix(".struck")
-        if self.log.stat().st_size >= self.at and not struck.exists():
-            struck.touch()
+        if self.log.stat().st_size >= self.at and self.first_to_strike():
             os.kill(os.getpid(), signal.SIGKILL)
         return super().predict_probs(images)
+
+    def first_to_strike(self):
+        try:
+            self.log.with_suffix(".struck").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
 """
 
 
