@@ -111,7 +111,7 @@ def _submissions(setting: Setting) -> tuple[Series, Series]:
     for _ in range(rounds):
         for place, folder in enumerate(folders):
             found = [
-                submit_apart([model], folder, setting.work / "submission.csv", setting.device)
+                submit_apart(setting, [model], folder)
                 for _ in range(min(most, round(counts[-1] / counts[place])))
             ]
             seconds[place].append(sum(one.seconds for one in found) / len(found))

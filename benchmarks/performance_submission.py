@@ -40,14 +40,16 @@ class Submitted:
     peak_mib: float
 
 
-def submit_apart(models: Sequence[Path], data: Path, out: Path, device: str = "cpu") -> Submitted:
-    """Return what `diapir submit` takes in a process of its own.
+def submit_apart(setting: Setting, models: Sequence[Path], data: Path) -> Submitted:
+    """Return what `diapir submit` takes in a process of its own, which writes into `setting.work`.
 
     Raises:
         RuntimeError: It fails.
     """
+    out = setting.work / "submission.csv"
     command = [sys.executable, "-m", "diapir", "submit", *map(str, models)]
-    command += ["--data", str(data), "--out", str(out), "--device", device, "--json", "--quiet"]
+    command += ["--data", str(data), "--out", str(out), "--json", "--quiet"]
+    command += ["--device", setting.device, "--engine", setting.effort.engine]
     told_at, errors_at = out.with_suffix(".told"), out.with_suffix(".errors")
     started, peak = time.perf_counter(), 0.0
     with (
@@ -80,8 +82,8 @@ def measure_submission(setting: Setting) -> Measured:
     data = real or draw_competition(setting.work / "data", setting.effort.tiles)
     # a choice of engine is made once on a machine and remembered; `inference` says what it takes
     some = setting.labelled(64).images
-    ready(packaged_model(), some, options("auto", device=setting.device))
-    took = submit_apart([packaged_model()], data, setting.work / "submission.csv", setting.device)
+    ready(packaged_model(), some, options("auto", setting.effort.engine, device=setting.device))
+    took = submit_apart(setting, [packaged_model()], data)
     start_up = took.wall - took.seconds
     note = (
         f"One submission of {took.tiles:,} {'real' if real else 'drawn'} test tiles by the "
