@@ -1,14 +1,16 @@
 """Threshold, smallest body and empty tiles: applied as told, chosen only where they help."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from diapir.config import PredictConfig
-from diapir.inference.postprocess import _best_clean_up, choose, make_masks
+from diapir.inference.postprocess import _best_clean_up, choose, make_masks, score_curve
 from diapir.io.tiles import Tiles
 from diapir.metrics.calibration import scale_probs
 from diapir.metrics.score import competition_score
-from diapir.metrics.thresholds import best_threshold, threshold_curve
+from diapir.metrics.thresholds import THRESHOLDS, best_threshold, threshold_curve
 from diapir.models.maskrule import MaskRule
 from diapir.runs.score import choose_masks
 
@@ -64,10 +66,10 @@ def test_specks_are_cleaned_up_and_the_gain_is_told() -> None:
     assert competition_score(masks, truth) == pytest.approx(found.score)
     # and on other tiles of the kind
     fresh, other = draw(specks=2, seed=9)
-    plain = choose(probs, truth, clean_up=False)
+    plain = best_threshold(threshold_curve(calibrated, truth))
     fresh = scale_probs(fresh, found.rule.temperature)
     assert competition_score(make_masks(fresh, found.threshold, found.rule), other) > (
-        competition_score(make_masks(fresh, plain.threshold, plain.rule), other)
+        competition_score(make_masks(fresh, plain), other)
     )
 
 
@@ -118,6 +120,19 @@ def test_recipes_fix_threshold_and_peak() -> None:
     without = choose_masks(probs[:0], tiles.subset(np.arange(0)), fixed)
     assert (without.threshold, without.rule) == (0.5, MaskRule(min_peak=0.7))
     assert choose_masks(probs, tiles, PredictConfig(threshold=0.5)).rule.min_peak == 0
+
+
+def test_with_a_given_peak_the_rest_is_chosen_to_suit_it() -> None:
+    probs, truth = draw(specks=2)
+    tiles = Tiles(tuple(map(str, range(len(probs)))), truth, truth, None, "drawn")
+    found = choose_masks(probs, tiles, PredictConfig(min_peak=0.97))
+    assert found.rule.min_peak == 0.97
+    calibrated = scale_probs(probs, found.rule.temperature)
+    curve = score_curve(calibrated, truth, found.rule)
+    assert found.score == pytest.approx(curve[THRESHOLDS.tolist().index(found.threshold)])
+    free = choose(probs, truth)
+    as_if_free = make_masks(calibrated, free.threshold, replace(free.rule, min_peak=0.97))
+    assert competition_score(as_if_free, truth) <= found.score
 
 
 def test_order_of_tiles_does_not_matter() -> None:

@@ -12,20 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diapir.errors import DataError
-from diapir.inference.postprocess import make_masks
+from diapir.inference.postprocess import make_masks, score_curve
 from diapir.io.tiles import Tiles
 from diapir.metrics.bootstrap import bootstrap_interval
 from diapir.metrics.score import (
     Counts,
     dice,
     iou,
-    mean_score,
     pixel_accuracy,
     summarize,
     tile_counts,
     tile_scores,
 )
-from diapir.metrics.thresholds import THRESHOLDS, threshold_curve
+from diapir.metrics.thresholds import THRESHOLDS
 from diapir.models.maskrule import AS_THRESHOLDED, MaskRule
 
 
@@ -182,7 +181,7 @@ def evaluate(
         by_coverage=tuple(_score_groups(_coverage_groups(counts), counts, resample)),
         by_depth=tuple(_score_groups(_depth_groups(tiles.z_feet), counts, resample)),
         thresholds=THRESHOLDS.copy(),
-        curve=_curve(probs, truth, rule),
+        curve=score_curve(probs, truth, rule),
         tile_scores=scores,
         tile_iou=overlaps,
         worst=np.lexsort((-(counts.union - counts.intersection), scores)),
@@ -190,15 +189,6 @@ def evaluate(
         predicted_salt=int((counts.predicted > 0).sum()),
         every_mask_empty=resample.mean(counts.actual == 0),
     )
-
-
-def _curve(
-    probs: NDArray[np.floating], truth: NDArray[np.bool_], rule: MaskRule
-) -> NDArray[np.float64]:
-    if not rule.cleans:
-        return np.asarray(threshold_curve(probs, truth), dtype=np.float64)
-    masks = (make_masks(probs, threshold, rule) for threshold in THRESHOLDS.tolist())
-    return np.array([mean_score(tile_counts(each, truth)) for each in masks])
 
 
 class _Resampler(NamedTuple):

@@ -7,6 +7,7 @@ and stored in the model file. Nothing is chosen on a hold-out.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +15,8 @@ from numpy.typing import NDArray
 from diapir.inference.bodies import find_bodies, only_bodies, peaks_of_bodies
 from diapir.metrics.bootstrap import bootstrap_interval
 from diapir.metrics.calibration import TemperatureTrial, scale_probs, try_temperature
-from diapir.metrics.score import Counts, tile_counts, tile_scores
-from diapir.metrics.thresholds import best_threshold, threshold_curve
+from diapir.metrics.score import Counts, mean_score, tile_counts, tile_scores
+from diapir.metrics.thresholds import THRESHOLDS, best_threshold, threshold_curve
 from diapir.models.maskrule import AS_THRESHOLDED, MaskRule
 
 MIN_BODIES = (0, 5, 10, 20, 40, 80)
@@ -34,8 +35,10 @@ class Choice:
     Args:
         threshold: On calibrated probabilities.
         rule: Calibration and clean-up.
-        score: On the tiles that it was chosen on, which flatters slightly.
-        gain: In score over the threshold alone, of the best clean-up that was tried.
+        score: On the tiles that it was chosen on, which flatters slightly; NaN where the threshold
+            was given.
+        gain: In score over the threshold and a peak that was given, of the best clean-up that was
+            tried.
         gain_low: Lower end of the 95 % interval of `gain`; the clean-up is only kept above 0.
         trial: The temperature that was tried; None where none was chosen.
     """
@@ -91,8 +94,28 @@ def make_masks(
     return masks
 
 
+def score_curve(
+    probs: NDArray[np.floating], truth: NDArray[Any], rule: MaskRule = AS_THRESHOLDED
+) -> NDArray[np.float64]:
+    """Return the score of the masks at each of `THRESHOLDS`, (T,).
+
+    Args:
+        probs: (N, H, W) in 0..1, already divided by the rule's temperature.
+        truth: (N, H, W) masks, bool or integers; salt where not 0.
+        rule: What cleans the masks.
+    """
+    if not rule.cleans:
+        return threshold_curve(probs, truth)
+    masks = (make_masks(probs, threshold, rule) for threshold in THRESHOLDS.tolist())
+    return np.array([mean_score(tile_counts(each, truth)) for each in masks])
+
+
 def choose(
-    probs: NDArray[np.floating], truth: NDArray[np.integer], *, clean_up: bool = True
+    probs: NDArray[np.floating],
+    truth: NDArray[np.integer],
+    *,
+    threshold: float | None = None,
+    min_peak: float | None = None,
 ) -> Choice:
     """Return temperature, threshold and clean-up that suit raw probabilities best.
 
@@ -102,21 +125,22 @@ def choose(
     Args:
         probs: (N, H, W) raw probabilities of tiles that did not train the network.
         truth: (N, H, W) masks of 0 and 1.
-        clean_up: Also try smallest bodies, their peaks, and empty tiles.
+        threshold: Is kept, and no clean-up is tried; None tries some.
+        min_peak: Is kept, whatever it gains; None tries some.
 
     Raises:
         ValueError: There are no tiles, or the shapes differ.
     """
     trial = try_temperature(probs, truth)
+    rule = MaskRule(trial.kept, min_peak=min_peak or 0.0)
+    if threshold is not None:
+        return Choice(threshold, rule, float("nan"), trial=trial)
     probs = scale_probs(probs, trial.kept)
-    curve = threshold_curve(probs, truth)
-    rule = MaskRule(trial.kept)
+    curve = score_curve(probs, truth, rule)
     plain = Choice(best_threshold(curve), rule, float(curve.max()), trial=trial)
-    if not clean_up:
-        return plain
-    threshold, rule = _best_clean_up(probs, truth)
+    threshold, rule = _best_clean_up(probs, truth, MIN_PEAKS if min_peak is None else (min_peak,))
     rule = replace(rule, temperature=trial.kept)
-    if not rule.cleans:
+    if rule == plain.rule:
         return plain
     old, new = (
         tile_scores(tile_counts(make_masks(probs, t, r), truth))
@@ -129,7 +153,9 @@ def choose(
 
 
 def _best_clean_up(
-    probs: NDArray[np.floating], truth: NDArray[np.integer]
+    probs: NDArray[np.floating],
+    truth: NDArray[np.integer],
+    min_peaks: Sequence[float] = MIN_PEAKS,
 ) -> tuple[float, MaskRule]:
     """Return threshold and rule of the best score of all that is tried.
 
@@ -138,7 +164,7 @@ def _best_clean_up(
     sums = _sums(probs)
     emptied = np.array([sums < limit for limit in EMPTY_BELOW])  # (E, N)
     no_salt = ~truth.any(axis=(1, 2))
-    bodies = list(product(MIN_PEAKS, MIN_BODIES))
+    bodies = list(product(min_peaks, MIN_BODIES))
     scores = np.empty((len(bodies), len(EMPTY_BELOW), len(_THRESHOLDS)))
     for k, threshold in enumerate(_THRESHOLDS.tolist()):
         for place, counts in enumerate(_counts_of_bodies(probs, threshold, truth, bodies)):

@@ -1,7 +1,7 @@
 """A finished network on the tiles of its split: threshold and rule, scores, and its card."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from diapir.inference.postprocess import Choice, choose
 from diapir.inference.predict import Predictor
 from diapir.io.tiles import Tiles
 from diapir.metrics.calibration import scale_probs
-from diapir.models.maskrule import AS_THRESHOLDED, MaskRule
+from diapir.models.maskrule import MaskRule
 from diapir.models.modelcard import ModelCard
 from diapir.models.pixels import pixel_statistics
 from diapir.models.unet import SaltNet
@@ -102,18 +102,12 @@ def choose_masks(probs: NDArray[np.float32], tiles: Tiles, fixed: PredictConfig)
     Args:
         probs: (N, H, W) probabilities of the tiles, not calibrated.
         tiles: Validation or out-of-fold tiles.
-        fixed: What the recipe says is kept. With a threshold, no other clean-up is looked for.
+        fixed: What the recipe says is kept. With a threshold, no clean-up is looked for.
     """
     if len(tiles):
-        found = choose(probs, tiles.truth, clean_up=fixed.threshold is None)
-    else:
-        found = Choice(0.5, AS_THRESHOLDED, float("nan"))
-    if fixed.threshold is not None:
-        found = replace(found, threshold=fixed.threshold, score=float("nan"))
-    if fixed.min_peak is not None:
-        rule = replace(found.rule, min_peak=fixed.min_peak)
-        found = replace(found, rule=rule, score=float("nan"))
-    return found
+        return choose(probs, tiles.truth, threshold=fixed.threshold, min_peak=fixed.min_peak)
+    threshold = 0.5 if fixed.threshold is None else fixed.threshold
+    return Choice(threshold, MaskRule(min_peak=fixed.min_peak or 0.0), float("nan"))
 
 
 def _card(
