@@ -36,7 +36,8 @@ def make_batch(kind, tiles=6, height=13, width=17, seed=0):
     elif kind == "mixed":
         targets[0], targets[1] = 0, 1
         targets[2].zero_()[..., 5, 5] = 1
-        logits[3] = 9 * (2 * targets[3] - 1)  # right with a margin: no loss, no gradient
+        # right by more than the margin: without ELU no loss, no gradient
+        logits[3] = (9 + torch.rand(targets[3].shape, generator=generator)) * (2 * targets[3] - 1)
     return logits, targets
 
 
@@ -57,7 +58,7 @@ def value_and_gradient(loss, logits, *args, **options):
     return value.detach(), leaf.grad
 
 
-def lovasz_by_definition(logits, targets, per_image=True, ignore=None):
+def lovasz_by_definition(logits, targets, per_image=True, elu=False, ignore=None):
     """The Lovasz extension of 1 - IoU with sets of pixels, one tile after the other, in float64.
 
     Berman et al. 2018, equations 8 and 9: sort the errors m; the weight of the i-th is what the
@@ -79,7 +80,8 @@ def lovasz_by_definition(logits, targets, per_image=True, ignore=None):
         for pixel in errors.detach().argsort(descending=True).tolist():
             wrong.add(pixel)
             after = jaccard_loss(wrong, salt)
-            value = value + errors[pixel].relu() * (after - before)
+            error = F.elu(errors[pixel]) + 1 if elu else errors[pixel].relu()
+            value = value + error * (after - before)
             before = after
         values.append(value)
     return torch.stack(values).mean()
@@ -89,13 +91,14 @@ def lovasz_by_definition(logits, targets, per_image=True, ignore=None):
 
 
 @pytest.mark.parametrize("ignore", [None, IGNORE])
+@pytest.mark.parametrize("elu", [True, False])
 @pytest.mark.parametrize("per_image", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_lovasz_is_its_definition(kind, per_image, ignore):
+def test_lovasz_is_its_definition(kind, per_image, elu, ignore):
     logits, targets = make_batch(kind)
     if ignore:
         targets = with_ignored(targets)
-    options = {"per_image": per_image, "ignore": ignore}
+    options = {"per_image": per_image, "elu": elu, "ignore": ignore}
     value, gradient = value_and_gradient(lovasz_hinge, logits, targets, **options)
     expected, expected_gradient = value_and_gradient(
         lovasz_by_definition, logits.double(), targets, **options
@@ -122,14 +125,15 @@ def test_lovasz_is_that_of_segmentation_models_pytorch(kind, per_image, ignore):
 
 
 @pytest.mark.parametrize("ignore", [None, IGNORE])
+@pytest.mark.parametrize("elu", [True, False])
 @pytest.mark.parametrize("per_image", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_symmetric_lovasz_is_the_mean_of_both_signs(kind, per_image, ignore):
+def test_symmetric_lovasz_is_the_mean_of_both_signs(kind, per_image, elu, ignore):
     logits, targets = make_batch(kind)
     if ignore:
         targets = with_ignored(targets)
     flipped = torch.where(targets == IGNORE, targets, 1 - targets)
-    options = {"per_image": per_image, "ignore": ignore}
+    options = {"per_image": per_image, "elu": elu, "ignore": ignore}
 
     def mean_of_both(x):
         there, back = lovasz_hinge(x, targets, **options), lovasz_hinge(-x, flipped, **options)
@@ -298,6 +302,7 @@ def all_losses():
         "dice": soft_dice,
         "lovasz": lovasz_hinge,
         "lovasz per batch": lambda x, y, **o: lovasz_hinge(x, y, per_image=False, **o),
+        "lovasz elu": lambda x, y, **o: lovasz_hinge(x, y, elu=True, **o),
         "symmetric": symmetric_lovasz,
         "combined": lambda x, y, **o: combined_loss(x, y, everything, LossConfig(), **o),
     }
@@ -440,6 +445,11 @@ def test_the_classic_sum():
             {"symmetric_lovasz": 1.0},
             {"lovasz_per_image": False},
             lambda x, y: symmetric_lovasz(x, y, per_image=False),
+        ),
+        (
+            {"lovasz": 1.0, "symmetric_lovasz": 1.0},
+            {"lovasz_elu": True},
+            lambda x, y: lovasz_hinge(x, y, elu=True) + symmetric_lovasz(x, y, elu=True),
         ),
     ],
 )

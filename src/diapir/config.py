@@ -144,6 +144,7 @@ class LossConfig(_Section):
 
     stages: tuple[LossStage, ...] = (LossStage(bce=0.15, dice=0.15, lovasz=0.7),)
     lovasz_per_image: bool = True
+    lovasz_elu: bool = False
     dice_smooth: float = Field(1.0, gt=0)
     deep_supervision_weight: float = Field(0.1, ge=0)
     empty_head_weight: float = Field(0.1, ge=0)

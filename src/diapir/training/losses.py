@@ -40,17 +40,18 @@ def combined_loss(
     Raises:
         ValueError: The shapes differ.
     """
-    per_image, smooth = config.lovasz_per_image, config.dice_smooth
+    smooth = config.dice_smooth
+    lovasz = {"per_image": config.lovasz_per_image, "elu": config.lovasz_elu}
     terms = []
     if stage.bce:
         terms.append(stage.bce * bce(logits, targets, ignore=ignore))
     if stage.dice:
         terms.append(stage.dice * soft_dice(logits, targets, smooth, ignore=ignore))
     if stage.lovasz:
-        loss = lovasz_hinge(logits, targets, per_image=per_image, ignore=ignore)
+        loss = lovasz_hinge(logits, targets, **lovasz, ignore=ignore)
         terms.append(stage.lovasz * loss)
     if stage.symmetric_lovasz:
-        loss = symmetric_lovasz(logits, targets, per_image=per_image, ignore=ignore)
+        loss = symmetric_lovasz(logits, targets, **lovasz, ignore=ignore)
         terms.append(stage.symmetric_lovasz * loss)
     return torch.stack(terms).sum()
 
@@ -106,7 +107,12 @@ def soft_dice(
 
 
 def lovasz_hinge(
-    logits: Tensor, targets: Tensor, *, per_image: bool = True, ignore: int | None = None
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    per_image: bool = True,
+    elu: bool = False,
+    ignore: int | None = None,
 ) -> Tensor:
     """Return the Lovasz hinge, the convex surrogate of 1 - IoU of the salt.
 
@@ -115,6 +121,9 @@ def lovasz_hinge(
         targets: (B, 1, H, W), salt where above 0.5.
         per_image: Take the mean of the tiles' losses, as the competition does; otherwise the batch
             counts as one large tile.
+        elu: Let a pixel that is right by more than the margin m of 1 have the error exp(1 - m) in
+            place of the hinge's 0. It goes on learning, less and less, and the loss is no longer
+            exactly a surrogate of 1 - IoU. For pixels within the margin, 1 is added to the error.
         ignore: Target value of pixels that do not count; a tile without any other has a loss of 0.
 
     Raises:
@@ -124,7 +133,7 @@ def lovasz_hinge(
         Berman et al. 2018, arXiv 1705.08790, definition 2 (equations 8 and 9) and algorithm 1,
         with the hinge errors of its binary case.
     """
-    errors, labels = _hinge_errors(logits, targets, per_image, ignore)
+    errors, labels = _errors(logits, targets, per_image, elu, ignore)
     with torch.no_grad():
         order, labels = _worst_first(errors, labels)
         steps = _put_back(_jaccard_steps(labels == _SALT), order)
@@ -132,7 +141,12 @@ def lovasz_hinge(
 
 
 def symmetric_lovasz(
-    logits: Tensor, targets: Tensor, *, per_image: bool = True, ignore: int | None = None
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    per_image: bool = True,
+    elu: bool = False,
+    ignore: int | None = None,
 ) -> Tensor:
     """Return the mean of the Lovasz hinge of the salt and that of the background.
 
@@ -143,6 +157,7 @@ def symmetric_lovasz(
         logits: (B, 1, H, W), float.
         targets: (B, 1, H, W), salt where above 0.5.
         per_image: Take the mean of the tiles' losses; otherwise the batch counts as one large tile.
+        elu: As in `lovasz_hinge`.
         ignore: Target value of pixels that do not count; a tile without any other has a loss of 0.
 
     Raises:
@@ -151,7 +166,7 @@ def symmetric_lovasz(
     Source:
         Berman et al. 2018, arXiv 1705.08790; both signs as the competition's teams combined them.
     """
-    errors, labels = _hinge_errors(logits, targets, per_image, ignore)
+    errors, labels = _errors(logits, targets, per_image, elu, ignore)
     with torch.no_grad():
         order, labels = _worst_first(errors, labels)
         steps = _jaccard_steps(labels == _SALT).add_(_jaccard_steps(labels == _BACKGROUND))
@@ -159,15 +174,18 @@ def symmetric_lovasz(
     return (errors * steps).sum(dim=1).mean()
 
 
-def _hinge_errors(
-    logits: Tensor, targets: Tensor, per_image: bool, ignore: int | None
+def _errors(
+    logits: Tensor, targets: Tensor, per_image: bool, elu: bool, ignore: int | None
 ) -> tuple[Tensor, Tensor]:
-    """Return hinge errors, float32, and labels, uint8, of R tiles, both (R, P)."""
+    """Return errors, float32 and not negative, and labels, uint8, of R tiles, both (R, P)."""
     scores, truth, valid = _rows(logits, targets, ignore)
     salt = truth > 0.5
     labels = torch.full_like(salt, _BACKGROUND, dtype=torch.uint8).masked_fill_(salt, _SALT)
+    wrong = (scores * (1 - 2 * salt.float())).add_(1)
     # Clipping at 0 before the sort changes nothing: what is clipped comes last and adds nothing.
-    errors = (scores * (1 - 2 * salt.float())).add_(1).relu_()
+    errors = wrong.relu()
+    if elu:  # in ELU + 1 as it is written, a small one loses most of its digits next to the 1
+        errors = errors + wrong.clamp(max=0).exp()
     if valid is not None:
         errors, labels = errors.masked_fill(~valid, 0), labels.masked_fill(~valid, _IGNORED)
     return (errors, labels) if per_image else (errors.reshape(1, -1), labels.reshape(1, -1))
