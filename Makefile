@@ -26,7 +26,7 @@ demo: $(INSTALLED)  ## Train, score and predict in minutes; DATA=folder for real
 	$(BIN)/diapir demo $(if $(DATA),--data "$(DATA)") --out "$(OUT)"
 
 test: lint  ## Check format, lint and types, run the tests, demand coverage
-	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --cov --cov-report=
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder --cov --cov-report=
 	@$(BIN)/coverage report --fail-under=$(COVERAGE)
 	@for package in $(CORE); do \
 		printf '%s: ' $$package; \

@@ -1,7 +1,8 @@
 """What several test modules need: a tiny recipe, and tiles that are easy to learn."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core already
 settings.register_profile("diapir", deadline=None)
 settings.load_profile("diapir")
 
+LONGEST = ("runs", "rounds", "performance", "viewer_browser", "kills", "map", "fuzz", "serve_jobs")
+"""Modules that take minutes, the longest first."""
+
 TINY: dict[str, dict[str, Any]] = {
     "split": {"stratify": "none", "holdout": 0.2, "val": 0.25},
     "model": {
@@ -34,6 +38,12 @@ TINY: dict[str, dict[str, Any]] = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest modules, so that no process is left alone with one of them."""
+    ranks = {f"test_{name}.py": rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
+
+
 @pytest.fixture(scope="session")
 def tiny_recipe() -> Callable[..., Recipe]:
     """A recipe for a tiny net; keywords such as ``train__epochs=3`` change it."""
@@ -46,6 +56,30 @@ def tiny_recipe() -> Callable[..., Recipe]:
         return parse_recipe({"name": "tiny", **table}, where="test")
 
     return make
+
+
+@contextmanager
+def _without_figures() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("outcome.write_run_report", "outcome.save_data_figures", "folds.write_page"):
+            patch.setattr(f"diapir.runs.{name}", lambda *_, **__: None)
+        yield
+
+
+@pytest.fixture(scope="session")
+def without_figures() -> Callable[[], AbstractContextManager[None]]:
+    """Inside ``with without_figures():`` trainings and folds leave no report and no figures.
+
+    These take longer than all the rest of a tiny training.
+    """
+    return _without_figures
+
+
+@pytest.fixture
+def no_figures() -> Iterator[None]:
+    """Let the trainings of a test leave no report and no figures."""
+    with _without_figures():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -266,6 +266,7 @@ def test_demo_goes_the_whole_way(run: Run, data: Path, tmp_path: Path) -> None:
     assert " with salt, in " in rows["test tiles"]
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_groups_stay_together(run: Run, data: Path, tmp_path: Path) -> None:
     ids = sorted(path.stem for path in (data / "train" / "images").iterdir())
     groups = tmp_path / "groups.csv"

@@ -180,12 +180,11 @@ def test_groups_are_what_splits_take(data: Path, tmp_path: Path) -> None:
         assert len(set.union(*parts)) == sum(map(len, parts))
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_random_and_grouped_folds_side_by_side(
-    data: Path, tmp_path: Path, tiny_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, tiny_recipe: Callable[..., Recipe]
 ) -> None:
     """The commands of docs/ensembles.md, one after the other."""
-    for name in ("outcome.write_run_report", "outcome.save_data_figures", "folds.write_page"):
-        monkeypatch.setattr(f"diapir.runs.{name}", lambda *_, **__: None)
     groups = tmp_path / "mosaic" / "groups.csv"
     recipe = tmp_path / "tiny.json"
     table = tiny_recipe(train__epochs=1).model_dump(mode="json")

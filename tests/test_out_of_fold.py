@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -40,15 +41,17 @@ def data(easy_tiles: Tiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(data: Path, tiny_recipe: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two folds, without its figures, which take longest."""
-    patch = pytest.MonkeyPatch()
-    for name in ("outcome.write_run_report", "outcome.save_data_figures", "folds.write_page"):
-        patch.setattr(f"diapir.runs.{name}", lambda *_, **__: None)
+def run(
+    data: Path,
+    tiny_recipe: Make,
+    without_figures: Callable[[], AbstractContextManager[None]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A run of two folds."""
     recipe = tiny_recipe(train__epochs=3, optim__lr=0.03, split__folds=2)
     quiet = Hardware(accelerator="cpu", progress=False)
-    results = train_recipe(recipe, data, tmp_path_factory.mktemp("runs"), quiet)
-    patch.undo()
+    with without_figures():
+        results = train_recipe(recipe, data, tmp_path_factory.mktemp("runs"), quiet)
     return results[0].folder.path.parent
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from diapir.runs.train import resume_run, train_recipe
 
 Make = Callable[..., Recipe]
 CPU = Hardware(accelerator="cpu", devices=1, progress=False)
+pytestmark = pytest.mark.usefixtures("no_figures")
 TINY = {
     "ensemble__encoders": ["scratch", "test_efficientnet"],
     "pseudo_labels__rounds": 1,
@@ -52,13 +54,6 @@ def data(easy_tiles: Tiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the figures of each training, which take longer than all the rest."""
-    for name in ("write_run_report", "save_data_figures"):
-        monkeypatch.setattr(f"diapir.runs.outcome.{name}", lambda *_, **__: None)
-
-
 class Counted:
     """A function that counts how often it is called."""
 
@@ -71,13 +66,15 @@ class Counted:
 
 
 @pytest.fixture(scope="module")
-def joined(data: Path, tiny_recipe: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def joined(
+    data: Path,
+    tiny_recipe: Make,
+    without_figures: Callable[[], AbstractContextManager[None]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     """Two encoders, two folds, two snapshots, one round after the first."""
-    patch = pytest.MonkeyPatch()
-    for name in ("write_run_report", "save_data_figures"):
-        patch.setattr(f"diapir.runs.outcome.{name}", lambda *_, **__: None)
-    results = train_recipe(tiny_recipe(**TINY), data, tmp_path_factory.mktemp("runs"), CPU)
-    patch.undo()
+    with without_figures():
+        results = train_recipe(tiny_recipe(**TINY), data, tmp_path_factory.mktemp("runs"), CPU)
     assert len(results) == 2 * 2 * 2 + 1
     assert results[-1].seconds == pytest.approx(sum(result.seconds for result in results[:-1]))
     return results[-1].folder.path

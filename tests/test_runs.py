@@ -65,13 +65,6 @@ def table(path: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture
-def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the figures, which take longer than all the rest."""
-    for name in ("outcome.write_run_report", "outcome.save_data_figures", "folds.write_page"):
-        monkeypatch.setattr(f"diapir.runs.{name}", lambda *_, **__: None)
-
-
 # --- the folder of one run
 
 
@@ -241,7 +234,7 @@ def test_run_without_validation_and_hold_out(data: Path, tiny_recipe: Make, tmp_
     assert "diapir evaluate" not in result.folder.next_steps.read_text("utf-8")
 
 
-@pytest.mark.usefixtures("no_report")
+@pytest.mark.usefixtures("no_figures")
 def test_threshold_of_the_recipe_is_kept(data: Path, tiny_recipe: Make, tmp_path: Path) -> None:
     recipe = tiny_recipe(train__epochs=1).model_copy(
         update={"predict": load_recipe("demo", ["predict.threshold=0.42"]).predict}
@@ -283,7 +276,7 @@ def test_a_frozen_encoder_needs_weights(data: Path, tmp_path: Path) -> None:
 # --- folds
 
 
-@pytest.mark.usefixtures("no_report")
+@pytest.mark.usefixtures("no_figures")
 def test_folds_give_every_tile_one_prediction(
     data: Path, tiny_recipe: Make, tmp_path: Path
 ) -> None:
@@ -316,7 +309,7 @@ def test_folds_give_every_tile_one_prediction(
 # --- interruption and resumption
 
 
-@pytest.mark.usefixtures("no_report")
+@pytest.mark.usefixtures("no_figures")
 def test_interrupted_run_has_a_model_and_goes_on(
     data: Path, tiny_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """Pseudo-labels and distillation: what joins the training, and which teachers are refused."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from diapir.runs.train import train_recipe
 
 Make = Callable[..., Recipe]
 CPU = Hardware(accelerator="cpu", progress=False)
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 
 def write(tiles: Tiles, folder: Path, part: str, *, masks: bool) -> None:
@@ -38,9 +40,15 @@ def data(easy_tiles: Tiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def teacher(data: Path, tiny_recipe: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def teacher(
+    data: Path,
+    tiny_recipe: Make,
+    without_figures: Callable[[], AbstractContextManager[None]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     runs = tmp_path_factory.mktemp("runs")
-    return train_recipe(tiny_recipe(train__epochs=6), data, runs, CPU)[0].folder.model
+    with without_figures():
+        return train_recipe(tiny_recipe(train__epochs=6), data, runs, CPU)[0].folder.model
 
 
 def test_most_certain_takes_its_share_of_tiles_with_salt_and_without() -> None:
