@@ -221,7 +221,7 @@ def test_info(run: Run, model: Path, tmp_path: Path) -> None:
 def test_results_page(run: Run, data: Path, model: Path, tmp_path: Path) -> None:
     file = tmp_path / "submission.csv"
     run("submit", model, "--data", data, "--out", file, "--quiet")
-    page = tmp_path / "docs" / "results.md"
+    page = tmp_path / "docs" / "page.md"
     code, _, _ = run("results", model.parent, "--submission", file.with_suffix(".json"),
                      "--out", page)  # fmt: skip
     assert code == 0
@@ -231,7 +231,8 @@ def test_results_page(run: Run, data: Path, model: Path, tmp_path: Path) -> None
     assert f"{metrics['holdout']['metrics']['score']['value']:.3f}" in text
     empty = metrics["holdout"]["every_mask_empty"]["value"]
     assert f"| score if every mask were empty | {empty:.3f} |" in text
-    figures = re.findall(r"\]\((results/[^)#]+\.png)\)", text)
+    assert "[page/](page/)" in text
+    figures = re.findall(r"\]\((page/[^)#]+\.png)\)", text)
     assert figures
     assert all((page.parent / figure).is_file() for figure in figures)
     anchors = re.findall(r"\]\(#([^)]+)\)", text)

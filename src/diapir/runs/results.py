@@ -18,7 +18,7 @@ from diapir.runs.report import EVERY_MASK_EMPTY
 _HEAD = """# Results
 
 This page is written by `diapir results` from finished runs, whose settings, metrics and figures lie
-beside it in [results/](results/); nothing in it is typed by hand. Every score is the competition's
+beside it in [{kept}/]({kept}/); nothing in it is typed by hand. Every score is the competition's
 own (see [tgs.md](tgs.md)), on hold-out tiles that neither trained the model nor chose its epoch or
 threshold. A run with folds is scored on every tile by the network that did not train on it (out of
 fold), with the threshold that suits all of them best, which flatters slightly. Intervals are 95 %
@@ -102,7 +102,7 @@ def _write_results(runs: Sequence[Path], submissions: Sequence[Path], out: Path)
             "there are no runs to show", where=kept, mend="Give the folders of finished runs."
         )
     shown.sort(key=_score, reverse=True)
-    parts = [_HEAD, _overview(shown)]
+    parts = [_HEAD.format(kept=kept.name), _overview(shown)]
     parts += [_run_section(run, out.parent) for run in shown]
     tables = [read_json(path) for path in sorted((kept / _SUBMISSIONS).glob("*.json"))]
     if tables:
