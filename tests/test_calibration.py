@@ -142,7 +142,7 @@ def test_a_temperature_that_helps_is_kept(calibrated: tuple[np.ndarray, np.ndarr
     # nearly what it gains on the tiles that fitted it: there are enough of them
     after = reliability(scale_probs(probs, trial.temperature), truth).error
     assert trial.error_gain == pytest.approx(reliability(probs, truth).error - after, abs=0.01)
-    found = choose(probs, truth, clean_up=False)
+    found = choose(probs, truth, threshold=0.5)
     assert found.rule.temperature == trial.temperature
     assert f"Temperature {trial.temperature:.3f} is kept" in found.calibration
 
