@@ -2,7 +2,9 @@
 
 import csv
 import os
+import pty
 import signal
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -321,12 +323,46 @@ def test_interrupted_before_an_epoch_leaves_no_model(
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_signals_are_given_back() -> None:
-    before = [signal.getsignal(number) for number in StopOnSignal.signals]
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_signals_are_given_back(number: signal.Signals) -> None:
+    before = [signal.getsignal(n) for n in ENDING]
     with StopOnSignal() as stop:
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.received == signal.SIGTERM
-    assert [signal.getsignal(number) for number in StopOnSignal.signals] == before
+        os.kill(os.getpid(), number)
+        assert stop.received == number
+    assert [signal.getsignal(n) for n in ENDING] == before
+
+
+def test_nohup_is_respected() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopOnSignal():
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_closed_terminal_ends_what_can_still_speak() -> None:
+    child, terminal = pty.fork()
+    if not child:  # writing to a closed terminal fails, unless it was left
+        code = 1
+        try:
+            with StopOnSignal() as stop:
+                os.write(1, b"ready")
+                for _ in range(600):
+                    if stop.received is not None:
+                        break
+                    time.sleep(0.05)
+                os.write(1, b"still here")
+                code = 0 if stop.received == signal.SIGHUP else 2
+        finally:
+            os._exit(code)
+    assert os.read(terminal, 5) == b"ready"
+    os.close(terminal)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
 
 
 @pytest.mark.parametrize("content", [None, b"", b"damaged"])

@@ -2,7 +2,9 @@
 
 import csv
 import io
+import os
 import signal
+import stat
 import threading
 import time
 from pathlib import Path
@@ -299,13 +301,11 @@ class ProgressBar(lightning.Callback):
 
 
 class StopOnSignal(lightning.Callback):
-    """Ends the training after the step in hand when Ctrl-C or SIGTERM comes.
+    """Ends the training after the step in hand: at Ctrl-C, SIGTERM, or when its terminal closes.
 
     Listens inside its `with` block. All processes of a training end after the same step, whichever
-    of them got the signal.
+    of them got the signal. What `nohup` has made immune to a closing terminal stays so.
     """
-
-    signals = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -314,7 +314,7 @@ class StopOnSignal(lightning.Callback):
     def __enter__(self) -> Self:
         # Python lets only the main thread handle signals
         if threading.current_thread() is threading.main_thread():
-            self.previous = {n: signal.signal(n, self._note) for n in self.signals}
+            self.previous = {n: signal.signal(n, self._note) for n in _ending_signals()}
         return self
 
     def __exit__(self, *args: object) -> None:
@@ -337,9 +337,30 @@ class StopOnSignal(lightning.Callback):
             raise Interrupted(self.received)
 
     def _note(self, number: int, frame: Any) -> None:
+        if number == _HANGUP:
+            _leave_terminal()
         if self.received is not None:  # asked twice: at once
             raise Interrupted(number)
         self.received = number
+
+
+# that of a closed terminal; Windows has none
+_HANGUP = getattr(signal, "SIGHUP", None)
+
+
+def _ending_signals() -> list[int]:
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if _HANGUP is not None and signal.getsignal(_HANGUP) != signal.SIG_IGN:
+        numbers.append(_HANGUP)
+    return [int(number) for number in numbers]
+
+
+def _leave_terminal() -> None:
+    # what is still to be said would fail, and with it the saving of the model
+    with open(os.devnull, "w") as nowhere:
+        for stream in (1, 2):
+            if stat.S_ISCHR(os.fstat(stream).st_mode):  # no isatty any more
+                os.dup2(nowhere.fileno(), stream)
 
 
 def _as_csv(rows: list[dict[str, float]]) -> str:
