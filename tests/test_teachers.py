@@ -85,11 +85,12 @@ def test_pseudo_labels_only_train(data: Path, teacher: Path, tiny_recipe: Make) 
     assert np.array_equal(lessons.tiles.truth[60:], says)
 
 
+@pytest.mark.parametrize("copies", [1, 2])  # the same teachers for both, or others
 def test_distillation_teaches_labelled_and_pseudo_labelled_tiles(
-    data: Path, teacher: Path, tiny_recipe: Make, tmp_path: Path
+    copies: int, data: Path, teacher: Path, tiny_recipe: Make
 ) -> None:
     models = [str(teacher)]
-    recipe = tiny_recipe(pseudo_labels__models=models, distill__models=models)
+    recipe = tiny_recipe(pseudo_labels__models=models, distill__models=models * copies)
     tiles = read_tiles(data, "train")
     lessons = ask_teachers(tiles, make_splits(tiles, recipe.split)[0], recipe, data)
     assert lessons.taught is not None
@@ -97,6 +98,13 @@ def test_distillation_teaches_labelled_and_pseudo_labelled_tiles(
     predictor, _ = load_predictor([teacher])
     expected = predictor.predict_probs(lessons.tiles.images)
     assert np.abs(lessons.taught / 255 - expected).max() <= 0.5 / 255 + 1e-6
+
+
+def test_a_training_with_pseudo_labels_and_distillation_scores(
+    data: Path, teacher: Path, tiny_recipe: Make, tmp_path: Path
+) -> None:
+    models = [str(teacher)]
+    recipe = tiny_recipe(pseudo_labels__models=models, distill__models=models)
     (result,) = train_recipe(recipe, data, tmp_path, CPU)
     assert result.holdout is not None
     assert result.holdout.metrics["score"].value > 0

@@ -55,20 +55,27 @@ def ask_teachers(
     start = None
     if recipe.train.start_from is not None:
         start = _weights_of(recipe.train.start_from, tiles, split, recipe)
-    if recipe.pseudo_labels.models:
-        teacher = _load(recipe.pseudo_labels.models, tiles, split, "pseudo_labels.models")
+    hard, soft = recipe.pseudo_labels.models, recipe.distill.models
+    labelled = tiles
+    if hard:
+        teacher = _load(hard, tiles, split, "pseudo_labels.models")
         unlabelled = read_tiles(data, "test", progress=progress)
         probs = predict_with_bar(teacher, unlabelled, progress, "Pseudo-labels")
         chosen = most_certain(probs, teacher.threshold, recipe.pseudo_labels.share)
         masks = (probs[chosen] > teacher.threshold).astype(np.uint8)
-        added = np.arange(len(tiles), len(tiles) + len(chosen))
-        tiles = tiles.joined(replace(unlabelled.subset(chosen), masks=masks))
-        split = replace(split, train=np.concatenate([split.train, added]))
+        added = replace(unlabelled.subset(chosen), masks=masks)
+        places = np.arange(len(tiles), len(tiles) + len(added))
+        tiles = tiles.joined(added)
+        split = replace(split, train=np.concatenate([split.train, places]))
     taught = None
-    if recipe.distill.models:
-        teacher = _load(recipe.distill.models, tiles, split, "distill.models")
-        probs = predict_with_bar(teacher, tiles, progress, "Teachers")
-        taught = np.rint(255 * probs).astype(np.uint8)
+    if soft:
+        teacher = _load(soft, labelled, split, "distill.models")
+        if soft == hard:  # of the unlabelled tiles they have said it above
+            told = predict_with_bar(teacher, labelled, progress, "Teachers")
+            told = np.concatenate([told, probs[chosen]])
+        else:
+            told = predict_with_bar(teacher, tiles, progress, "Teachers")
+        taught = np.rint(255 * told).astype(np.uint8)
     return Lessons(tiles, split, taught, start)
 
 

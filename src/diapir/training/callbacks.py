@@ -357,7 +357,7 @@ def _ending_signals() -> list[int]:
 
 def _leave_terminal() -> None:
     # what is still to be said would fail, and with it the saving of the model
-    with open(os.devnull, "w") as nowhere:
+    with Path(os.devnull).open("w") as nowhere:
         for stream in (1, 2):
             if stat.S_ISCHR(os.fstat(stream).st_mode):  # no isatty any more
                 os.dup2(nowhere.fileno(), stream)
