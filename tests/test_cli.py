@@ -267,6 +267,35 @@ def test_demo_goes_the_whole_way(run: Run, data: Path, tmp_path: Path) -> None:
     assert " with salt, in " in rows["test tiles"]
 
 
+@pytest.mark.parametrize("options", [[], ["--survey"]])
+def test_an_interrupted_demo_says_so(
+    run: Run, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diapir.runs import demo, survey_demo
+    from diapir.runs.folder import RunFolder
+    from diapir.runs.outcome import RunResult
+
+    ended = RunResult(RunFolder(tmp_path), 0.5, None, None, np.zeros((0, 1, 1)), 1.0, 2)
+    for module in (demo, survey_demo):
+        monkeypatch.setattr(module, "train_recipe", lambda *_: [ended])
+    code, _, err = run("demo", *options, "--out", tmp_path / "demo", "--quiet")
+    assert code == 130
+    assert "SIGINT ended the training" in err
+    assert "next.txt" in err
+
+
+def test_without_a_model_the_packaged_one_is_served(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diapir.cli import serve
+    from diapir.models.packaged import packaged_model
+
+    found = []
+    monkeypatch.setattr(serve, "_run", lambda settings, host, port: found.append(settings.models))
+    assert run("serve")[0] == 0
+    assert found == [(packaged_model(),)]
+
+
 @pytest.mark.usefixtures("no_figures")
 def test_groups_stay_together(run: Run, data: Path, tmp_path: Path) -> None:
     ids = sorted(path.stem for path in (data / "train" / "images").iterdir())
@@ -298,6 +327,21 @@ BAD_CALLS = {
     "no submission": (("check-submission", "none.csv", "--data", "{data}"), "none.csv"),
     "not a model": (("info", "{data}/depths.csv"), "nothing says how this file was made"),
     "synth into data": (("synth", "tiles", "{data}", "--n", "10"), "{data}"),
+    "no such device": (
+        (
+            "finetune",
+            "{model}",
+            "--volume",
+            "v.npy",
+            "--labels",
+            "l",
+            "--out",
+            "o",
+            "--device",
+            "gpu",
+        ),
+        "no device 'gpu'",
+    ),
     "too many folds": (("train", "demo", "--data", "{data}", "--folds", "90"), "folds"),
 }
 

@@ -168,6 +168,11 @@ def test_recipe_is_frozen() -> None:
         ("train.epoch=3", ("train.epoch: there is no such setting", "epochs", "--set")),
         ("trian.epochs=3", ("trian: there is no such setting", "train", "--set")),
         ("loss.stages=[{bse=1.0}]", ("loss.stages.0.bse:", "symmetric_lovasz")),
+        (
+            "train.small_first={until_progress=0.5,resize_to=64,tiles=3}",
+            ("train.small_first.tiles: there is no", "until_progress"),
+        ),
+        ("train.seed=5000000000", ("train.seed:", "4294967295")),
         ("train.epochs=0", ("train.epochs:", "greater than or equal to 1", "found 0")),
         ("train.epochs=many", ("train.epochs:", "integer", "'many'")),
         ("optim.lr=nan", ("optim.lr:", "finite")),

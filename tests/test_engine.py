@@ -138,6 +138,13 @@ def test_unknown_and_missing_engines_are_refused(monkeypatch: pytest.MonkeyPatch
         EnginePool([network()], precision="int4")
 
 
+def test_onnx_runtime_is_not_said_to_compute_in_bf16() -> None:
+    if "onnxruntime" not in installed_backends():
+        pytest.skip("onnxruntime is not installed")
+    with pytest.raises(RunError, match="in float32 alone"):
+        EnginePool([network()], "onnxruntime", "bf16")
+
+
 def test_openvino_is_imported_without_its_telemetry(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     import os
@@ -310,6 +317,14 @@ def test_little_work_is_not_measured_and_much_is_once(chosen: list[int]) -> None
     again.prepare(*work(images, 400))
     assert chosen == [4]
     assert again.describe() == ["eager, float32, 3 tiles a pass"]
+
+
+def test_many_images_to_come_are_worth_measuring(chosen: list[int]) -> None:
+    images = np.zeros((4, 101, 101), np.uint8)
+    Predictor([network()], engine="auto").predict_probs(images)
+    assert not chosen
+    Predictor([network()], engine="auto", expected=5000).predict_probs(images)
+    assert len(chosen) == 1
 
 
 def test_an_engine_named_is_the_engine_used(chosen: list[int]) -> None:

@@ -1,6 +1,7 @@
 """Ensembles: one file of several networks, taken wherever a model is taken."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,20 @@ def test_predictions_are_the_weighted_mean_at_one_temperature(
     again, doubt = predictor.predict_with_doubt(images)
     assert (again == probs).all()
     assert (doubt > 0).all()
+
+
+def test_beside_others_each_network_of_an_ensemble_counts_as_one(
+    tmp_path: Path, members: list[Member], card: ModelCard
+) -> None:
+    paths = []
+    for scale in (1.0, 10.0):  # the same ensemble
+        paths.append(tmp_path / f"{scale:g}.safetensors")
+        scaled = [replace(member, weight=scale * member.weight) for member in members]
+        save_ensemble(paths[-1], scaled, card)
+    save_model(tmp_path / "one.safetensors", members[0].net, card)
+    for path in paths:
+        predictor, _ = load_predictor([path, tmp_path / "one.safetensors"], CPU)
+        assert predictor.shares == pytest.approx([0.5 / 3, 1.5 / 3, 1 / 3])
 
 
 def test_one_network_seen_once_has_no_doubt(

@@ -117,6 +117,14 @@ def test_labels_that_do_not_fit_are_refused(cube, tmp_path, name, shape, value, 
         read_labels(tmp_path / "labels", open_volume(cube[0]))
 
 
+def test_a_picture_that_is_not_there_is_named(tmp_path):
+    from diapir.io.volume import open_volume
+
+    np.save(tmp_path / "line.npy", np.ones((40, 48), np.float32))
+    with pytest.raises(DataError, match=r"cannot read the labels: No such file(.|\n)*typo\.png"):
+        read_labels(tmp_path / "typo.png", open_volume(tmp_path / "line.npy"))
+
+
 class TestLine:
     """A 2-D line or a picture: it has but one section, of which some traces are held out."""
 

@@ -199,6 +199,22 @@ def test_a_single_line_gets_what_it_can_have(make_segy, model, tmp_path, shape, 
     assert np.nanmin(result.products.top.z) == 100
 
 
+def test_a_map_made_again_keeps_nothing_of_the_former(survey, model, tmp_path):
+    out = tmp_path / "out"
+
+    def again(segy: bool, **changes: float) -> set[str]:
+        settings = MapSettings(**{**vars(SETTINGS), "threshold": 0.01, "min_samples": 1, **changes})
+        map_survey(survey, out, [model], settings, workers=ONE, progress=False, segy=segy)
+        return {path.name for path in out.iterdir()}
+
+    meshes, copies = {"bodies.ts", "bodies.obj", "bodies.vtk"}, {"probability.sgy", "mask.sgy"}
+    assert meshes | copies <= again(segy=True)
+    left = again(segy=False, min_samples=10**6)  # the same map, no body of this size
+    assert copies <= left
+    assert not meshes & left
+    assert not copies & again(segy=False, threshold=0.02)
+
+
 def test_two_maps_do_not_write_into_one_folder(survey, model, tmp_path):
     from diapir.runs.folder import RunFolder
 

@@ -77,6 +77,17 @@ def test_folds_are_scored_by_predictions_of_tiles_they_never_saw(run: Path, data
     assert written["metrics"]["score"]["value"] == expected.metrics["score"].value
 
 
+@pytest.mark.parametrize(
+    ("part", "options"),
+    [("all", {}), ("auto", {"threshold": 0.4}), ("auto", {"flip": False})],
+)
+def test_what_stored_predictions_cannot_answer_is_refused(
+    run: Path, data: Path, part: str, options: dict[str, float]
+) -> None:
+    with pytest.raises(DataError, match=r"as they are stored(.|\n)*the models of the run"):
+        evaluate_models([run], data, part=part, options=PredictOptions(**options), progress=False)
+
+
 def test_evaluation_tells_of_trust_and_draws_it(run: Path, data: Path, tmp_path: Path) -> None:
     said = CliRunner().invoke(
         app, ["evaluate", str(run), "--data", str(data), "--out", str(tmp_path), "--json", "-q"]

@@ -72,6 +72,17 @@ def test_models_are_averaged(tiny_recipe: Make, images: NDArray[np.uint8]) -> No
     close(probs, (plain(nets[0], images) + plain(nets[1], images)) / 2)
 
 
+@pytest.mark.parametrize("count", [5, 7, 10])  # of these the shares add up to more than 1
+def test_what_all_networks_are_certain_of_is_no_more_than_certain(
+    tiny_recipe: Make, images: NDArray[np.uint8], count: int
+) -> None:
+    net = build(tiny_recipe())
+    with torch.no_grad():
+        net.head.weight.zero_()
+        net.head.bias.fill_(50)
+    assert (Predictor([net] * count).predict_probs(images) == 1).all()
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
 def test_batches_do_not_matter(
     tiny_recipe: Make, images: NDArray[np.uint8], batch_size: int

@@ -30,6 +30,7 @@ from diapir.runs import train as train_module
 from diapir.runs.evaluate import evaluate_models
 from diapir.runs.hardware import Hardware
 from diapir.runs.out_of_fold import read_out_of_fold, run_models
+from diapir.runs.rounds import member_recipe
 from diapir.runs.train import resume_run, train_recipe
 
 Make = Callable[..., Recipe]
@@ -232,6 +233,24 @@ def test_a_round_can_begin_where_the_one_before_ended_and_all_are_joined(
     val = read_tiles(data, "train").select(card.val_ids)
     judged = evaluate(predictor.predict_probs(val.images), val, 0.5, rule=predictor.rule)
     assert metrics["val"]["metrics"]["score"]["value"] == judged.metrics["score"].value
+
+
+def test_a_start_needs_no_encoder_weights_and_may_differ_by_encoder(
+    data: Path, tiny_recipe: Make, model: Path, tmp_path: Path
+) -> None:
+    encoders = ["mobilenetv3_small_050", "mobilenetv3_small_075"]
+    recipe = tiny_recipe(
+        ensemble__encoders=encoders,
+        ensemble__changes={encoders[1]: {"train": {"start_from": str(model)}}},
+    )
+    found = [member_recipe(recipe, encoder, (), None).train.start_from for encoder in encoders]
+    assert found == [None, str(model)]
+    assert member_recipe(recipe, encoders[1], (), "warm").train.start_from == "warm"
+    again = tiny_recipe(
+        train__start_from=str(model), model__weights="nowhere.safetensors", train__epochs=1
+    )
+    (result,) = train_recipe(again, data, tmp_path, CPU)
+    assert result.folder.model.is_file()
 
 
 def test_another_network_is_no_start(

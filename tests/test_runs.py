@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import math
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ from diapir.cli.train import _show
 from diapir.config import Recipe, load_recipe
 from diapir.data.competition import write_competition
 from diapir.data.datamodule import TileDataModule
+from diapir.data.splits import make_splits
 from diapir.errors import DataError, RecipeError, RunError, WeightsError
 from diapir.inference.evaluate import evaluate
 from diapir.inference.postprocess import choose
@@ -28,9 +30,11 @@ from diapir.inference.predict import Predictor
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.metrics.score import competition_score
 from diapir.models.modelfile import load_model
+from diapir.models.unet import SaltNet
 from diapir.runs.folder import RunFolder, is_main_process, new_run_folder
 from diapir.runs.hardware import Hardware
 from diapir.runs.outcome import RunResult
+from diapir.runs.score import score_network
 from diapir.runs.train import resume_run, train_recipe
 
 Make = Callable[..., Recipe]
@@ -355,10 +359,57 @@ def test_folds_end_at_an_interruption(
     assert not (folder / "fold-1").exists()
     assert not (folder / "metrics.json").exists()
     monkeypatch.undo()
+    begun = folder / "fold-0" / "split.json"
+    stored = begun.read_text(encoding="utf-8")
+    split = json.loads(stored)
+    split["train"][0], split["val"][0] = split["val"][0], split["train"][0]
+    begun.write_text(json.dumps(split), encoding="utf-8")
+    with pytest.raises(RunError, match="divided otherwise than when this run began"):
+        resume_run(folder, data, QUIET)
+    begun.write_text(stored, encoding="utf-8")
     results = resume_run(folder, data, QUIET)
     assert [result.folder.path.name for result in results] == ["fold-0", "fold-1", folder.name]
     assert {"metrics.json", "report.html", "next.txt"} <= {path.name for path in folder.iterdir()}
     assert "Each fold by itself" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_after_an_interrupted_fold_all_folds_are_resumed(
+    data: Path, tiny_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = TileDataModule.on_after_batch_transfer
+
+    def transfer(self: TileDataModule, batch: Any, dataloader_idx: int) -> Any:
+        assert self.trainer is not None
+        if self.trainer.training and self.trainer.current_epoch == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, batch, dataloader_idx)
+
+    monkeypatch.setattr(TileDataModule, "on_after_batch_transfer", transfer)
+    recipe = tiny_recipe(split__folds=2, train__epochs=2)
+    results = train_recipe(recipe, data, tmp_path, QUIET)
+    (folder,) = tmp_path.iterdir()
+    assert results[-1].interrupted == signal.SIGTERM
+    assert results[-1].folder.path == folder
+    said = (folder / "next.txt").read_text(encoding="utf-8")
+    assert f"diapir train --resume {folder} --data '{data}'" in said
+
+
+@pytest.mark.parametrize("drop", ["drop_blank", "drop_vertical"])
+def test_tiles_unfit_for_training_are_no_hold_out(
+    drop: str, easy_tiles: Tiles, tiny_recipe: Make
+) -> None:
+    images, masks = easy_tiles.images.copy(), easy_tiles.truth.astype(np.uint8)
+    images[::5] = 7
+    masks[::5] = 0
+    masks[::5, :, 3:9] = 1
+    tiles = dataclasses.replace(easy_tiles, images=images, masks=masks)
+    recipe = tiny_recipe(**{f"split__{drop}": True})
+    (split,) = make_splits(tiles, recipe.split)
+    card = score_network(tiles, split, recipe, SaltNet(recipe.model).eval(), math.inf).card
+    held = {tiles.ids[i] for i in split.holdout}
+    assert card.dropped_ids
+    assert set(tiles.ids) - {*card.train_ids, *card.val_ids, *card.dropped_ids} == held
 
 
 def test_data_that_changed_cannot_be_resumed(

@@ -134,6 +134,17 @@ def test_a_stretched_survey_is_told_how_to_scale():
     assert likeness.roughness[1] < likeness.roughness[0]
 
 
+def test_what_is_advised_is_the_value_of_the_option():
+    values = np.random.default_rng(1).normal(0, 1, (6, 200, 200)).astype(np.float32)
+    look = measure(Survey(values)).look()
+    told = [
+        [word for text in compare(Survey(values), look, scales).warnings for word in text.split()]
+        for scales in ((1.0, 1.0), (0.125, 1.0))
+    ]
+    wanted = [float(words[words.index("--trace-scale") + 1]) for words in told]
+    assert wanted[0] == pytest.approx(wanted[1], rel=0.02)
+
+
 def test_no_stretching_is_advised_where_nothing_changes():
     values = np.broadcast_to(np.arange(90.0)[:, None], (6, 90, 40)).astype(np.float32)
     likeness = compare(Survey(values), measure(Survey(values)).look())

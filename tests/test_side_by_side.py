@@ -26,6 +26,9 @@ if run.name == "broken":
     sys.exit("error: no such disk")
 if run.name == "long":
     time.sleep(60)
+if run.name == "deaf":
+    signal.signal(signal.SIGTERM, lambda *_: time.sleep(20))
+    time.sleep(20)
 """
 
 
@@ -74,6 +77,22 @@ def test_a_signal_ends_all_of_them_cleanly(program: Path, tmp_path: Path) -> Non
     threading.Thread(target=press_ctrl_c).start()
     assert train([run, other]) == signal.SIGINT
     assert (run / "ended").exists()
+
+
+def test_asked_twice_to_end_they_are_not_waited_for(program: Path, tmp_path: Path) -> None:
+    (run,) = folders(tmp_path, "deaf")
+
+    def press_ctrl_c_twice() -> None:
+        while not (run / "threads").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press_ctrl_c_twice).start()
+    begun = time.monotonic()
+    assert train([run]) == signal.SIGINT
+    assert time.monotonic() - begun < 15
 
 
 def test_the_bar_follows_the_histories(

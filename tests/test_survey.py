@@ -67,7 +67,17 @@ def test_without_salt_there_is_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "order"), [(1, "big"), (3, "little"), (5, "big"), (8, "big"), (11, "big"), (16, "big")]
+    ("code", "order"),
+    [
+        (1, "big"),
+        (3, "little"),
+        (5, "big"),
+        (8, "big"),
+        (10, "big"),
+        (11, "big"),
+        (12, "little"),
+        (16, "big"),
+    ],
 )
 def test_the_file_opens_with_truth_and_quirks(tmp_path: Path, code: int, order: Any) -> None:
     made = generate_survey(

@@ -283,7 +283,7 @@ class TrainConfig(_Section):
     early_stopping: int | None = Field(None, ge=1, description="epochs without a better score")
     select: Literal["best", "last"] = Field("best", description="which epoch's weights are kept")
     validate_every: int = Field(1, ge=1, description="epochs between validations")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=2**32 - 1)
     precision: Literal["auto", "float32", "bf16"] = "auto"
     compile: bool = False
     deterministic: bool = False
@@ -412,10 +412,11 @@ def parse_recipe(table: dict[str, Any], where: str) -> Recipe:
 def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
     section: Any = Recipe
     for part in loc[:-1]:
-        if isinstance(part, str):
-            section = section.model_fields[part].annotation
-        else:  # a place in a tuple of sections
-            section = get_args(section)[0]
+        if isinstance(part, str):  # not a place in a tuple of sections
+            annotation = section.model_fields[part].annotation
+            # of a section or none, or of a tuple of sections
+            inner = [one for one in get_args(annotation) if hasattr(one, "model_fields")]
+            section = inner[0] if inner else annotation
     return list(section.model_fields)
 
 

@@ -16,7 +16,8 @@ _NEEDED = ("fastapi", "uvicorn", "prometheus_client", "xarray", "zarr", "dask")
 
 
 def serve(
-    models: Models,
+    models: Models = None,
+    *,
     surveys: Annotated[
         list[Path] | None,
         typer.Option("--surveys", help="Folder whose surveys may be mapped; repeatable."),

@@ -191,7 +191,7 @@ def write_survey(
     level = float(np.percentile(np.abs(survey.amplitude), 99.9)) or 1.0
     shift = 0.0
     if entry.is_integer and entry.kind[0] == "u":
-        loudest, shift = loudest / 2, float(np.iinfo(entry.kind).max // 2 + 1) % 65_536
+        loudest, shift = loudest / 2, float(min(np.iinfo(entry.kind).max // 2 + 1, 32_768))
     lines = [
         "SYNTHETIC POST-STACK SURVEY WITH SALT, MADE BY DIAPIR",
         f"SEED {survey.plan.seed}, {survey.plan.interval:g} {survey.plan.unit.upper()} INTERVAL",

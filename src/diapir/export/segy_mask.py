@@ -42,7 +42,7 @@ def write_salt_segy(
     paths = []
     for name, array in arrays.items():
         scale = survey.file.format.probability_scale if name == "probability" else 1
-        path = out / f"{name}.sgy"
+        path = _file(out, name)
         with counting(survey.file.traces, f"writing {path.name}", shown=progress) as advance:
             copy_with_samples(
                 survey.file,
@@ -53,6 +53,15 @@ def write_salt_segy(
             )
         paths.append(path)
     return paths
+
+
+def segy_files(out: Path) -> list[Path]:
+    """Return where `write_salt_segy` puts probability and mask."""
+    return [_file(out, name) for name in ("probability", "mask")]
+
+
+def _file(out: Path, name: str) -> Path:
+    return out / f"{name}.sgy"
 
 
 def _read_again(facts: str, fingerprint: str) -> SegySurvey:

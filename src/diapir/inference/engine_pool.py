@@ -59,6 +59,12 @@ class EnginePool:
                 where="--precision",
                 expected=", ".join(PRECISIONS),
             )
+        if (backend, precision) == ("onnxruntime", "bf16"):
+            raise RunError(
+                "ONNX Runtime computes in float32 alone",
+                where="--engine onnxruntime --precision bf16",
+                expected="--precision auto or float32, or another engine",
+            )
         if self._device == "cpu":
             check_precision(precision, "--precision bf16")
         self._nets, self._backend, self._precision = nets, backend, precision

@@ -182,18 +182,18 @@ def compare(
     distance = float(np.abs(shares - np.array(trained.shares)).sum() / 2)
     roughness = (float(rough[0]), float(rough[1]))
     found = Likeness(shares, distance, float(np.mean(dead)), roughness, trained, ())
-    return replace(found, warnings=tuple(_warnings(found)))
+    return replace(found, warnings=tuple(_warnings(found, scales)))
 
 
-def _warnings(found: Likeness) -> Iterator[str]:
+def _warnings(found: Likeness, scales: tuple[float, float]) -> Iterator[str]:
     if found.distance > 0.25:
         yield (
             f"the grey values differ from the training data by {100 * found.distance:.0f} %: "
             "look at the histogram, and try other --clip percentiles"
         )
     names = (("--trace-scale", "across traces"), ("--sample-scale", "along samples"))
-    for (option, name), own, trained in zip(
-        names, found.roughness, found.trained.roughness, strict=True
+    for (option, name), own, trained, scale in zip(
+        names, found.roughness, found.trained.roughness, scales, strict=True
     ):
         ratio = own / trained
         if ratio < _LEAST_ROUGH:
@@ -202,7 +202,7 @@ def _warnings(found: Likeness) -> Iterator[str]:
             word = "rougher" if ratio > 1 else "smoother"
             yield (
                 f"sections are {max(ratio, 1 / ratio):.1f} times {word} {name} than the training "
-                f"data: consider {option} {ratio:.2g}"
+                f"data: consider {option} {scale * ratio:.2g}"
             )
     if found.dead > 0.3:
         yield f"{100 * found.dead:.0f} % of the samples are dead"

@@ -42,6 +42,7 @@ class Predictor:
         weights: One a network; None: all alike.
         engine: What computes, as of `EnginePool`.
         precision: As of `EnginePool`.
+        expected: Images that are going to come in several calls, for the choice of an engine.
         model_seconds: Time spent in the networks so far, without reading and writing.
     """
 
@@ -53,6 +54,7 @@ class Predictor:
     weights: Sequence[float] | None = None
     engine: str = "auto"
     precision: str = "auto"
+    expected: int = 0
     model_seconds: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
@@ -179,7 +181,8 @@ class Predictor:
             return self._views(images[chosen], None if z_feet is None else z_feet[chosen])
 
         _, height, width = images.shape
-        self.engines.prepare((height, width), len(images) * (2 if self.flip else 1), some)
+        tiles = max(len(images), self.expected) * (2 if self.flip else 1)
+        self.engines.prepare((height, width), tiles, some)
 
     def _fitting_views(self, images: NDArray[np.uint8], z_feet: Floats | None) -> Floats:
         """Return `_batch_views`, or say which batch would fit where the device's memory is full."""
@@ -237,7 +240,7 @@ class Predictor:
         mean: Floats = views[0] * shares[0]
         for view, share in zip(views[1:], shares[1:], strict=True):
             mean += view * share
-        return mean
+        return np.minimum(mean, np.float32(1), out=mean)  # shares add up to 1 but for rounding
 
 
 @dataclass(frozen=True)
@@ -278,7 +281,7 @@ def load_predictor(
     Raises:
         ModelFileError: A file is no usable model, there is none, or the device is not there.
     """
-    device = _choose_device(options.device)
+    device = choose_device(options.device)
     loaded = [read_networks(path) for path in models_or_packaged(paths)]
     cards = [found.card for found in loaded]
     nets = [_checked(net, device) for found in loaded for net in found.nets]
@@ -289,7 +292,7 @@ def load_predictor(
         flip=own_flip if options.flip is None else options.flip,
         batch_size=options.batch_size,
         rule=mean_rule([card.rule for card in cards]),
-        weights=[weight for found in loaded for weight in found.weights],
+        weights=[weight for found in loaded for weight in found.relative_weights],
         engine=options.engine,
         precision=options.precision,
     )
@@ -305,7 +308,12 @@ def _checked(net: StoredNet, device: str) -> AnyNet:
     return net
 
 
-def _choose_device(device: str) -> str:
+def choose_device(device: str) -> str:
+    """Return 'cpu' or 'cuda' for 'auto', or what was asked for.
+
+    Raises:
+        ModelFileError: There is no such device here.
+    """
     asked = device == "cuda" or (device != "cpu" and may_have_card())
     known = ("auto", "cpu", "cuda") if asked and _has_card() else ("auto", "cpu")
     if device not in known:

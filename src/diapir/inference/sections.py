@@ -119,11 +119,13 @@ def load_section_model(
     batch: int = 4,
     device: str = "auto",
     engine: str = "eager",
+    expected: int = 0,
 ) -> SectionModel:
     """Return the networks of model files for sections; torch computes in one thread.
 
     One thread each makes results independent of how many workers share a machine, and several
-    workers of one thread are faster than one worker of several.
+    workers of one thread are faster than one worker of several. With engine 'auto' it is the number
+    of `expected` windows that says whether one is chosen.
 
     Raises:
         ModelFileError: A file is no usable model, or wants the depth of each tile.
@@ -137,6 +139,7 @@ def load_section_model(
         torch.cuda.set_device(_worker_number() % torch.cuda.device_count())
     options = PredictOptions(flip=flip, batch_size=batch, device=device, engine=engine)
     predictor, _ = load_predictor(paths, options)
+    predictor.expected = expected
     if predictor.needs_depth:
         raise DataError(
             "this model needs the depth of each tile, which sections do not have",

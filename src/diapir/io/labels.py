@@ -141,7 +141,11 @@ def _from_picture(
 ) -> NDArray[np.uint8]:
     """Return the labels (T, S) of a picture of one section."""
     blank = PNG_UNLABELLED if unlabelled is None else unlabelled
-    values = read_grey(file.read_bytes(), str(file)).T
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read the labels: {error.strerror or error}", where=file) from error
+    values = read_grey(content, str(file)).T
     expected = survey.sizes[ACROSS[direction]], survey.sizes["sample"]
     if values.shape != expected:
         raise DataError(

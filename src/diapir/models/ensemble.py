@@ -41,6 +41,12 @@ class Networks:
     weights: tuple[float, ...]
     card: ModelCard
 
+    @property
+    def relative_weights(self) -> list[float]:
+        """Weights with a mean of 1: beside other files each network of a file counts as one."""
+        mean = sum(self.weights) / len(self.weights)
+        return [weight / mean for weight in self.weights]
+
 
 @dataclass(frozen=True, eq=False)
 class Member:

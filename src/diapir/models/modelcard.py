@@ -43,6 +43,7 @@ class ModelCard:
         data_fingerprint: SHA-256 over ids, pixels and masks of the labelled tiles.
         train_ids: Tiles that trained the weights.
         val_ids: Tiles that picked epoch and threshold.
+        dropped_ids: Tiles that were left out of training as unfit for it, and so are no hold-out.
         versions: Of the libraries that trained.
         git: Commit of the source tree, where there is one.
         created: Time in UTC, ISO 8601.
@@ -57,6 +58,7 @@ class ModelCard:
     data_fingerprint: str = ""
     train_ids: tuple[str, ...] = ()
     val_ids: tuple[str, ...] = ()
+    dropped_ids: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     git: str | None = None
     created: str = ""
@@ -153,6 +155,7 @@ def _parse_card(path: Path, table: dict[str, Any]) -> ModelCard:
         data_fingerprint=str(table["data_fingerprint"]),
         train_ids=tuple(map(str, table["train_ids"])),
         val_ids=tuple(map(str, table["val_ids"])),
+        dropped_ids=tuple(map(str, table.get("dropped_ids", ()))),
         versions={str(k): str(v) for k, v in table["versions"].items()},
         git=None if table["git"] is None else str(table["git"]),
         created=str(table["created"]),

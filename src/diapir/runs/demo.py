@@ -7,6 +7,7 @@ from diapir.data.competition import write_competition
 from diapir.data.synthetic import generate_tiles
 from diapir.runs.folder import new_run_folder
 from diapir.runs.hardware import Hardware
+from diapir.runs.outcome import ended_early
 from diapir.runs.predict import submit
 from diapir.runs.report import EVERY_MASK_EMPTY
 from diapir.runs.train import train_recipe
@@ -37,6 +38,8 @@ def run_demo(
     recipe = load_recipe("demo", [f"train.max_minutes={minutes}"])
     result = train_recipe(recipe, data, out, Hardware(progress=progress))[0]
     folder = result.folder
+    if result.interrupted is not None:
+        raise ended_early(result.interrupted, folder)
     rows = [("data", str(data))]
     if result.holdout is not None:
         score = result.holdout.metrics["score"]

@@ -137,12 +137,13 @@ def _members(source: _Source) -> list[Member]:
     members = []
     for file, found in zip(source.files, source.found, strict=True):
         listed = read_members(file)
-        mean = sum(found.weights) / len(found.weights)
-        for number, (net, weight) in enumerate(zip(found.nets, found.weights, strict=True)):
+        for number, (net, weight) in enumerate(
+            zip(found.nets, found.relative_weights, strict=True)
+        ):
             recipe = listed[number].recipe if listed else found.card.recipe
             inner = listed[number].name if listed else ""
             name = f"{file.parent.name}/{file.name}{f': {inner}' if inner else ''}"
-            members.append(Member(net.net(), recipe, source.weight * weight / mean, name))
+            members.append(Member(net.net(), recipe, source.weight * weight, name))
     return members
 
 
@@ -249,6 +250,7 @@ def _card(
 ) -> ModelCard:
     train = dict.fromkeys(id_ for card in cards for id_ in card.train_ids)
     val = dict.fromkeys(id_ for card in cards for id_ in card.val_ids if id_ not in train)
+    dropped = dict.fromkeys(id_ for card in cards for id_ in card.dropped_ids)
     prints = {card.data_fingerprint for card in cards}
     metrics = {} if score is None else {"chosen_on_score": score}
     if len(members) == 1:
@@ -260,6 +262,7 @@ def _card(
         data_fingerprint=prints.pop() if len(prints) == 1 else "",
         train_ids=tuple(train),
         val_ids=tuple(val),
+        dropped_ids=tuple(id_ for id_ in dropped if id_ not in train | val),
         notes=f"{len(members)} networks; threshold and rule chosen on {chosen_on}",
         # of the first: members that share their data were trained on nearly the same pixels
         pixels=cards[0].pixels,

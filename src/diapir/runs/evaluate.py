@@ -90,8 +90,8 @@ def evaluate_models(
             model. One folder of a run with folds alone is scored by its out-of-fold predictions,
             each tile by the network that never saw it.
         data: Labelled tiles.
-        part: 'auto' leaves out every tile that trained a model or picked its threshold, 'all' takes
-            every tile.
+        part: 'auto' leaves out every tile that trained a model or picked its threshold, and those
+            that were unfit to train it; 'all' takes every tile.
         out: Folder for `evaluation.json`, figures and `report.html`.
         options: How the models are applied.
         progress: Show progress bars.
@@ -102,6 +102,7 @@ def evaluate_models(
     """
     with nullcontext() if out is None else sole_writer(out):
         if len(models) == 1 and has_out_of_fold(models[0]):
+            _check_folds_suffice(models[0], part, options)
             judged = _judge_folds(models[0], data, progress)
         else:
             judged = _judge_models(models, data, part, options, progress)
@@ -144,6 +145,22 @@ def _judge_models(
         else {files[0].name: cards[0]},
         warning=warning,
     )
+
+
+def _check_folds_suffice(run: Path, part: str, options: PredictOptions) -> None:
+    """Refuse what only networks could answer; engine and device do not matter without any."""
+    asked = {
+        "--part": part != "auto",
+        "--threshold": options.threshold is not None,
+        "--flip, --no-flip": options.flip is not None,
+    }
+    if any(asked.values()):
+        raise DataError(
+            "a run with folds is scored by its out-of-fold predictions as they are stored",
+            where=", ".join(name for name, given in asked.items() if given),
+            expected=f"none of these options with {run}",
+            mend="Leave them out, or give the models of the run in place of its folder.",
+        )
 
 
 def _judge_folds(run: Path, data: Path, progress: bool) -> Judgement:
@@ -270,7 +287,8 @@ def _unseen(tiles: Tiles, cards: Sequence[ModelCard], part: str) -> tuple[Tiles,
     seen = {id_ for card in cards for id_ in (*card.train_ids, *card.val_ids)}
     known = sum(id_ in seen for id_ in tiles.ids)
     if part == "auto":
-        fresh = [i for i, id_ in enumerate(tiles.ids) if id_ not in seen]
+        dropped = {id_ for card in cards for id_ in card.dropped_ids}
+        fresh = [i for i, id_ in enumerate(tiles.ids) if id_ not in seen | dropped]
         if not fresh:
             raise DataError(
                 f"the models' training has seen all {len(tiles):,} tiles",

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from diapir.errors import DataError
 from diapir.inference.look import Look
-from diapir.inference.predict import Predictor
+from diapir.inference.predict import Predictor, choose_device
 from diapir.inference.sections import Tiling, predict_section
 from diapir.io.labels import ACROSS, UNLABELLED, LabelledLine, read_labels
 from diapir.io.volume import open_volume
@@ -107,6 +107,7 @@ def finetune_model(
     Raises:
         DiapirError: A model, the survey or the labels cannot be used.
     """
+    device = choose_device(device)
     survey = open_volume(volume, **dict(options or {}))
     model = packaged_model() if model is None else model
     net, card = load_model(model)
@@ -114,7 +115,7 @@ def finetune_model(
     lines = read_labels(labels, survey, unlabelled=unlabelled, options=options)
     split = split_lines(lines, holdout, gap)
     _, look = choose_look(volume, survey, settings, [card])
-    net.to(_device(device))
+    net.to(device)
     train = [_section_of(line, survey, look) for line in split.train]
     _check_scale(settings.tiling)
     folder = RunFolder(out)
@@ -224,14 +225,6 @@ def _check_scale(tiling: Tiling) -> None:
             expected="1",
             mend="Leave them out: the network learns the survey's scale from the labels.",
         )
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name
 
 
 def _name(line: LabelledLine) -> str:

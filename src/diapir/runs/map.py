@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from diapir.errors import DataError
-from diapir.export.segy_mask import write_salt_segy
+from diapir.export.segy_mask import segy_files, write_salt_segy
 from diapir.inference.journal import Journal, settings_key
 from diapir.inference.look import AS_IS, Amplitudes, Look, measure
 from diapir.inference.schedule import Workers
@@ -162,7 +162,7 @@ def map_survey(
         job = Job(
             key=settings_key(stated),
             open_source=partial(open_volume, source.resolve(), **options),
-            load_model=load_model or _loader(models, settings, device),
+            load_model=load_model or _loader(models, settings, device, survey["amplitude"].size),
             look=look,
             tiling=settings.tiling,
             threshold=threshold,
@@ -174,6 +174,8 @@ def map_survey(
         if not _is_finished(out, job.key):
             prediction = _predict(job, plan, survey, workers, stated, progress, tell)
             _publish(prediction.store, out / STORE)
+            for path in segy_files(out):  # of the map that was here
+                path.unlink(missing_ok=True)
         journal.remove()
         probs = _open_array(out / STORE, "probability")
         products = write_products(
@@ -274,7 +276,7 @@ def _name_of(load_model: Callable[[], SectionModel]) -> str:
 
 
 def _loader(
-    models: Sequence[Path], settings: MapSettings, device: str
+    models: Sequence[Path], settings: MapSettings, device: str, samples: int
 ) -> Callable[[], SectionModel]:
     return partial(
         load_section_model,
@@ -283,6 +285,7 @@ def _loader(
         batch=settings.tiling.batch,
         device=device,
         engine=settings.engine,
+        expected=int(samples // settings.tiling.window**2),
     )
 
 

@@ -92,7 +92,7 @@ def after_rounds(folder: RunFolder, data: Path, places: Sequence[Path], split: S
     return "\n".join([*lines, *_submission(model, data_text)]) + "\n"
 
 
-def after_interrupted_rounds(folder: RunFolder, data: Path) -> str:
+def after_interruption(folder: RunFolder, data: Path) -> str:
     """Return the command that goes on with several trainings."""
     again = f"diapir train --resume {_quoted(folder.path)} --data {_quoted(data)}"
     return f"# go on where it was interrupted\n{again}\n"

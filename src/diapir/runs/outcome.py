@@ -1,6 +1,7 @@
 """What the training of one split gives: its model, scores and report, in its run folder."""
 
 import math
+import signal
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from diapir.config import Recipe
 from diapir.data.splits import Split
+from diapir.errors import RunError, signal_exit_code
 from diapir.inference.evaluate import Evaluation
 from diapir.inference.postprocess import Choice
 from diapir.io.atomic import write_text_atomic
@@ -52,6 +54,22 @@ class RunResult:
         parts = (("validation", self.val), ("hold-out", self.holdout))
         found = ((name, None if part is None else part.warning) for name, part in parts)
         return [f"on {name}, {warning}" for name, warning in found if warning is not None]
+
+
+def ended_early(number: int, folder: RunFolder) -> RunError:
+    """Return the error of work that cannot go on, as a signal has ended the training before it.
+
+    Args:
+        number: Of the signal; the command line ends with it.
+        folder: Of the training.
+    """
+    error = RunError(
+        f"{signal.Signals(number).name} ended the training; the best model so far is saved",
+        where=folder.path,
+        mend=f"Go on with the command in {folder.next_steps}.",
+    )
+    error.exit_code = signal_exit_code(number)
+    return error
 
 
 def write_outcome(

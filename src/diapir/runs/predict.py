@@ -190,6 +190,7 @@ def _predict_files(
 ) -> PredictResult:
     layout = find_layout(source, "test")
     count, with_salt = 0, 0
+    predictor.expected = len(layout.images)
     with layout.source, counting(len(layout.images), "predicting", shown=progress) as advance:
         for names, images in _same_sized(layout.source, layout.images, options.batch_size):
             found = blend_sections(images, predictor.predict_probs)

@@ -103,6 +103,9 @@ def write_products(
     meshes = [] if frame.is_flat else body_meshes(bodies, frame)
     if meshes:
         files += _write_meshes(out, meshes, frame)
+    else:
+        for path in _mesh_paths(out):  # of an earlier map with other settings
+            path.unlink(missing_ok=True)
     return Products(frame, bodies, top, base, tuple(meshes), tuple(files))
 
 
@@ -122,8 +125,12 @@ def find_horizons(bodies: BodyMap, frame: Frame) -> tuple[Horizon, Horizon]:
     return Horizon("top_salt", top, frame), Horizon("base_salt", base, frame)
 
 
+def _mesh_paths(out: Path) -> list[Path]:
+    return [out / f"bodies.{suffix}" for suffix in ("ts", "obj", "vtk")]
+
+
 def _write_meshes(out: Path, meshes: list[Mesh], frame: Frame) -> list[Path]:
-    paths = [out / f"bodies.{suffix}" for suffix in ("ts", "obj", "vtk")]
+    paths = _mesh_paths(out)
     write_tsurf(paths[0], meshes, frame)
     write_obj(paths[1], meshes)
     write_vtk(paths[2], meshes)

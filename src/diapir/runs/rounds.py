@@ -81,7 +81,7 @@ def train_rounds(
     for number in range(recipe.pseudo_labels.rounds + 1):
         members: list[tuple[Recipe, RunFolder]] = []
         for encoder in member_encoders(recipe):
-            start = recipe.train.start_from
+            start = None
             if number and recipe.pseudo_labels.warm_start:
                 *_, start = teachers_in(folder.path / f"round-{number - 1}-{encoder}", recipe)
             place = RunFolder(folder.path / f"round-{number}-{encoder}")
@@ -118,14 +118,15 @@ def member_recipe(
         recipe: Of all; `{encoder}` in `model.weights` stands for the encoder.
         encoder: Of this one.
         teachers: Of its pseudo-labels.
-        start: The model file that it begins with.
+        start: The model file that it begins with; None: the one that its recipe names, if any.
     """
     changes = recipe.ensemble.changes.get(encoder, {})
     table = laid_over(recipe.model_dump(mode="json"), changes)
     weights = table["model"]["weights"].replace("{encoder}", encoder)
     table["name"] = f"{recipe.name}-{encoder}"
     table["model"] |= {"encoder": encoder, "weights": weights}
-    table["train"] |= {"start_from": start}
+    if start is not None:
+        table["train"] |= {"start_from": start}
     table["ensemble"] = {}
     table["pseudo_labels"] |= {"models": list(teachers), "rounds": 0}
     where = f"{recipe.name}, ensemble.changes of {encoder}" if changes else recipe.name

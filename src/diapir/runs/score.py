@@ -126,6 +126,7 @@ def _card(
         for name, estimate in found.metrics.items()
         if estimate.value == estimate.value  # no NaN in JSON
     }
+    used = {*split.train.tolist(), *split.val.tolist(), *split.holdout.tolist()}
     return ModelCard(
         recipe=recipe,
         threshold=threshold,
@@ -133,6 +134,7 @@ def _card(
         data_fingerprint=tiles.fingerprint(),
         train_ids=tuple(tiles.ids[i] for i in split.train),
         val_ids=tuple(tiles.ids[i] for i in split.val),
+        dropped_ids=tuple(id_ for i, id_ in enumerate(tiles.ids) if i not in used),
         pixels=pixel_statistics(tiles.images[split.train]),
         rule=rule,
     ).stamped()

@@ -8,13 +8,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from diapir.errors import RunError, signal_exit_code
 from diapir.progress import counting
-from diapir.training.callbacks import HISTORY_FILE, StopOnSignal
+from diapir.training.callbacks import HISTORY_FILE, Interrupted, StopOnSignal
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 _PER_CENT = 100
@@ -45,7 +46,11 @@ def train_side_by_side(
     shown = 0
     try:
         what = f"training {len(runs)} networks at once"
-        with StopOnSignal() as stop, counting(_PER_CENT, what, shown=progress) as advance:
+        with (
+            StopOnSignal() as stop,
+            suppress(Interrupted),
+            counting(_PER_CENT, what, shown=progress) as advance,
+        ):
             trainings += [_start(run, data, threads) for run in runs]
             while any(training.runs() for training in trainings):
                 time.sleep(_SECONDS_BETWEEN_LOOKS)

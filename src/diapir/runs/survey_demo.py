@@ -23,6 +23,7 @@ from diapir.runs.folder import RunFolder, new_run_folder, write_json
 from diapir.runs.hardware import Hardware
 from diapir.runs.machine import command_line, describe_machine
 from diapir.runs.map import MapResult, MapSettings, map_survey
+from diapir.runs.outcome import ended_early
 from diapir.runs.provenance import made_with
 from diapir.runs.train import train_recipe
 from diapir.training.finetune import Tuning
@@ -160,6 +161,8 @@ def _train(folder: RunFolder, minutes: float, progress: bool) -> Path:
     write_competition(data, tiles, test)
     recipe = load_recipe("demo", [f"train.max_minutes={minutes}"])
     results = train_recipe(recipe, data, folder.path / "runs", Hardware(progress=progress))
+    if results[0].interrupted is not None:
+        raise ended_early(results[0].interrupted, results[0].folder)
     return results[0].folder.model
 
 

@@ -1,7 +1,6 @@
 """Trains by a recipe: read, split, fit, score, write, report."""
 
 import os
-import signal
 import tempfile
 from contextlib import nullcontext
 from dataclasses import replace
@@ -13,7 +12,7 @@ import numpy as np
 
 from diapir.config import Recipe, load_recipe
 from diapir.data.splits import Split, make_splits
-from diapir.errors import DataError, RecipeError, RunError, signal_exit_code
+from diapir.errors import DataError, RecipeError, RunError
 from diapir.io.atomic import remove_leftovers, write_text_atomic
 from diapir.io.csv_tables import read_groups
 from diapir.io.tiles import Tiles, read_tiles
@@ -24,8 +23,8 @@ from diapir.runs.folder import RunFolder, is_main_process, new_run_folder, write
 from diapir.runs.folds import join_folds
 from diapir.runs.hardware import ANY_HARDWARE, Hardware
 from diapir.runs.machine import command_line, describe_machine, keep_freed_memory
-from diapir.runs.next_steps import after_interrupted_rounds
-from diapir.runs.outcome import RunResult, score_again, write_outcome
+from diapir.runs.next_steps import after_interruption
+from diapir.runs.outcome import RunResult, ended_early, score_again, write_outcome
 from diapir.runs.rounds import (
     Members,
     check_one_machine,
@@ -126,6 +125,10 @@ def _train_splits(
         if fitted.interrupted is not None:
             break
     _leave_to_main_process()
+    if len(splits) > 1 and results[-1].interrupted is not None:
+        # what is to be resumed is the whole
+        write_text_atomic(folder.next_steps, after_interruption(folder, data))
+        return [*results[:-1], replace(results[-1], folder=folder)]
     if not len(results) == len(splits) > 1:
         return results
     judged = join_folds(recipe, folder, data, tiles, splits, results)
@@ -146,6 +149,16 @@ def _placed(tiles: Tiles, split: Split, recipe: Recipe, folder: RunFolder) -> Ru
     place = folder if split.fold is None else folder.fold(split.fold)
     place.make()
     if is_main_process():
+        if place.split.is_file():
+            _, begun = place.read_inputs(tiles)
+            if begun.to_json(tiles.ids) != split.to_json(tiles.ids):
+                raise RunError(
+                    "the tiles would be divided otherwise than when this run began",
+                    where=place.split,
+                    expected="the same depths and groups as then",
+                    mend="Bring back depths.csv, and the file that split.groups names, as they "
+                    "were; or start a new run.",
+                )
         place.write_inputs(recipe, split, tiles)
     return place
 
@@ -169,7 +182,7 @@ def _train_rounds(
         recipe, folder, data, train, train_ahead, at_once, progress=hardware.progress
     )
     if found.made is None:
-        write_text_atomic(folder.next_steps, after_interrupted_rounds(folder, data))
+        write_text_atomic(folder.next_steps, after_interruption(folder, data))
         # what is to be resumed is the whole
         return [*found.results[:-1], replace(found.results[-1], folder=folder)]
     together = RunResult(
@@ -207,14 +220,8 @@ def _train_ahead(
     )
     if ended is None:
         return
-    write_text_atomic(folder.next_steps, after_interrupted_rounds(folder, data))
-    error = RunError(
-        f"{signal.Signals(ended).name} ended the trainings; each has saved its best model so far",
-        where=folder.path,
-        mend=f"Go on with the command in {folder.next_steps}.",
-    )
-    error.exit_code = signal_exit_code(ended)
-    raise error
+    write_text_atomic(folder.next_steps, after_interruption(folder, data))
+    raise ended_early(ended, folder)
 
 
 def _resume_rounds(
@@ -254,14 +261,17 @@ def _check_trainable(recipe: Recipe, tiles: Tiles) -> None:
             where="split.val = 0, with optim.schedule = 'plateau' or train.early_stopping",
             mend="Set optim.schedule=one-cycle and train.early_stopping=null, or split.val=0.1.",
         )
-    if recipe.model.freeze not in ("none", 0) and recipe.model.weights == "none":
+    model = recipe.model
+    if recipe.train.start_from is not None:
+        model = model.model_copy(update={"weights": "none"})
+    elif model.freeze not in ("none", 0) and model.weights == "none":
         raise RecipeError(
             "the encoder starts from random weights and is frozen, so that it would never learn",
             where="model.weights = 'none', model.freeze",
             expected="weights to keep, or an encoder that learns",
             mend="Add --set model.freeze=none, or give weights.",
         )
-    SaltNet(recipe.model)
+    SaltNet(model)
 
 
 def _check_unlabelled(data: Path) -> None:

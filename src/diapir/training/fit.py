@@ -121,8 +121,10 @@ def fit(
     callbacks += [stop, _last_checkpoint(run)]
     with _quiet(), stop:
         lightning.seed_everything(recipe.train.seed, verbose=False)
-        net = SaltNet(recipe.model)
-        if start is not None:
+        if start is None:
+            net = SaltNet(recipe.model)
+        else:
+            net = SaltNet(recipe.model.model_copy(update={"weights": "none"}))
             net.load_state_dict(start)
         task = SaltTask(net, recipe, clock.progress)
         trainer = _trainer(recipe, run, callbacks, accelerator, devices, num_nodes)
