@@ -42,8 +42,10 @@ def main() -> None:
     candidates = labelled & (found.groups() >= 0)
     folds = options.model.is_dir()
     parts = []
-    for file in run_models(options.model) if folds else [options.model]:
-        predictor, (card,) = load_predictor([file], PredictOptions())
+    # a fold's last network and its snapshots are of the same tiles
+    places = dict.fromkeys(file.parent for file in run_models(options.model)) if folds else ()
+    for files in [sorted(place.glob("*.safetensors")) for place in places] or [[options.model]]:
+        predictor, (card, *_) = load_predictor(files, PredictOptions())
         unseen = set(tiles.ids) - {*card.train_ids, *card.val_ids}
         own = set(card.val_ids) if folds else set(tiles.ids) if options.all else unseen
         chosen = np.flatnonzero(candidates & np.array([id_ in own for id_ in tiles.ids]))

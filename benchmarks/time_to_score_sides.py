@@ -19,7 +19,7 @@ from segmentation_models_pytorch.losses import LovaszLoss
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import InterpolationMode
-from torchvision.transforms.functional import affine
+from torchvision.transforms.functional import affine, center_crop, pad
 
 from diapir.config import load_recipe
 from diapir.data.splits import Split
@@ -157,8 +157,11 @@ def _changed(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         "scale": 1 + 0.15 * zoom,
         "shear": [0.0],
     }
+    edge = side // 4  # more than shift and zoom lay bare
+    image, mask = pad(image, edge, padding_mode="reflect"), pad(mask, edge, padding_mode="reflect")
     image = affine(image, **moved, interpolation=InterpolationMode.BILINEAR)
-    return (image + 0.1 * bright).clamp(0, 1), affine(mask, **moved)
+    image, mask = center_crop(image, side), center_crop(affine(mask, **moved), side)
+    return (image + 0.1 * bright).clamp(0, 1), mask
 
 
 def train_cpu(trial: Trial, settings: Sequence[str] = ()) -> Observer:

@@ -79,6 +79,23 @@ def test_a_volume_of_labels_gives_its_labelled_inlines(cube, tmp_path):
     assert np.array_equal(found[0].labels, salt[3])
 
 
+def test_no_number_in_segy_labels_is_no_interpretation(make_segy, tmp_path):
+    from diapir.io.segy_write import write_segy
+    from diapir.io.volume import geometry_of, open_volume
+
+    survey = open_volume(make_segy()[0])
+    salt = np.full((6, 7, 30), np.nan, np.float32)
+    salt[2, :, 10:] = 1
+    salt[2, :, :4] = 0
+    path = tmp_path / "labels.sgy"
+    write_segy(path, lambda part: salt[tuple(part.T)], geometry_of(survey), code=5)
+    (found,) = read_labels(path, survey)
+    assert found.number == 102
+    assert (found.labels[:, 10:] == 1).all()
+    assert (found.labels[:, :4] == 0).all()
+    assert (found.labels[:, 4:10] == UNLABELLED).all()
+
+
 def test_segy_labels_are_read_with_the_flags_of_the_survey(make_segy, tmp_path):
     from diapir.io.segy import SegyOptions
     from diapir.io.segy_write import write_segy

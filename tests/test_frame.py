@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -15,6 +17,33 @@ def test_indices_and_world_are_inverse(angle, make_frame):
     assert np.allclose(world[:, 2], 200 + 4 * places[:, 2])
     i, j = frame.to_indices(world[:, 0], world[:, 1])
     assert np.allclose(np.stack([i, j], axis=1), places[:, :2])
+
+
+def test_lines_that_are_missing_move_nothing(make_frame):
+    whole = make_frame((12, 7, 9), angle=33)
+    for order in (slice(None), slice(None, None, -1)):
+        kept = np.array([0, 1, 2, 3, 9, 10, 11])[order]
+        holed = replace(whole, inline=whole.inline[kept], x=whole.x[kept], y=whole.y[kept],
+                        live=whole.live[kept])  # fmt: skip
+        assert np.isclose(holed.bin_area, whole.bin_area)
+        i, j = holed.to_indices(holed.x[:, 4], holed.y[:, 4])
+        assert np.allclose(i, np.arange(7), atol=1e-6)
+        assert np.allclose(j, 4, atol=1e-6)
+
+
+def test_traces_that_only_fill_the_grid_do_not_bend_it(make_frame):
+    whole, padded = make_frame(angle=33), make_frame(angle=33)
+    padded.x[0], padded.y[0] = 0, 0
+    assert np.allclose(padded.affine, whole.affine)
+    assert np.allclose(padded.trace_xy()[0], whole.trace_xy()[0])
+
+
+def test_coordinates_in_feet_have_areas_in_square_metres(make_frame):
+    frame = replace(make_frame(unit="ms"), measurement="ft")
+    assert frame.plane_unit == "ft"
+    assert np.isclose(frame.sample_volume_m3(3000), 25 * 12.5 * 0.3048**2 * 6)
+    assert np.isclose(replace(frame, unit="m").sample_volume_m3(), 25 * 12.5 * 0.3048**2 * 4)
+    assert make_frame(unit="ms").plane_unit == "m"
 
 
 def test_a_bin_has_its_area_and_a_sample_its_volume(make_frame):

@@ -1,5 +1,6 @@
 import csv
 import warnings
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -124,6 +125,14 @@ def test_without_salt_there_is_no_horizon():
     top, base = salt_interval(np.zeros((2, 3, 5)), np.zeros((2, 3, 5), bool), 0.5, np.arange(5.0))
     assert np.isnan(top).all()
     assert np.isnan(base).all()
+
+
+def test_long_numbers_are_written_in_full(make_frame, tmp_path):
+    frame = replace(make_frame(), inline=1_001_237.0 + np.arange(5))
+    paths = write_horizons(tmp_path, Horizon("top", np.ones((5, 7)), frame), ["xyz", "csv"])
+    for path in paths:
+        told = path.read_text().splitlines()[-1].replace(",", " ").split()
+        assert told[0] == "1001241"
 
 
 def test_xyz_holds_every_trace_with_salt(horizon, written):

@@ -258,6 +258,9 @@ def test_gaps_and_delay_of_multidimio(
     assert found["sample"].to_numpy().tolist() == [200, 204, 208, 212, 216, 220]
     assert found["sample"].attrs["units"] == "ms"
     assert open_volume(path, start=48.0)["sample"].to_numpy()[:2].tolist() == [48, 52]
+    labels = open_volume(path, keep_nan=True)["amplitude"]
+    np.testing.assert_array_equal(labels, values)
+    assert np.isnan(labels).any()
 
 
 def test_without_headers_mdio_starts_at_its_own_axis(

@@ -14,6 +14,7 @@ from diapir.errors import DataError, ModelFileError, RunError
 from diapir.export.segy_mask import traces_of
 from diapir.inference.schedule import Workers
 from diapir.inference.sections import IdentityModel, Tiling
+from diapir.io.ingest import ingest
 from diapir.models.modelcard import ModelCard
 from diapir.models.modelfile import save_model
 from diapir.models.unet import SaltNet
@@ -213,6 +214,21 @@ def test_a_map_made_again_keeps_nothing_of_the_former(survey, model, tmp_path):
     assert copies <= left
     assert not meshes & left
     assert not copies & again(segy=False, threshold=0.02)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_another_first_sample_is_another_map(survey, model, tmp_path, stored):
+    found = []
+    if stored:
+        ingest(survey, tmp_path / "survey.zarr")
+        survey = tmp_path / "survey.zarr"
+    for start in (100.0, 100.0, 1000.0):
+        result = map_survey(survey, tmp_path / "out", [model], SETTINGS, workers=ONE,
+                            options={"start": start}, progress=False)  # fmt: skip
+        found.append((float(xr.open_zarr(result.store)["sample"][0]), result.news))
+    assert [first for first, _ in found] == [100, 100, 1000]
+    assert any("finished already" in text for text in found[1][1])
+    assert any("is replaced" in text for text in found[2][1])
 
 
 def test_two_maps_do_not_write_into_one_folder(survey, model, tmp_path):

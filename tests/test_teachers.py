@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from diapir.data.splits import make_splits
 from diapir.errors import DataError
 from diapir.inference.predict import load_predictor
 from diapir.io.tiles import Tiles, read_tiles
+from diapir.models.modelfile import load_model, save_model
 from diapir.runs.hardware import Hardware
 from diapir.runs.teachers import ask_teachers, most_certain
 from diapir.runs.train import train_recipe
@@ -55,8 +57,9 @@ def test_most_certain_takes_its_share_of_tiles_with_salt_and_without() -> None:
     certain, doubtful = 0.98, 0.7
     levels = [certain, doubtful, 1 - certain, 1 - doubtful, 1 - certain, 1 - doubtful]
     probs = np.stack([np.full((2, 2), level, np.float32) for level in levels])
-    assert most_certain(probs, 0.5, 0.5).tolist() == [0, 2, 4]
-    assert most_certain(probs, 0.5, 1.0).tolist() == [0, 1, 2, 3, 4, 5]
+    salty = probs[:, 0, 0] > 0.5
+    assert most_certain(probs, salty, 0.5).tolist() == [0, 2, 4]
+    assert most_certain(probs, salty, 1.0).tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_no_teachers_change_nothing(data: Path, tiny_recipe: Make) -> None:
@@ -81,8 +84,21 @@ def test_pseudo_labels_only_train(data: Path, teacher: Path, tiny_recipe: Make) 
     assert np.array_equal(lessons.split.val, split.val)
     assert np.array_equal(lessons.split.holdout, split.holdout)
     predictor, _ = load_predictor([teacher])
-    says = predictor.predict_probs(lessons.tiles.images[60:]) > predictor.threshold
+    says = predictor.make_masks(predictor.predict_probs(lessons.tiles.images[60:]))
     assert np.array_equal(lessons.tiles.truth[60:], says)
+
+
+def test_pseudo_labels_are_cleaned_up_as_the_teacher_says(
+    data: Path, teacher: Path, tiny_recipe: Make, tmp_path: Path
+) -> None:
+    strict = tmp_path / "strict.safetensors"
+    net, card = load_model(teacher)
+    save_model(strict, net, replace(card, rule=replace(card.rule, min_body=10**6)))
+    recipe = tiny_recipe(pseudo_labels__models=[str(strict)], pseudo_labels__share=1.0)
+    tiles = read_tiles(data, "train")
+    lessons = ask_teachers(tiles, make_splits(tiles, recipe.split)[0], recipe, data)
+    assert len(lessons.tiles) > len(tiles)
+    assert not lessons.tiles.truth[len(tiles) :].any()
 
 
 @pytest.mark.parametrize("copies", [1, 2])  # the same teachers for both, or others

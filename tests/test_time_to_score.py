@@ -36,18 +36,21 @@ def test_the_fastest_training_of_each_side_counts() -> None:
     def run(side: str, budget: float, *points: tuple[float, float]) -> dict:
         return {"side": side, "budget": budget, "unit": "minutes", "points": points}
 
-    found = time_to_score.summarise(
-        [
-            run("plain", 9, (60.0, 0.6), (540.0, 0.76)),
-            run("plain", 20, (600.0, 0.70), (1200.0, 0.78)),
-            run("cpu", 5, (60.0, 0.71), (300.0, 0.76)),
-            run("cpu", 12, (120.0, 0.71), (480.0, 0.79)),
-        ]
-    )
+    runs = [
+        run("plain", 9, (60.0, 0.6), (540.0, 0.76)),
+        run("plain", 20, (600.0, 0.70), (1200.0, 0.78)),
+        run("cpu", 5, (60.0, 0.71), (300.0, 0.76)),
+        run("cpu", 12, (120.0, 0.71), (480.0, 0.79)),
+    ]
+    found = time_to_score.summarise(runs)
     # nobody reached 0.80
     assert [row.value for row in found.rows] == [9.0, 9 / 5, 20 / 8]
     assert [row.holds for row in found.rows] == [None, None, True]
     assert [cells[5] for cells in found.tables[0].cells] == ["not reached"] * 4
+    # a side with a single schedule might be faster with a shorter one
+    unfair = time_to_score.summarise(runs[1:])
+    assert [row.holds for row in unfair.rows] == [None, None, None]
+    assert "single budget" in unfair.tables[0].note
 
 
 def test_scores_are_averages_with_mirrored_tiles() -> None:

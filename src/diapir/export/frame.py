@@ -1,5 +1,6 @@
 """Where the samples of a survey lie in the world: numbers, coordinates, time or depth."""
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -7,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-_CUBIC_METRES_A_CUBIC_FOOT = 0.3048**3
+_METRES = {"m": 1.0, "ft": 0.3048}
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +24,7 @@ class Frame:
         x: (I, J) easting of each trace, NaN where it is unknown; None: the survey has none.
         y: (I, J) northing, like `x`.
         live: (I, J) bool, where there is a trace.
+        measurement: Of `x` and `y`, 'm' or 'ft'; empty: nothing says it.
     """
 
     inline: NDArray[np.float64]
@@ -32,6 +34,7 @@ class Frame:
     x: NDArray[np.float64] | None
     y: NDArray[np.float64] | None
     live: NDArray[np.bool_]
+    measurement: str = ""
 
     @classmethod
     def from_volume(cls, volume: Any) -> Self:
@@ -55,6 +58,7 @@ class Frame:
             x=of_traces("cdp_x"),
             y=of_traces("cdp_y"),
             live=np.ones(shape, bool) if live is None else live > 0,
+            measurement=str(json.loads(volume.attrs.get("segy", "{}")).get("measurement", "")),
         )
 
     @property
@@ -66,6 +70,11 @@ class Frame:
     def is_flat(self) -> bool:
         """Whether this is a single line, which has neither areas nor surfaces."""
         return min(self.shape[:2]) < 2
+
+    @property
+    def plane_unit(self) -> str:
+        """Unit of easting and northing, 'm' or 'ft': as headers say it, else as depths have it."""
+        return self.measurement or ("ft" if self.unit == "ft" else "m")
 
     @property
     def sample_step(self) -> float:
@@ -100,7 +109,9 @@ class Frame:
     @cached_property
     def _known(self) -> NDArray[np.bool_]:
         assert self.x is not None and self.y is not None  # noqa: S101, PT018  # callers have asked
-        known: NDArray[np.bool_] = self.live & np.isfinite(self.x) & np.isfinite(self.y)
+        # traces that only fill up the grid have no coordinates, which headers can only say by 0
+        stated = np.isfinite(self.x) & np.isfinite(self.y) & ((self.x != 0) | (self.y != 0))
+        known: NDArray[np.bool_] = self.live & stated
         return known
 
     def _fit(self) -> tuple[NDArray[np.float64], int]:
@@ -148,10 +159,7 @@ class Frame:
         """Return fractional line and trace indices of places in the world, of their shape."""
         offset = np.stack([x - self.affine[0, 0], y - self.affine[1, 0]])
         inline, crossline = np.tensordot(np.linalg.inv(self.affine[:, 1:]), offset, axes=1)
-        return (
-            (inline - self.inline[0]) / _step(self.inline),
-            (crossline - self.crossline[0]) / _step(self.crossline),
-        )
+        return _place(self.inline, inline), _place(self.crossline, crossline)
 
     @property
     def bin_area(self) -> float | None:
@@ -168,12 +176,10 @@ class Frame:
         """
         if self.bin_area is None:
             return None
+        area = self.bin_area * _METRES[self.plane_unit] ** 2
         if self.unit == "ms":
-            if velocity_m_s is None:
-                return None
-            return self.bin_area * self.sample_step * velocity_m_s / 2000
-        cubic = self.bin_area * self.sample_step
-        return cubic * _CUBIC_METRES_A_CUBIC_FOOT if self.unit == "ft" else cubic
+            return None if velocity_m_s is None else area * self.sample_step * velocity_m_s / 2000
+        return area * self.sample_step * _METRES.get(self.unit, 1.0)
 
 
 def _det(affine: NDArray[np.float64]) -> float:
@@ -181,7 +187,17 @@ def _det(affine: NDArray[np.float64]) -> float:
 
 
 def _step(axis: NDArray[np.float64]) -> float:
-    return float(axis[-1] - axis[0]) / (len(axis) - 1) if len(axis) > 1 else 1.0
+    """Return the distance of neighbours, which holes in the axis do not change."""
+    return float(np.median(np.diff(axis))) if len(axis) > 1 else 1.0
+
+
+def _place(axis: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the fractional indices of values of an axis, the inverse of `_along`."""
+    step = _step(axis)
+    upward = np.sign(step)
+    inside = np.interp(upward * values, upward * axis, np.arange(len(axis)))
+    beyond = values - np.clip(values, axis.min(), axis.max())
+    return np.asarray(inside + beyond / step, np.float64)
 
 
 def _along(axis: NDArray[np.float64], place: NDArray[np.float64]) -> NDArray[np.float64]:

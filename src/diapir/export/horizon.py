@@ -128,7 +128,7 @@ def write_xyz(path: Path, horizon: Horizon) -> None:
             temporary,
             f"# inline crossline x y z_{unit}\n",
             list(horizon.table().values()),
-            "%g %g %.2f %.2f %.4f",
+            "%.12g %.12g %.2f %.2f %.4f",
         )
 
 
@@ -156,7 +156,7 @@ def write_csv(path: Path, horizon: Horizon) -> None:
     header = f"inline,crossline,x,y,z_{horizon.frame.unit}\n"
     with atomic_write(path) as temporary:
         columns = list(horizon.table().values())
-        _save_rows(temporary, header, columns, "%g,%g,%.2f,%.2f,%.4f")
+        _save_rows(temporary, header, columns, "%.12g,%.12g,%.2f,%.2f,%.4f")
 
 
 def write_parquet(path: Path, horizon: Horizon) -> None:

@@ -176,7 +176,7 @@ def write_tsurf(path: Path, meshes: Sequence[Mesh], frame: Frame) -> None:
     Raises:
         RunError: The file cannot be written.
     """
-    plane = "ft" if frame.unit == "ft" else "m"
+    plane = frame.plane_unit
     with atomic_write(path) as temporary, temporary.open("w", encoding="ascii") as file:
         for mesh in meshes:
             file.write(

@@ -181,7 +181,7 @@ def _open_labels(path: Path, survey: Any, options: dict[str, Any]) -> tuple[Any,
     if labels is None:
         # the labels' samples have a format of their own, and a size that may be misread with it
         shared = {name: value for name, value in options.items() if name not in _OF_THE_SURVEY}
-        volume = open_volume(path, **shared)
+        volume = open_volume(path, keep_nan=True, **shared)
         labels = volume["amplitude"]
     wanted = survey["amplitude"]
     if labels.shape != wanted.shape:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,11 +71,12 @@ class SegySurvey:
 class TraceArray:
     """The samples of a SEG-Y file as an array over the axes of its grid, read on slicing.
 
-    Cells without a trace, and samples that are no finite number, are 0.
+    Cells without a trace are 0, and so are samples that are no finite number, unless `keep_nan`.
     """
 
     file: SegyFile
     trace_at: NDArray[np.int64]
+    keep_nan: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -103,7 +104,8 @@ class TraceArray:
         for start in range(0, len(live), most):  # so that the box is the only large array
             part = live[start : start + most]
             box[part] = self.file.read_traces(wanted.ravel()[part])[:, samples]
-        box[~np.isfinite(box)] = 0
+        if not self.keep_nan:
+            box[~np.isfinite(box)] = 0
         return box.reshape(*wanted.shape, width)
 
 
@@ -134,11 +136,12 @@ def sampled_traces(file: SegyFile) -> NDArray[np.float32]:
     return file.read_traces(np.unique(np.linspace(0, file.traces - 1, count).astype(np.int64)))
 
 
-def open_segy(path: Path, **options: Any) -> "xr.Dataset":
+def open_segy(path: Path, *, keep_nan: bool = False, **options: Any) -> "xr.Dataset":
     """Return a SEG-Y file as a dataset whose samples are read when they are computed.
 
     Args:
         path: The file.
+        keep_nan: Leave samples that are no number as they are, in place of 0.
         **options: Fields of `SegyOptions`.
 
     Raises:
@@ -153,12 +156,13 @@ def open_segy(path: Path, **options: Any) -> "xr.Dataset":
             expected=", ".join(SegyOptions.__dataclass_fields__),
         )
     survey = read_survey(path, SegyOptions(**options))
+    samples = replace(survey.amplitudes, keep_nan=keep_nan)
     amplitude = da.from_array(
-        survey.amplitudes,
-        chunks=chunk_shape(survey.amplitudes.shape),
-        name=f"segy-{survey.fingerprint}",
+        samples,
+        chunks=chunk_shape(samples.shape),
+        name=f"segy-{survey.fingerprint}-{keep_nan}",
         asarray=False,
-        meta=np.empty((0,) * survey.amplitudes.ndim, np.float32),
+        meta=np.empty((0,) * samples.ndim, np.float32),
     )
     return make_volume(
         amplitude,

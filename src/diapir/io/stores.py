@@ -3,6 +3,7 @@
 import hashlib
 import json
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ _UNITS: dict[str, Unit] = {
     "ms": "ms", "millisecond": "ms", "milliseconds": "ms", "m": "m", "meter": "m", "metre": "m",
     "meters": "m", "metres": "m", "ft": "ft", "foot": "ft", "feet": "ft", "1": "1",
 }  # fmt: skip
-_SAMPLED_LINES, _HEADER_LINES = 64, 8
+_SAMPLED_LINES, _SAMPLED_VALUES, _HEADER_LINES = 64, 1 << 21, 8
 _HEADERS = ["headers", "raw_headers"]
 _ZARR_FILES = ("zarr.json", ".zmetadata", ".zgroup", ".zattrs", ".zarray")
 _MOST_CHUNK_BYTES, _MOST_CHUNKS = 1 << 28, 10_000_000
@@ -32,12 +33,13 @@ _SMALL_BYTES, _MOST_INFLATED = 1 << 26, 20_000
 """Of coordinates: what is read unasked, and how many times its bytes on disk more may be."""
 
 
-def open_store(path: Path, start: float | None = None) -> "xr.Dataset":
+def open_store(path: Path, start: float | None = None, *, keep_nan: bool = False) -> "xr.Dataset":
     """Return a store as a dataset; its samples are read when they are computed.
 
     Args:
         path: The store.
-        start: Time or depth of the first sample of an MDIO store, in place of what it says.
+        start: Time or depth of the first sample, in place of what the store says.
+        keep_nan: Leave samples of MDIO that are no number as they are, in place of 0.
 
     Raises:
         DataError: It is no Zarr store, holds no amplitudes, or its ingest is unfinished.
@@ -66,11 +68,14 @@ def open_store(path: Path, start: float | None = None) -> "xr.Dataset":
         check_coordinates(found, path)
         own = set(STATISTICS) <= set(found.attrs) and "amplitude" in found
         if not own:
-            return _from_mdio(found, path, start)
+            return _from_mdio(found, path, start, keep_nan)
         numbers = [float(found.attrs[name]) for name in STATISTICS]
         if not np.isfinite(numbers).all():
             raise ValueError("its statistics are no numbers")
         loaded = {name: found[name].load() for name in found.coords}
+        if start is not None:
+            axis = loaded["sample"]
+            loaded["sample"] = axis.copy(data=axis.to_numpy() - float(axis[0]) + start)
         return found.assign(amplitude=guarded(found["amplitude"], path)).assign_coords(loaded)
     except DataError:
         raise
@@ -153,7 +158,9 @@ def _damaged(path: Path, what: str, error: Exception) -> DataError:
     )
 
 
-def _from_mdio(found: "xr.Dataset", path: Path, start: float | None) -> "xr.Dataset":
+def _from_mdio(
+    found: "xr.Dataset", path: Path, start: float | None, keep_nan: bool
+) -> "xr.Dataset":
     name = "amplitude" if "amplitude" in found else found.attrs.get("defaultVariableName")
     if name not in found:
         held = ", ".join(map(str, found.variables)) or "nothing"
@@ -174,7 +181,7 @@ def _from_mdio(found: "xr.Dataset", path: Path, start: float | None) -> "xr.Data
         )
     mask = _over_lines(found, "trace_mask", dims, np.True_).astype(np.bool_)
     # MDIO fills the gaps with NaN
-    amplitude = amplitude.where(np.isfinite(amplitude), 0)
+    filled = amplitude.where(np.isfinite(amplitude), 0)
     geometry = Geometry(
         axes={
             new: _axis(found, old, size).astype(np.int32)
@@ -186,17 +193,28 @@ def _from_mdio(found: "xr.Dataset", path: Path, start: float | None) -> "xr.Data
         cdp_x=_over_lines(found, "cdp_x", dims, None),
         cdp_y=_over_lines(found, "cdp_y", dims, None),
     )
-    step = max(1, amplitude.shape[0] // _SAMPLED_LINES)
-    sampled = amplitude[::step].to_numpy()[geometry.trace_mask[::step]]
-    statistics = amplitude_statistics(sampled)
+    statistics = amplitude_statistics(np.concatenate([*_sampled(filled, mask)]))
     known = json.dumps([statistics, amplitude.shape, _entries(path)], sort_keys=True)
     return make_volume(
-        amplitude.data.astype(np.float32),
+        (amplitude if keep_nan else filled).data.astype(np.float32),
         geometry,
         source=str(path),
         fingerprint=hashlib.sha256(known.encode()).hexdigest(),
         statistics=statistics,
     )
+
+
+def _sampled(
+    amplitude: "xr.DataArray", mask: NDArray[np.bool_]
+) -> Iterator[NDArray[np.floating[Any]]]:
+    """Yield values of live traces in evenly spaced lines, `_SAMPLED_VALUES` at most in all."""
+    lines = amplitude.shape[0]
+    a_line = int(np.prod(amplitude.shape[1:]))
+    count = min(lines, max(1, _SAMPLED_VALUES // a_line), _SAMPLED_LINES)
+    step = max(1, -(-a_line // _SAMPLED_VALUES))
+    for line in np.unique(np.linspace(0, lines - 1, count).round().astype(int)):
+        values = amplitude[int(line)].to_numpy()
+        yield values[mask[int(line)]].ravel()[::step]
 
 
 def _samples(

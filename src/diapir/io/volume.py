@@ -133,7 +133,7 @@ def geometry_of(volume: "xr.Dataset") -> Geometry:
     )
 
 
-def open_volume(path: Path, **options: Any) -> "xr.Dataset":
+def open_volume(path: Path, *, keep_nan: bool = False, **options: Any) -> "xr.Dataset":
     """Return a survey or a section as a dataset; large ones are read when they are computed.
 
     Takes SEG-Y, Zarr stores (those of `diapir ingest`, and MDIO of version 1), ``.npy`` arrays of
@@ -141,8 +141,9 @@ def open_volume(path: Path, **options: Any) -> "xr.Dataset":
 
     Args:
         path: File or store.
+        keep_nan: Leave samples of SEG-Y and MDIO that are no number as they are, in place of 0.
         **options: For SEG-Y the fields of `diapir.io.segy.SegyOptions`, such as ``inline_byte``; of
-            these, MDIO takes ``start``.
+            these, stores take ``start``.
 
     Raises:
         DataError: It cannot be read, is no kind of file that Diapir knows, or is pre-stack.
@@ -154,14 +155,14 @@ def open_volume(path: Path, **options: Any) -> "xr.Dataset":
     if path.is_dir():
         from diapir.io.stores import open_store
 
-        return open_store(path, start=options.get("start"))
+        return open_store(path, start=options.get("start"), keep_nan=keep_nan)
     if suffix in _PICTURES:
         return _open_picture(path)
     if suffix == ".npy":
         return _open_array(path)
     from diapir.io.segy_volume import open_segy
 
-    return open_segy(path, **options)
+    return open_segy(path, keep_nan=keep_nan, **options)
 
 
 def amplitude_statistics(values: NDArray[Any]) -> dict[str, float]:

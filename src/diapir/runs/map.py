@@ -264,10 +264,15 @@ def _stated(
         "threshold": threshold,
         "look": asdict(look),
         "shape": list(plan.shape),
+        "sample": [*_first_and_last(survey["sample"]), str(survey["sample"].attrs.get("units"))],
         "directions_used": list(plan.directions),
         "lines_a_block": plan.lines,
         **json.loads(json.dumps(own)),
     }
+
+
+def _first_and_last(axis: Any) -> list[float]:
+    return [float(axis[0]), float(axis[-1])]
 
 
 def _name_of(load_model: Callable[[], SectionModel]) -> str:

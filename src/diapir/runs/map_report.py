@@ -104,8 +104,8 @@ def _bodies_section(result: "MapResult") -> Section:
             body.number,
             body.samples,
             None if body.volume_m3 is None else f"{body.volume_m3:,.0f}",
-            f"{body.inline[0]:g}-{body.inline[1]:g}",
-            f"{body.crossline[0]:g}-{body.crossline[1]:g}",
+            f"{body.inline[0]:.12g}-{body.inline[1]:.12g}",
+            f"{body.crossline[0]:.12g}-{body.crossline[1]:.12g}",
             f"{body.z[0]:g}-{body.z[1]:g}",
             body.mean_prob,
         )
@@ -136,9 +136,8 @@ def _horizon_section(result: "MapResult") -> Section:
         return Section("Horizons", text=["There is no top and no base of salt: no body is kept."])
     frame = result.products.frame
     x, y = frame.trace_xy()
-    # coordinates are in feet where depths are; SEG-Y seldom says it
-    metric = "ft" if frame.unit == "ft" else "m"
-    plane = (f"X ({metric})", f"Y ({metric})") if frame.located else ("crossline", "inline")
+    unit = frame.plane_unit
+    plane = (f"X ({unit})", f"Y ({unit})") if frame.located else ("crossline", "inline")
     pictures = []
     for horizon, caption in horizons:
         figure = horizon_map(horizon.z, x, y, name=caption, unit=frame.unit, plane=plane)

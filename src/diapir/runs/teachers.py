@@ -61,9 +61,10 @@ def ask_teachers(
         teacher = _load(hard, tiles, split, "pseudo_labels.models")
         unlabelled = read_tiles(data, "test", progress=progress)
         probs = predict_with_bar(teacher, unlabelled, progress, "Pseudo-labels")
-        chosen = most_certain(probs, teacher.threshold, recipe.pseudo_labels.share)
-        masks = (probs[chosen] > teacher.threshold).astype(np.uint8)
-        added = replace(unlabelled.subset(chosen), masks=masks)
+        masks = teacher.make_masks(probs)
+        salty = np.asarray(masks.any(axis=(1, 2)))
+        chosen = most_certain(probs, salty, recipe.pseudo_labels.share)
+        added = replace(unlabelled.subset(chosen), masks=masks[chosen].astype(np.uint8))
         places = np.arange(len(tiles), len(tiles) + len(added))
         tiles = tiles.joined(added)
         split = replace(split, train=np.concatenate([split.train, places]))
@@ -79,7 +80,9 @@ def ask_teachers(
     return Lessons(tiles, split, taught, start)
 
 
-def most_certain(probs: NDArray[np.float32], threshold: float, share: float) -> NDArray[np.intp]:
+def most_certain(
+    probs: NDArray[np.float32], salty: NDArray[np.bool_], share: float
+) -> NDArray[np.intp]:
     """Return the positions of a share of the tiles, those predicted with the most certainty.
 
     The share is taken of the tiles with predicted salt and of those without, each: an empty tile is
@@ -87,14 +90,13 @@ def most_certain(probs: NDArray[np.float32], threshold: float, share: float) -> 
 
     Args:
         probs: (N, H, W) float32, 0..1.
-        threshold: Probability above which a pixel is salt.
+        salty: (N,) which tiles are predicted to have salt.
         share: Of each kind to keep, 0..1.
 
     Returns:
         Sorted positions.
     """
     certainty = np.abs(2 * probs - 1).mean(axis=(1, 2))
-    salty = (probs > threshold).any(axis=(1, 2))
     kept = []
     for kind in (salty, ~salty):
         places = np.flatnonzero(kind)

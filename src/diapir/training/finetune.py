@@ -131,7 +131,8 @@ class WindowDrawer:
                 expected="pixels of 0 (no salt) or salt",
                 mend="Check the value that stands for unlabelled.",
             )
-        self._labelled = [np.argwhere(s.labelled) for s in self._sections]
+        # places in flat sections: of whole lines there are as many as samples
+        self._labelled = [np.flatnonzero(s.labelled).astype(np.int32) for s in self._sections]
         sizes = np.array([len(places) for places in self._labelled], np.float64)
         self._weights = sizes / sizes.sum()
 
@@ -147,7 +148,8 @@ class WindowDrawer:
         which = int(rng.choice(len(self._sections), p=self._weights))
         section = self._sections[which]
         # around a labelled pixel, wherever it falls in the window: no window is without labels
-        pixel = self._labelled[which][rng.integers(len(self._labelled[which]))]
+        place = self._labelled[which][rng.integers(len(self._labelled[which]))]
+        pixel = np.array(np.unravel_index(place, section.image.shape))
         shift = rng.integers(0, self._size, 2)
         corner = np.clip(pixel - shift, 0, np.array(section.image.shape) - self._size)
         where = tuple(slice(int(c), int(c) + self._size) for c in corner)
