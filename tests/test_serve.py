@@ -618,7 +618,7 @@ def test_the_command_hands_its_options_over(model, monkeypatch, tmp_path):
         "--token-file",
         str(tmp_path / "token"),
         "--allow-host",
-        "salt.example",
+        "Salt.Example",
     ]
     assert run(command_line, ["serve", str(model), *options]).exit_code == 0
     settings, host, port = seen.pop()

@@ -2,10 +2,13 @@
 
 import contextlib
 import json
+import os
 import shutil
+import subprocess
 import sys
 import time
 from io import StringIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -78,7 +81,7 @@ def _replace_process(monkeypatch, script):
     whole = asyncio.create_subprocess_exec
 
     async def other(*command, **more):
-        assert command[1:] == ("-m", "diapir.serve.job_process")
+        assert command[1:] == ("-m", "diapir.serve.job_process", str(os.getpid()))
         return await whole(sys.executable, "-c", script, **more)
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", other)
@@ -352,6 +355,31 @@ def test_the_process_tells_what_it_does(model, lines, tmp_path, monkeypatch, cap
     spec["source"] = str(lines / "dead.sgy")
     (last,) = run_process(monkeypatch, capfd, spec)
     assert set(last["problem"]) == {"what", "where", "expected", "mend"}
+
+
+def test_the_process_ends_with_the_service():
+    """One that goes on would keep the map locked for the service that is started again."""
+    service = (
+        "import os, subprocess, sys\n"
+        "job = subprocess.Popen([sys.executable, '-m', 'diapir.serve.job_process',\n"
+        "                        str(os.getpid())],\n"
+        "                       stdout=subprocess.DEVNULL, start_new_session=True)\n"
+        "print(job.pid, flush=True)\n"
+        "sys.stdin.readline()\n"  # its end kills neither
+    )
+    waits, never_said = os.pipe()
+    killed = subprocess.Popen([sys.executable, "-c", service], stdin=waits, stdout=subprocess.PIPE)
+    assert killed.stdout is not None
+    job = int(killed.stdout.readline())
+    killed.kill()
+    killed.wait()
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{job}").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    left = Path(f"/proc/{job}").exists()
+    os.close(never_said)
+    os.close(waits)
+    assert not left
 
 
 def test_problems_name_no_paths_of_the_server(model, lines, monkeypatch):

@@ -383,7 +383,7 @@ class TestLabels:
         where[2:4, 5:9] = True
         canvas.paint(where, 1)
         canvas.paint(np.roll(where, 10, axis=1), 0)
-        folder.save("inline_102", canvas.labels)
+        folder.save("inline_102", canvas)
         (line,) = read_labels(tmp_path / "labels", survey)
         assert (line.direction, line.number) == ("inline", 102)
         np.testing.assert_array_equal(line.labels, canvas.labels)
@@ -392,29 +392,62 @@ class TestLabels:
         folder = LabelFolder(tmp_path)
         canvas = Canvas.empty((7, 30))
         canvas.paint(np.ones((7, 30), bool), 1)
-        folder.keep_draft("inline_102", canvas.labels)
+        folder.keep_draft("inline_102", canvas)
         assert not list(tmp_path.glob("*.png"))
         again = LabelFolder(tmp_path)
         assert (again.load("inline_102", (7, 30)).labels == 1).all()
         (entry,) = again.entries()
         assert (entry.key, entry.saved, entry.draft) == ("inline_102", False, True)
         assert (entry.labelled, entry.salt) == (1.0, 1.0)
-        again.save("inline_102", canvas.labels)
+        again.save("inline_102", canvas)
         (entry,) = again.entries()
         assert (entry.saved, entry.draft) == (True, False)
 
     def test_erasing_everything_removes_the_file(self, tmp_path):
         folder = LabelFolder(tmp_path)
-        folder.save("inline_1", np.ones((2, 2), np.uint8))
-        empty = Canvas.empty((2, 2)).labels
+        folder.save("inline_1", Canvas(np.ones((2, 2), np.uint8)))
+        empty = Canvas.empty((2, 2))
         folder.keep_draft("inline_1", empty)  # a draft that says: nothing
         assert folder.load("inline_1", (2, 2)).is_empty
         folder.save("inline_1", empty)
         assert folder.entries() == []
 
+    def test_masks_of_0_and_1_are_labels_as_finetune_reads_them(self, tmp_path):
+        image = np.full((30, 7), 127, np.uint8)
+        image[:10], image[10:20] = 1, 0
+        (tmp_path / "inline_1.png").write_bytes(encode_png(image))
+        folder = LabelFolder(tmp_path)
+        labels = folder.load("inline_1", (7, 30)).labels
+        assert (labels[:, :10] == 1).all()
+        assert (labels[:, 10:20] == 0).all()
+        assert (labels[:, 20:] == UNLABELLED).all()
+        (entry,) = folder.entries()
+        assert (entry.labelled, entry.salt) == pytest.approx((2 / 3, 1 / 2))
+        (tmp_path / "inline_1.png").write_bytes(encode_png(image + np.uint8(2)))
+        with pytest.raises(DataError, match="values of"):
+            folder.load("inline_1", (7, 30))
+
+    def test_of_two_pages_the_second_does_not_undo_the_first(self, tmp_path):
+        folder = LabelFolder(tmp_path)
+        one, other = (folder.load("inline_1", (7, 30)) for _ in range(2))
+        one.paint(np.ones((7, 30), bool), 1)
+        folder.keep_draft("inline_1", one)
+        other.paint(np.ones((7, 30), bool), 0)
+        for write in (folder.keep_draft, folder.save):
+            with pytest.raises(DataError, match=r"somebody else(.|\n)*Step away and back"):
+                write("inline_1", other)
+        folder.save("inline_1", one)  # who drew first goes on
+        one.undo()
+        folder.keep_draft("inline_1", one)
+        again = folder.load("inline_1", (7, 30))
+        assert again.is_empty
+        again.paint(np.ones((7, 30), bool), 0)
+        folder.save("inline_1", again)
+        assert (folder.load("inline_1", (7, 30)).labels == 0).all()
+
     def test_labels_of_another_survey_are_refused(self, tmp_path):
         folder = LabelFolder(tmp_path)
-        folder.save("inline_1", np.ones((2, 3), np.uint8))
+        folder.save("inline_1", Canvas(np.ones((2, 3), np.uint8)))
         with pytest.raises(DataError, match="2 wide and 3 high"):
             folder.load("inline_1", (4, 4))
 
@@ -732,6 +765,32 @@ class TestPage:
         page = self.opened(open_library([tmp_path / "map"], labels=tmp_path / "labels"))
         assert (page.state.salt, page.state.threshold) == (MAP, 0.62)
         assert page.view.salt().max() == np.float32(0.5)
+
+    def test_a_prediction_takes_the_place_of_the_map_with_its_threshold(
+        self, make_segy, model_file, tmp_path
+    ):
+        path, values = make_segy(shape=(40, 45, 50))
+        for name, threshold in (("map", 0.62), ("other", 0.71)):
+            group = zarr.open_group(tmp_path / name / "salt.zarr", mode="w")
+            group.create_array("probability", data=np.full(values.shape, 0.5, np.float32))
+            (tmp_path / name / "map.json").write_text(
+                json.dumps({"source": str(path), "threshold": threshold})
+            )
+        maps = [tmp_path / "map", tmp_path / "other"]
+        library = open_library(maps, models=[model_file], labels=tmp_path / "labels")
+        page = self.opened(library)
+        assert page.state.threshold == 0.62
+        page.state.data = list(library.sources)[1]
+        assert (page.state.salt, page.state.threshold) == (MAP, 0.71)
+        page._predicted("tiny")
+        assert (page.state.salt, page.salt.salt.value) == ("tiny", "tiny")
+        assert page.state.threshold == pytest.approx(0.4)
+
+    def test_section_0_is_in_the_link(self, tmp_path):
+        np.save(tmp_path / "cube.npy", np.zeros((6, 7, 30), np.float32))
+        page = self.opened(open_library([tmp_path / "cube.npy"], labels=tmp_path / "labels"))
+        page.state.number = 0.0
+        assert "number=0&" in page.state.query(dark=False)
 
     def test_a_gallery_follows_the_threshold(self, easy_tiles, model_file, tmp_path):
         source = TileSource("tiles", easy_tiles, Path("tiles"))

@@ -70,7 +70,9 @@ def serve(
         surveys=tuple(surveys or ()),
         jobs=jobs if surveys else None,
         token=read_token(token_file) if token_file else os.environ.get("DIAPIR_TOKEN"),
-        hosts=(*LOOPBACK, *(allow_host or ())) if host in LOOPBACK or allow_host else (),
+        hosts=(*LOOPBACK, *(name.lower() for name in allow_host or ()))
+        if host in LOOPBACK or allow_host
+        else (),
         max_bytes=max_mib << 20,
         held_bytes=max(256, 2 * max_mib) << 20,
         queue=queue,

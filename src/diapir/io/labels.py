@@ -26,6 +26,9 @@ Line = Literal["inline", "crossline", "line"]
 PNG_UNLABELLED, VOLUME_UNLABELLED = 127, -1
 """What stands for "unlabelled" in a file unless one says otherwise."""
 
+PNG_SALT = (1, 255)
+"""What stands for salt in a picture."""
+
 _NAME = re.compile(r"(inline|crossline)[-_ ]?(\d+)$", re.I)
 _MOST_LINES = 400
 _OF_THE_SURVEY = ("sample_format", "byte_order", "samples", "text_headers")
@@ -105,13 +108,14 @@ def _of_line(
     else:
         values, live = _open_labels(file, survey, options)
         blank = VOLUME_UNLABELLED if unlabelled is None else unlabelled
-        labels = _coded(np.asarray(values), (1,), blank, file)
+        labels = coded(np.asarray(values), (1,), blank, file)
         labels[~live] = UNLABELLED
     if (labels != UNLABELLED).any():
         yield LabelledLine("line", 0, 0, labels)
 
 
 def _from_pictures(path: Path, survey: Any, unlabelled: float | None) -> Iterator[LabelledLine]:
+    seen: dict[tuple[str, int], Path] = {}
     for file in sorted(path.glob("*.png")):
         match = _NAME.search(file.stem)
         if match is None:
@@ -123,6 +127,14 @@ def _from_pictures(path: Path, survey: Any, unlabelled: float | None) -> Iterato
             )
         direction: Line = "inline" if match[1].lower() == "inline" else "crossline"
         number = int(match[2])
+        other = seen.setdefault((direction, number), file)
+        if other != file:
+            raise DataError(
+                f"the labels of {direction} {number} are there twice",
+                where=file,
+                expected=f"one picture of it; the other is {other.name}",
+                mend="Remove one of them, or move it out of the folder.",
+            )
         places = np.flatnonzero(np.asarray(survey[direction]) == number)
         if not len(places):
             known = np.asarray(survey[direction])
@@ -154,7 +166,7 @@ def _from_picture(
             expected=f"{expected[0]} traces wide and {expected[1]} samples high",
             mend="Draw the mask on the section itself, without borders or resampling.",
         )
-    return _coded(values, (1, 255), blank, file)
+    return coded(values, PNG_SALT, blank, file)
 
 
 def _from_volume(
@@ -165,7 +177,7 @@ def _from_volume(
     numbers = np.asarray(survey["inline"])
     found: list[tuple[int, NDArray[np.uint8]]] = []
     for index in range(values.shape[0]):
-        labels = _coded(np.asarray(values[index]), (1,), blank, path)
+        labels = coded(np.asarray(values[index]), (1,), blank, path)
         labels[~live[index]] = UNLABELLED
         if (labels != UNLABELLED).any():
             found.append((index, labels))
@@ -222,10 +234,20 @@ def _open_store(path: Path) -> Any | None:
     return None if found is None else guarded(found, path)
 
 
-def _coded(
+def coded(
     values: NDArray[Any], salt: tuple[int, ...], blank: float, where: Path
 ) -> NDArray[np.uint8]:
-    """Return 0, 1 and `UNLABELLED` for a file's own values."""
+    """Return 0, 1 and `UNLABELLED` for a file's own values.
+
+    Args:
+        values: Of the file.
+        salt: Those that stand for salt; 0 stands for none.
+        blank: The one that stands for no interpretation, beside NaN.
+        where: The file.
+
+    Raises:
+        DataError: There are other values.
+    """
     labels = np.full(values.shape, UNLABELLED, np.uint8)
     known = (values == blank) | ~np.isfinite(values.astype(np.float32))
     is_salt = np.isin(values, salt) & ~known

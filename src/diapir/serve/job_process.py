@@ -1,14 +1,17 @@
 """The process of one job: reads what to do from standard input, tells how far it is, maps.
 
-    python -m diapir.serve.job_process < spec.json
+    python -m diapir.serve.job_process SERVICE < spec.json
 
-Every line on its standard output is a JSON table: `done` and `total` blocks, at the end `files`
-and `news`, or a `problem`. It can be killed at any moment.
+SERVICE is the number of the process that asks for it. Every line on standard output is a JSON
+table: `done` and `total` blocks, at the end `files` and `news`, or a `problem`. It can be killed at
+any moment.
 """
 
 import json
 import os
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,9 +23,15 @@ from diapir.runs.map import MapSettings, map_survey
 _NICENESS = 10  # sections that somebody waits for come first
 
 
-def main() -> None:
-    """Do the job that standard input describes."""
+def main(service: int | None = None) -> None:
+    """Do the job that standard input describes.
+
+    Args:
+        service: The process with which this one is to end.
+    """
     told = _own_output()
+    if service is not None:
+        threading.Thread(target=_end_with, args=(service,), daemon=True).start()
     spec = json.load(sys.stdin)
     os.nice(max(0, _NICENESS - os.nice(0)))
     try:
@@ -32,6 +41,13 @@ def main() -> None:
         _tell(told, {"problem": {name: getattr(error, name) for name in texts}})
     except BrokenPipeError:  # the service is gone, and will start this job again
         sys.exit(1)
+
+
+def _end_with(service: int) -> None:
+    """End this process when the service is gone, so that it finds the map free when it is back."""
+    while os.getppid() == service:
+        time.sleep(1)
+    os._exit(1)
 
 
 def do_job(spec: dict[str, Any], tell: Any) -> dict[str, Any]:
@@ -90,4 +106,4 @@ def _tell(told: TextIO, table: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]))

@@ -221,7 +221,7 @@ class Jobs:
         try:
             with (out / "log.txt").open("a") as log:
                 process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "diapir.serve.job_process"),
+                    *(sys.executable, "-m", "diapir.serve.job_process", str(os.getpid())),
                     stdin=asyncio.subprocess.PIPE,
                     stdout=asyncio.subprocess.PIPE,
                     stderr=log,

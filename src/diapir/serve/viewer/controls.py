@@ -126,8 +126,8 @@ class SaltControls:
         )
         self._filling = False
 
-    def follow(self) -> None:
-        """Offer what there is for the data that is shown."""
+    def follow(self, *, other_data: bool = False) -> None:
+        """Offer what there is for the data that is shown; other data may have another map."""
         view = self._view
         known = view.source.known
         options = {"Map (diapir map)": MAP} if "probability" in known else {}
@@ -136,7 +136,9 @@ class SaltControls:
         self._filling = True
         try:
             if view.state.salt not in options.values():
-                self._take(next(iter(options.values()), ""))
+                self.take(next(iter(options.values()), ""))
+            elif other_data and view.state.salt == MAP:
+                self.take(MAP)
             self.salt.param.update(options=options or {"nothing": ""}, value=view.state.salt)
         finally:
             self._filling = False
@@ -147,9 +149,9 @@ class SaltControls:
     def _choose(self, event: Any) -> None:
         if self._filling or not event.new:
             return
-        self._take(event.new)
+        self.take(event.new)
 
-    def _take(self, salt: str) -> None:
+    def take(self, salt: str) -> None:
         """Take the salt from there, with the threshold that belongs to it."""
         models, source = self._view.library.models, self._view.source
         threshold = 0.5

@@ -201,7 +201,7 @@ class CorrectControls:
     def store(self) -> None:
         """Save the labels of the section."""
         view, key = self._view, self._key()
-        view.library.label_folder(view.shown.source).save(key, view.canvas.labels)
+        view.library.label_folder(view.shown.source).save(key, view.canvas)
         self.follow()
 
     def choose(self, value: int) -> None:

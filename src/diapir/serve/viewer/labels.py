@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 from diapir.errors import DataError
 from diapir.io.atomic import write_bytes_atomic
 from diapir.io.images import encode_png, read_grey
-from diapir.io.labels import PNG_UNLABELLED, UNLABELLED
+from diapir.io.labels import PNG_SALT, PNG_UNLABELLED, UNLABELLED, coded
 
 DRAFTS = ".drafts"
 """Folder inside that of the labels; what learns from labels does not look into it."""
 
 _UNDO_STEPS = 100
-_SALT_PIXEL = 255
 _MOST_VERTICES = 20_000
 
 Points = Sequence[tuple[float, float]]
@@ -31,6 +30,7 @@ class Canvas:
 
     def __init__(self, labels: NDArray[np.uint8]) -> None:
         self.labels = labels
+        self.files: tuple[object, ...] | None = None  # as of which they are, see `LabelFolder`
         self._before: list[NDArray[np.uint8]] = []
 
     @classmethod
@@ -188,7 +188,8 @@ class LabelFolder:
     """The folder in which labels are kept, as `diapir finetune --labels` reads it.
 
     Every change goes into a draft at once; saving moves it among the labels. A page that is closed
-    by accident finds its drafts again.
+    by accident finds its drafts again. Of two pages that change the labels of one section the
+    second is refused, until it has loaded what the first has drawn.
 
     Args:
         path: The folder; made when something is written.
@@ -202,38 +203,65 @@ class LabelFolder:
         """Return the draft of a section, else what is saved, else an empty canvas.
 
         Raises:
-            DataError: The file is no PNG of the section's size.
+            DataError: The file is no PNG of the section's size, or has other values than labels.
         """
-        for path in (self._draft(key), self._saved(key)):
-            if path.is_file():
-                return Canvas(_read(path, shape))
-        return Canvas.empty(shape)
+        files = self._files(key)
+        found = [path for path in (self._draft(key), self._saved(key)) if path.is_file()]
+        canvas = Canvas(_read(found[0], shape)) if found else Canvas.empty(shape)
+        canvas.files = files
+        return canvas
 
-    def keep_draft(self, key: str, labels: NDArray[np.uint8]) -> None:
+    def keep_draft(self, key: str, canvas: Canvas) -> None:
         """Write a draft; one that says nothing removes what there was.
 
         Raises:
+            DataError: The files have changed since the canvas was loaded.
             RunError: It cannot be written.
         """
-        if (labels == UNLABELLED).all() and not self._saved(key).exists():
+        self._check_unchanged(key, canvas)
+        if canvas.is_empty and not self._saved(key).exists():
             self._draft(key).unlink(missing_ok=True)
-            return
-        write_bytes_atomic(self._draft(key), _encoded(labels))
+        else:
+            write_bytes_atomic(self._draft(key), _encoded(canvas.labels))
+        canvas.files = self._files(key)
 
-    def save(self, key: str, labels: NDArray[np.uint8]) -> Path | None:
+    def save(self, key: str, canvas: Canvas) -> Path | None:
         """Write the labels of a section and drop its draft; empty ones are removed.
 
         Raises:
+            DataError: The files have changed since the canvas was loaded.
             RunError: They cannot be written.
         """
+        self._check_unchanged(key, canvas)
         path: Path | None = self._saved(key)
-        if (labels == UNLABELLED).all():
+        if canvas.is_empty:
             self._saved(key).unlink(missing_ok=True)
             path = None
         else:
-            write_bytes_atomic(self._saved(key), _encoded(labels))
+            write_bytes_atomic(self._saved(key), _encoded(canvas.labels))
         self._draft(key).unlink(missing_ok=True)
+        canvas.files = self._files(key)
         return path
+
+    def _check_unchanged(self, key: str, canvas: Canvas) -> None:
+        if canvas.files is not None and canvas.files != self._files(key):
+            raise DataError(
+                "somebody else has changed the labels of this section meanwhile",
+                where=self._saved(key),
+                mend="Step away and back to see them; what was drawn here since then is not kept.",
+            )
+
+    def _files(self, key: str) -> tuple[object, ...]:
+        """Return what tells one state of the files of a section from another."""
+        states: list[object] = []
+        for path in (self._draft(key), self._saved(key)):
+            try:
+                found = path.stat()
+            except FileNotFoundError:
+                states.append(None)
+            else:
+                states.append((found.st_mtime_ns, found.st_size, found.st_ino))
+        return tuple(states)
 
     def entries(self) -> list[LabelEntry]:
         """Return all labelled sections, by name."""
@@ -249,11 +277,11 @@ class LabelFolder:
         known = (path, path.stat().st_mtime_ns)
         if known not in self._shares:
             try:
-                values = read_grey(path.read_bytes(), str(path))
+                labels = _of_picture(path)
             except DataError:
                 return 0.0, 0.0
-            spoken = values != PNG_UNLABELLED
-            salt = (values > PNG_UNLABELLED).sum() / max(1, spoken.sum())
+            spoken = labels != UNLABELLED
+            salt = (labels == 1).sum() / max(1, spoken.sum())
             self._shares[known] = float(spoken.mean()), float(salt)
         return self._shares[known]
 
@@ -266,21 +294,22 @@ class LabelFolder:
 
 def _encoded(labels: NDArray[np.uint8]) -> bytes:
     values = np.full(labels.shape, PNG_UNLABELLED, np.uint8)
-    values[labels == 1] = _SALT_PIXEL
+    values[labels == 1] = max(PNG_SALT)
     values[labels == 0] = 0
     return encode_png(np.ascontiguousarray(values.T))
 
 
 def _read(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    values = read_grey(path.read_bytes(), str(path)).T
-    if values.shape != tuple(shape):
+    labels = _of_picture(path)
+    if labels.shape != tuple(shape):
         raise DataError(
-            f"the labels are {values.shape[0]} wide and {values.shape[1]} high",
+            f"the labels are {labels.shape[0]} wide and {labels.shape[1]} high",
             where=path,
             expected=f"{shape[0]} wide and {shape[1]} high, as the section",
             mend="Give another folder with --labels: these belong to another survey.",
         )
-    labels = np.full(values.shape, UNLABELLED, np.uint8)
-    labels[values > PNG_UNLABELLED] = 1
-    labels[values < PNG_UNLABELLED] = 0
     return labels
+
+
+def _of_picture(path: Path) -> NDArray[np.uint8]:
+    return coded(read_grey(path.read_bytes(), str(path)).T, PNG_SALT, PNG_UNLABELLED, path)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,13 @@ class Library:
     sources: Mapping[str, Source]
     models: ModelShelf
     labels: Path
+    _folders: dict[str, LabelFolder] = field(default_factory=dict, init=False)
 
     def label_folder(self, source: Source) -> LabelFolder:
         """Return where the corrections of a source are kept."""
         alone = len(self.sources) == 1
-        return LabelFolder(self.labels if alone else self.labels / source.name)
+        path = self.labels if alone else self.labels / source.name
+        return self._folders.setdefault(source.name, LabelFolder(path))
 
     def close(self) -> None:
         """Stop reading ahead."""

@@ -185,7 +185,7 @@ class Page:
                 if "data" in changed and isinstance(self.view.source, TileSource):
                     self.state.view = "gallery"
                 self._fit_place(fresh="number" not in changed)
-                self.salt.follow()
+                self.salt.follow(other_data="data" in changed)
             finally:
                 self._settling = False
         self._safely(self._show)
@@ -248,10 +248,13 @@ class Page:
 
     def _predicted(self, name: str) -> None:
         """Show what a model has just found."""
-        self.state.salt = name
+        if self.state.salt != name:
+            self.salt.take(name)
+            self.salt.follow()
         self._safely(self.view.show_layers)
         if isinstance(self.view.source, TileSource):
             self._safely(self.gallery.rearrange)
+        self._predict_if_always()  # one may have stepped on meanwhile
 
     def _show_stage(self) -> None:
         """Show the gallery or the section."""
@@ -283,6 +286,10 @@ class Page:
     def _section_changed(self) -> None:
         self.correct.follow()
         self.download.follow()
+        self._predict_if_always()
+
+    def _predict_if_always(self) -> None:
+        """Predict what is shown, where that is asked of every section and not done yet."""
         place = self.view.shown
         known = place.direction == "slice" or self.view.found()
         if self.salt.always.value and self.view.is_current and not known:

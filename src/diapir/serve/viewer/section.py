@@ -228,7 +228,7 @@ class SectionView:
         """Draw the labels anew and keep them as a draft."""
         place = self.shown
         if place.key is not None:
-            self.library.label_folder(place.source).keep_draft(place.key, self.canvas.labels)
+            self.library.label_folder(place.source).keep_draft(place.key, self.canvas)
         self.show_layers()
         for listener in self._listeners:
             listener()

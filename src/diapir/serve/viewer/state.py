@@ -67,6 +67,8 @@ class ViewState(param.Parameterized):  # type: ignore[misc]
             if (value := getattr(self, name)) != self.param[name].default
             # else the model's own would be taken
             or (name == "threshold" and self.salt)
+            # else the middle of what is shown
+            or (name == "number" and self.direction)
         }
         return "?" + urlencode({**told, **theme})
 
