@@ -206,6 +206,7 @@ def _tiles_and_choices(run: _Run) -> str:
             f"{tiles['train']:,} training, {tiles['val']:,} validation, {tiles['holdout']:,} "
             f"hold-out tiles, {stratified}; {metrics['epochs']} epochs"
             f"{_joined_trainings(metrics)}, threshold {metrics['threshold']:.2f}."
+            f"{_taught(run.recipe)}"
         )
     rule = metrics["rule"]
     return (
@@ -216,6 +217,28 @@ def _tiles_and_choices(run: _Run) -> str:
         f"{rule['min_body']} pixels, {_lowest_peak(rule)}empty below {rule['empty_below']:g} "
         "pixels of summed probability."
     )
+
+
+def _taught(recipe: dict[str, Any]) -> str:
+    """Return sentences about the teachers that the recipe names; none where it names none.
+
+    >>> _taught({"pseudo_labels": {"models": ["a", "b"], "share": 0.6}, "distill": {"models": []}})
+    ' Beside the labelled tiles it learnt 60 % of the unlabelled ones, as 2 models predict them.'
+    """
+    labelling, distilled = recipe["pseudo_labels"], recipe["distill"]["models"]
+    said = ""
+    if labelling["models"]:
+        said += (
+            f" Beside the labelled tiles it learnt {100 * labelling['share']:.0f} % of the "
+            f"unlabelled ones, as {_models(labelling['models'])} predict them."
+        )
+    if distilled:
+        said += f" Of all its tiles it also learnt the probabilities of {_models(distilled)}."
+    return said
+
+
+def _models(models: Sequence[str]) -> str:
+    return f"{len(models)} model{'s' * (len(models) > 1)}"
 
 
 def _lowest_peak(rule: dict[str, Any]) -> str:
