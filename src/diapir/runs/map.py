@@ -61,7 +61,7 @@ class MapSettings:
         velocity_m_s: For volumes in cubic metres of surveys in time.
         display: Colours of the amplitudes in the report.
         engine: That computes the networks, as of `EnginePool`; 'auto' would let the bytes depend on
-            the machine.
+            a measurement.
     """
 
     threshold: float | None = None
