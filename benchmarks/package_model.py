@@ -4,7 +4,8 @@
 
 RUN trained on every labelled tile, so no tile is left to score it. --like names the record of a
 run of the same recipe on a part of the tiles; docs/model-card.md tells the hold-out scores of that
-one, and goes into the model file.
+one, and goes into the model file. In place of RUN the packaged file itself may be given, to write a
+card into it that has changed.
 """
 
 import argparse
@@ -30,7 +31,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--like", type=Path, required=True)
     given = parser.parse_args()
-    net, card = load_model(given.run / "model.safetensors")
+    net, card = load_model(given.run / "model.safetensors" if given.run.is_dir() else given.run)
     like = load_recipe(str(given.like / "recipe.json"))
     if training_of(like) != training_of(card.recipe):
         raise SystemExit(f"{given.like} and {given.run} were not trained alike")
