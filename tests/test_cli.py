@@ -267,9 +267,9 @@ def test_demo_goes_the_whole_way(run: Run, data: Path, tmp_path: Path) -> None:
     assert " with salt, in " in rows["test tiles"]
 
 
-@pytest.mark.parametrize("options", [[], ["--survey"]])
+@pytest.mark.parametrize("options", [["--data", "{data}"], ["--survey"]])
 def test_an_interrupted_demo_says_so(
-    run: Run, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, options: list[str], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from diapir.runs import demo, survey_demo
     from diapir.runs.folder import RunFolder
@@ -278,7 +278,9 @@ def test_an_interrupted_demo_says_so(
     ended = RunResult(RunFolder(tmp_path), 0.5, None, None, np.zeros((0, 1, 1)), 1.0, 2)
     for module in (demo, survey_demo):
         monkeypatch.setattr(module, "train_recipe", lambda *_: [ended])
-    code, _, err = run("demo", *options, "--out", tmp_path / "demo", "--quiet")
+    monkeypatch.setattr(survey_demo, "_TILES", 12)
+    words = [word.format(data=data) for word in options]
+    code, _, err = run("demo", *words, "--out", tmp_path / "demo", "--quiet")
     assert code == 130
     assert "SIGINT ended the training" in err
     assert "next.txt" in err

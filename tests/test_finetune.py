@@ -148,7 +148,7 @@ class TestLine:
     @pytest.fixture
     def line(self, cube, tmp_path):
         """A picture of dark salt, and the labels that the viewer saves for it."""
-        from diapir.serve.viewer.labels import LabelFolder
+        from diapir.serve.viewer.labels import Canvas, LabelFolder
 
         _, salt = cube
         mask = np.concatenate([salt[k].T for k in (10, 20, 30)], axis=1)
@@ -156,7 +156,7 @@ class TestLine:
         write_png(tmp_path, "line-7.png", grey)
         labels = mask.T.astype(np.uint8)
         labels[:4] = UNLABELLED
-        LabelFolder(tmp_path / "labels").save("line-7", labels)
+        LabelFolder(tmp_path / "labels").save("line-7", Canvas(labels))
         return tmp_path / "line-7.png", labels
 
     def test_labels_are_found_under_its_name(self, line, tmp_path):

@@ -216,12 +216,10 @@ def test_a_map_made_again_keeps_nothing_of_the_former(survey, model, tmp_path):
     assert not copies & again(segy=False, threshold=0.02)
 
 
-@pytest.mark.parametrize("stored", [False, True])
-def test_another_first_sample_is_another_map(survey, model, tmp_path, stored):
+def test_another_first_sample_is_another_map(survey, model, tmp_path):
     found = []
-    if stored:
-        ingest(survey, tmp_path / "survey.zarr")
-        survey = tmp_path / "survey.zarr"
+    ingest(survey, tmp_path / "survey.zarr")
+    survey = tmp_path / "survey.zarr"
     for start in (100.0, 100.0, 1000.0):
         result = map_survey(survey, tmp_path / "out", [model], SETTINGS, workers=ONE,
                             options={"start": start}, progress=False)  # fmt: skip
