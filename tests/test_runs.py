@@ -313,22 +313,27 @@ def test_folds_give_every_tile_one_prediction(
 # --- interruption and resumption
 
 
+def terminate_when(patch: pytest.MonkeyPatch, due: Callable[[Any], bool]) -> None:
+    """Send SIGTERM to this process when a batch is handed over to a trainer that is so far."""
+    original = TileDataModule.on_after_batch_transfer
+
+    def transfer(self: TileDataModule, batch: Any, dataloader_idx: int) -> Any:
+        assert self.trainer is not None
+        if self.trainer.training and due(self.trainer):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, batch, dataloader_idx)
+
+    patch.setattr(TileDataModule, "on_after_batch_transfer", transfer)
+
+
 @pytest.mark.usefixtures("no_figures")
 def test_interrupted_run_has_a_model_and_goes_on(
     data: Path, tiny_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = tiny_recipe(train__epochs=3)
     (whole,) = train_recipe(recipe, data, tmp_path / "whole", QUIET)
-    original = TileDataModule.on_after_batch_transfer
-
-    def transfer(self: TileDataModule, batch: Any, dataloader_idx: int) -> Any:
-        assert self.trainer is not None
-        if self.trainer.training and self.trainer.global_step == 9:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(self, batch, dataloader_idx)
-
     with monkeypatch.context() as patch:
-        patch.setattr(TileDataModule, "on_after_batch_transfer", transfer)
+        terminate_when(patch, lambda trainer: trainer.global_step == 9)
         (part,) = train_recipe(recipe, data, tmp_path / "part", QUIET)
     assert part.interrupted == signal.SIGTERM
     assert table(part.folder.metrics)["epochs"] == 1
@@ -377,15 +382,7 @@ def test_folds_end_at_an_interruption(
 def test_after_an_interrupted_fold_all_folds_are_resumed(
     data: Path, tiny_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = TileDataModule.on_after_batch_transfer
-
-    def transfer(self: TileDataModule, batch: Any, dataloader_idx: int) -> Any:
-        assert self.trainer is not None
-        if self.trainer.training and self.trainer.current_epoch == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(self, batch, dataloader_idx)
-
-    monkeypatch.setattr(TileDataModule, "on_after_batch_transfer", transfer)
+    terminate_when(monkeypatch, lambda trainer: trainer.current_epoch == 1)
     recipe = tiny_recipe(split__folds=2, train__epochs=2)
     results = train_recipe(recipe, data, tmp_path, QUIET)
     (folder,) = tmp_path.iterdir()

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diapir.errors import DataError
+from diapir.io.volume import even_sample
 from diapir.models.pixels import TGS_PIXELS, PixelStatistics
 
 _SAMPLED_VALUES = 4_000_000
@@ -115,11 +116,8 @@ def measure(volume: Any, clip: tuple[float, float] = (1.0, 99.0)) -> Amplitudes:
 
 def _sampled(amplitude: Any) -> Iterator[NDArray[np.float32]]:
     """Yield values of evenly spaced lines, always the same ones, `_SAMPLED_VALUES` at most."""
-    lines = amplitude.shape[0]
-    a_line = int(np.prod(amplitude.shape[1:]))
-    count = min(lines, max(1, _SAMPLED_VALUES // a_line), 256)
-    step = max(1, -(-a_line // _SAMPLED_VALUES))
-    for line in np.unique(np.linspace(0, lines - 1, count).round().astype(int)):
+    lines, step = even_sample(amplitude.shape, values=_SAMPLED_VALUES, lines=256)
+    for line in lines:
         yield np.asarray(amplitude[int(line)], np.float32).ravel()[::step]
 
 

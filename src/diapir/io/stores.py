@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from diapir.errors import DataError
 from diapir.io.segy_grid import scaled
-from diapir.io.volume import STATISTICS, Geometry, Unit, amplitude_statistics, make_volume
+from diapir.io.volume import (
+    STATISTICS,
+    Geometry,
+    Unit,
+    amplitude_statistics,
+    even_sample,
+    make_volume,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -208,11 +215,8 @@ def _sampled(
     amplitude: "xr.DataArray", mask: NDArray[np.bool_]
 ) -> Iterator[NDArray[np.floating[Any]]]:
     """Yield values of live traces in evenly spaced lines, `_SAMPLED_VALUES` at most in all."""
-    lines = amplitude.shape[0]
-    a_line = int(np.prod(amplitude.shape[1:]))
-    count = min(lines, max(1, _SAMPLED_VALUES // a_line), _SAMPLED_LINES)
-    step = max(1, -(-a_line // _SAMPLED_VALUES))
-    for line in np.unique(np.linspace(0, lines - 1, count).round().astype(int)):
+    lines, step = even_sample(amplitude.shape, values=_SAMPLED_VALUES, lines=_SAMPLED_LINES)
+    for line in lines:
         values = amplitude[int(line)].to_numpy()
         yield values[mask[int(line)]].ravel()[::step]
 

@@ -165,6 +165,24 @@ def open_volume(path: Path, *, keep_nan: bool = False, **options: Any) -> "xr.Da
     return open_segy(path, keep_nan=keep_nan, **options)
 
 
+def even_sample(shape: tuple[int, ...], *, values: int, lines: int) -> tuple[NDArray[np.intp], int]:
+    """Return evenly spaced lines of a volume, and the step along each, always the same ones.
+
+    Args:
+        shape: Of the volume, lines first.
+        values: At most so many in all.
+        lines: At most so many.
+
+    >>> found, step = even_sample((100, 20, 50), values=3000, lines=64)
+    >>> found.tolist(), step
+    ([0, 50, 99], 1)
+    """
+    a_line = int(np.prod(shape[1:]))
+    count = min(shape[0], max(1, values // a_line), lines)
+    chosen = np.unique(np.linspace(0, shape[0] - 1, count).round().astype(np.intp))
+    return chosen, max(1, -(-a_line // values))
+
+
 def amplitude_statistics(values: NDArray[Any]) -> dict[str, float]:
     """Return the percentiles, mean and standard deviation of amplitudes; zeros without any.
 

@@ -126,9 +126,7 @@ def _train_splits(
             break
     _leave_to_main_process()
     if len(splits) > 1 and results[-1].interrupted is not None:
-        # what is to be resumed is the whole
-        write_text_atomic(folder.next_steps, after_interruption(folder, data))
-        return [*results[:-1], replace(results[-1], folder=folder)]
+        return _to_be_resumed(results, folder, data)
     if not len(results) == len(splits) > 1:
         return results
     judged = join_folds(recipe, folder, data, tiles, splits, results)
@@ -142,6 +140,12 @@ def _train_splits(
         interrupted=None,
     )
     return [*results, together]
+
+
+def _to_be_resumed(results: list[RunResult], folder: RunFolder, data: Path) -> list[RunResult]:
+    """Return the results of trainings that were interrupted: what is to be resumed is the whole."""
+    write_text_atomic(folder.next_steps, after_interruption(folder, data))
+    return [*results[:-1], replace(results[-1], folder=folder)]
 
 
 def _placed(tiles: Tiles, split: Split, recipe: Recipe, folder: RunFolder) -> RunFolder:
@@ -182,9 +186,7 @@ def _train_rounds(
         recipe, folder, data, train, train_ahead, at_once, progress=hardware.progress
     )
     if found.made is None:
-        write_text_atomic(folder.next_steps, after_interruption(folder, data))
-        # what is to be resumed is the whole
-        return [*found.results[:-1], replace(found.results[-1], folder=folder)]
+        return _to_be_resumed(found.results, folder, data)
     together = RunResult(
         folder=folder,
         threshold=found.made.threshold,
