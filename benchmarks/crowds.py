@@ -26,8 +26,8 @@ import diapir.runs.demo
 from diapir.io.atomic import write_bytes_atomic
 
 COLLIDING = (
-    "submit", "predict", "evaluate", "ensemble", "map", "finetune", "ingest", "mosaic", "describe",
-    "results", "train --resume",
+    "submit", "predict", "evaluate", "ensemble", "export", "map", "finetune", "ingest", "mosaic",
+    "describe", "results", "train --resume",
 )  # fmt: skip
 SIDE_BY_SIDE = ("train", "demo")
 _PATIENCE = 600.0

@@ -27,6 +27,7 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
+import onnx
 import torch
 from PIL import Image
 from safetensors.torch import load_file
@@ -197,6 +198,7 @@ def broken_files(run: Path) -> list[str]:
         ".png": lambda path: Image.open(path).load(),
         ".safetensors": load_file,
         ".ckpt": lambda path: torch.load(path, weights_only=True),
+        ".onnx": onnx.load,
     }
     broken = []
     for path in sorted(run.rglob("*")):

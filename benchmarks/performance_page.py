@@ -128,11 +128,13 @@ def render(page: str, found: Sequence[dict[str, Any]]) -> str:
 
     Args:
         page: As it is.
-        found: What was measured on each machine.
+        found: What was measured on each machine; the time to score stands there for all of them.
     """
     whole = [machine for machine in found if set(machine["measurements"]) >= WHOLE]
     for name, write in SECTIONS.items():
-        parts = [part for part in map(write, whole) if part]
+        # a comparison of its own, on whatever machine it was made
+        shown = found if name == "time_to_score" else whole
+        parts = [part for part in map(write, shown) if part]
         page = fill(page, name, "\n\n".join(parts) or NOT_YET)
     others = [_link(machine) for machine in found if machine not in whole]
     return fill(page, "others", "\n".join(others) or "None yet.")
@@ -162,7 +164,15 @@ def _explained(name: str) -> Any:
     return write
 
 
-SECTIONS = {"targets": _targets} | {
+def _times_to_score(found: dict[str, Any]) -> str:
+    measured = found["measurements"].get("time_to_score")
+    if not measured:
+        return ""
+    rows = table(HEAD, [_cells(row) for row in measured["rows"]])
+    return f"**{found['machine']}**\n\n{rows}\n\n{details(measured, '')}"
+
+
+SECTIONS = {"targets": _targets, "time_to_score": _times_to_score} | {
     name: _explained(name)
     for name in (
         "peak",
@@ -172,7 +182,6 @@ SECTIONS = {"targets": _targets} | {
         "training",
         "submission",
         "growth",
-        "time_to_score",
     )
 }
 

@@ -7,8 +7,9 @@ r"""Minutes of training until a score on a hold-out: the baseline, and recipe `c
         --encoder tf_efficientnet_lite0.safetensors --minutes 6 10 20
     python benchmarks/time_to_score.py table
 
-Each training leaves a JSON file as soon as it has ended; one whose file is there is not run again,
-so that a list of them can be interrupted. `table` writes what the files say into the pages.
+Each training leaves a JSON file, in a folder of the machine's name, as soon as it has ended; one
+whose file is there is not run again, so that a list of them can be interrupted. `table` writes what
+the files of this machine say into the pages.
 
 What counts: the seconds from building the network to each moment at which it is scored, with the
 product's checkpoints and journal. What does not: importing libraries, reading the tiles, and
@@ -50,9 +51,10 @@ def run_side(given: argparse.Namespace) -> None:
     from diapir.runs.folder import write_json
     from diapir.runs.machine import describe_machine
 
+    out = _folder(given)
     train, unit = TRAININGS[given.side]
     for budget in getattr(given, unit):
-        result = given.out / f"{given.side}-{budget:g}-{unit}-seed-{given.seed}.json"
+        result = out / f"{given.side}-{budget:g}-{unit}-seed-{given.seed}.json"
         if result.is_file():
             print(f"{result} is there already", flush=True)
             continue
@@ -154,18 +156,27 @@ def _shown(minutes: float) -> str:
     return "not reached" if math.isinf(minutes) else f"{minutes:.1f}"
 
 
+def _folder(given: argparse.Namespace) -> Path:
+    """Return the folder of this machine's trainings."""
+    from performance import machine_name
+
+    from diapir.runs.machine import describe_machine
+
+    out: Path = given.out / machine_name(describe_machine())
+    return out
+
+
 def write_table(given: argparse.Namespace) -> None:
     """Write what the finished trainings say into the results and the pages."""
     from performance import note
 
     from diapir.runs.machine import describe_machine
 
-    found = [
-        json.loads(path.read_text(encoding="utf-8")) for path in sorted(given.out.glob("*.json"))
-    ]
-    runs = [run for run in found if run["machine"] == describe_machine()]
+    out = _folder(given)
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("*.json"))]
+    runs = [run for run in found if run["machine"] == describe_machine()]  # with as many threads
     if not runs:
-        raise SystemExit(f"no finished training in {given.out} is of this machine")
+        raise SystemExit(f"no finished training in {out} is of this machine")
     seconds = sum(run["points"][-1][0] + run["seconds_scoring"] for run in runs)
     note(
         given.results,

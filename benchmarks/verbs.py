@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from kills import broken_files, start, wait
 
+import diapir.export.onnx
 import diapir.runs.demo
 import diapir.runs.evaluate
 import diapir.runs.map
@@ -46,6 +47,7 @@ VERBS: dict[str, Command] = {
         "ensemble", i / "model.safetensors", i / "other.safetensors", "--out",
         o / "ensemble.safetensors", "--quiet",
     ),
+    "export": lambda i, o: ("export", i / "model.safetensors", "--out", o / "salt.onnx"),
     "map": lambda i, o: (
         "map", i / "survey.sgy", o / "map", "--model", i / "model.safetensors", "--workers", 1,
         *_CPU,

@@ -15,6 +15,7 @@ from diapir.metrics.calibration import (
     tile_doubt,
     try_temperature,
 )
+from diapir.metrics.crossfit import deal_parts
 
 
 @pytest.fixture(scope="module")
@@ -191,3 +192,26 @@ def test_nothing_is_tried_without_tiles_of_both_kinds() -> None:
     assert try_temperature(probs, truth) == TemperatureTrial()
     with pytest.raises(ValueError, match="N > 0"):
         try_temperature(probs[:0], truth[:0])
+
+
+# --- parts that judge what others chose
+
+
+def test_parts_are_alike_and_do_not_depend_on_the_order() -> None:
+    rng = np.random.default_rng(0)
+    truth = (rng.random((23, 8, 8)) < rng.random((23, 1, 1))).astype(np.uint8)
+    probs = rng.random(truth.shape)
+    parts = deal_parts(probs, truth)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(23))
+    assert [len(part) for part in parts] == [5, 5, 5, 4, 4]
+    salt = truth.mean(axis=(1, 2))
+    assert np.ptp([salt[part].mean() for part in parts]) < 0.2 < np.ptp(salt)
+    turned = deal_parts(probs[::-1], truth[::-1])
+    assert all(np.array_equal(22 - a, b) for a, b in zip(turned, parts, strict=True))
+    assert len(deal_parts(probs[:3], truth[:3])) == 3
+
+
+@pytest.mark.parametrize(("tiles", "side"), [(0, 8), (2, 7)])
+def test_parts_of_nothing_or_of_unlike_shapes_are_refused(tiles: int, side: int) -> None:
+    with pytest.raises(ValueError, match=r"must be \(N, H, W\), N > 0"):
+        deal_parts(np.zeros((tiles, 8, 8)), np.zeros((tiles, side, 8)))

@@ -454,10 +454,11 @@ def cycled(make: Make, cycles: int, **changes: Any) -> Recipe:
     )
 
 
+@pytest.mark.parametrize("ema", [None, 0.5])
 def test_each_cycle_of_the_rate_leaves_a_snapshot(
-    easy_tiles: Tiles, tiny_recipe: Make, tmp_path: Path
+    easy_tiles: Tiles, tiny_recipe: Make, tmp_path: Path, ema: float | None
 ) -> None:
-    found = train(easy_tiles, cycled(tiny_recipe, 2), tmp_path / "two")
+    found = train(easy_tiles, cycled(tiny_recipe, 2, optim__ema=ema), tmp_path / "two")
     rates = [row["lr"] for row in found.history]  # after the last step of each epoch
     assert rates[0] == pytest.approx(rates[2])
     assert rates[1] == 0.01  # begins again
@@ -465,7 +466,7 @@ def test_each_cycle_of_the_rate_leaves_a_snapshot(
     (snapshot,) = found.snapshots
     assert not snapshot.training
     # the first cycle is a training of half the length
-    half = cycled(tiny_recipe, 1)
+    half = cycled(tiny_recipe, 1, optim__ema=ema)
     half = half.model_copy(update={"train": half.train.model_copy(update={"epochs": 2})})
     alone = train(easy_tiles, half, tmp_path / "half")
     assert alone.snapshots == []

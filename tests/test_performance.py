@@ -92,6 +92,19 @@ def test_the_pages_show_what_was_measured() -> None:
         assert {part["effort"] for part in machine["measurements"].values()} == {"full"}
 
 
+def test_the_time_to_score_is_shown_for_machines_with_nothing_else() -> None:
+    row = protocol.Row("time", "minutes to 0.77", 2.5, "x", 2.0, at_least=True)
+    measured = {"rows": [row.to_json()], "figures": {}, "tables": [], "command": "it"}
+    machine = {"machine": "a slow one", "name": "slow", "measurements": {"time_to_score": measured}}
+    page = performance_page.render(
+        performance_page.DOCS_PAGE.read_text(encoding="utf-8"), [machine]
+    )
+    section = page.partition("<!-- time_to_score:begin -->")[2].partition("<!--")[0]
+    assert "**a slow one**" in section
+    assert "| minutes to 0.77 | 2.5x |" in section
+    assert page.count("minutes to 0.77") == 1
+
+
 def test_other_loops_take_as_many_steps_as_the_product() -> None:
     from performance_training import Turns
 

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from diapir.config import PredictConfig
-from diapir.inference.postprocess import _best_clean_up, choose, make_masks, score_curve
+from diapir.inference.postprocess import (
+    MIN_PEAKS,
+    _Hits,
+    _hits_of_clean_ups,
+    choose,
+    make_masks,
+    score_curve,
+)
 from diapir.io.tiles import Tiles
 from diapir.metrics.calibration import scale_probs
 from diapir.metrics.score import competition_score
@@ -85,9 +92,29 @@ def test_without_a_certain_gain_the_threshold_stands_alone() -> None:
     assert not choose(probs, truth).rule.cleans
 
 
+def test_a_clean_up_is_judged_on_tiles_that_did_not_choose_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However well it suits all of them together."""
+    probs, truth = draw(specks=2)
+    helps = choose(probs, truth)
+    assert helps.gain_low > 0
+    best = _Hits.best
+    plain = MaskRule(helps.rule.temperature)
+
+    def nothing_for_others(self: _Hits, without: int | None = None) -> tuple[float, MaskRule]:
+        return best(self) if without is None else (0.5, plain)
+
+    monkeypatch.setattr(_Hits, "best", nothing_for_others)
+    found = choose(probs, truth)
+    assert (found.gain, found.rule.cleans) == (0, False)
+
+
 def test_search_finds_what_trying_each_finds() -> None:
     probs, truth = draw(tiles=12, specks=1, seed=3)
-    threshold, rule = _best_clean_up(probs, truth)
+    every = [MaskRule(min_peak=peak) for peak in MIN_PEAKS]
+    hits = _hits_of_clean_ups(probs, truth, every, [np.arange(5), np.arange(5, 12)])
+    threshold, rule = hits.best()
     best = competition_score(make_masks(probs, threshold, rule), truth)
     for other in (0.2, 0.4, 0.5, 0.6, 0.8):
         for body in (0, 5, 20, 80):
@@ -95,6 +122,10 @@ def test_search_finds_what_trying_each_finds() -> None:
                 for peak in (0, 0.7, 0.8):
                     masks = make_masks(probs, other, MaskRule(1, body, limit, peak))
                     assert competition_score(masks, truth) <= best + 1e-12
+    assert hits.score == pytest.approx(best)
+    # and of the tiles outside one part, what the same search finds on these alone
+    alone = _hits_of_clean_ups(probs[5:], truth[5:], every, [np.arange(7)])
+    assert hits.best(without=0) == alone.best()
 
 
 def test_doubtful_bodies_are_dropped_where_that_gains() -> None:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -125,13 +126,12 @@ def test_plateau_ends_at_the_floor_of_each_group(tiny_recipe: Callable[..., Reci
 
 def test_averaged_weights_follow_with_their_decay(tiny_recipe: Callable[..., Recipe]) -> None:
     task = make_task(tiny_recipe(optim__ema=0.75))
-    batch = make_batch()
     name = "head.bias"
 
     def step_to(value: float) -> float:
         with torch.no_grad():
             task.net.get_parameter(name).fill_(value)
-        task.on_train_batch_end(None, batch, 0)
+        task.optimizer_step(0, 0, Mock())
         return task.best_net.get_parameter(name).item()
 
     assert [step_to(value) for value in (1.0, 5.0, 5.0)] == pytest.approx([1.0, 2.0, 2.75])
@@ -141,10 +141,10 @@ def test_averaged_weights_follow_with_their_decay(tiny_recipe: Callable[..., Rec
 
 def test_averaged_statistics_follow_too(tiny_recipe: Callable[..., Recipe]) -> None:
     task = make_task(tiny_recipe(optim__ema=0.75))
-    task.on_train_batch_end(None, make_batch(), 0)
+    task.optimizer_step(0, 0, Mock())
     name = next(n for n, _ in task.net.named_buffers() if n.endswith("running_mean"))
     task.net.get_buffer(name).fill_(4.0)
-    task.on_train_batch_end(None, make_batch(), 1)
+    task.optimizer_step(0, 1, Mock())
     assert task.best_net.get_buffer(name).flatten()[0].item() == pytest.approx(1.0)
 
 
@@ -160,7 +160,7 @@ def test_validation_looks_at_the_averaged_weights(tiny_recipe: Callable[..., Rec
 def test_without_averaging_the_network_itself_is_kept(tiny_recipe: Callable[..., Recipe]) -> None:
     task = make_task(tiny_recipe())
     assert task.best_net is task.net
-    task.on_train_batch_end(None, make_batch(), 0)
+    task.optimizer_step(0, 0, Mock())
 
 
 # --- loss

@@ -93,7 +93,7 @@ def test_both_sides_train_and_are_put_side_by_side(tmp_path: Path) -> None:
     out, results = tmp_path / "runs", tmp_path / "results"
     command = ["plain", "--data", str(data), "--holdout", str(holdout), "--epochs", "1"]
     time_to_score.main([*command, "--out", str(out)])
-    (path,) = out.glob("*.json")
+    (path,) = out.glob("*/*.json")
     first = json.loads(path.read_text(encoding="utf-8"))
     assert len(first["points"]) == 1
     assert str(tmp_path) not in path.read_text(encoding="utf-8")

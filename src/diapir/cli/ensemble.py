@@ -32,7 +32,7 @@ def ensemble(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Join runs into one file that every verb takes as a model.
+    """Join runs into one file that every verb applies as a model.
 
     With --data, threshold, temperature and clean-up are chosen on out-of-fold or validation
     predictions; hold-out tiles choose nothing.

@@ -23,6 +23,7 @@ from diapir.inference.graphs import plain_copy, traced_graph
 from diapir.inference.predict import Predictor
 from diapir.io.atomic import write_bytes_atomic
 from diapir.io.json_text import json_text
+from diapir.io.lock import sole_writer
 from diapir.models.modelcard import ModelCard
 from diapir.models.stored import built
 
@@ -89,8 +90,8 @@ def export_model(
         The largest difference of probabilities from the model itself.
 
     Raises:
-        RunError: The suffix is another, the file does not agree with the model, or it cannot be
-            written.
+        RunError: The suffix is another, the file does not agree with the model, it cannot be
+            written, or another process is writing it.
     """
     if out.suffix != FORMATS[format_]:
         raise RunError(
@@ -98,11 +99,11 @@ def export_model(
             where="--out",
             expected=f"a name that ends in {FORMATS[format_]}",
         )
-    probs = SaltProbs(predictor).eval()
-    graph = traced_graph(probs, predictor.needs_depth, PROBS, dtype=torch.uint8)
-    about = metadata(predictor, card)
     write = _write_onnx if format_ == "onnx" else _write_openvino
-    return write(graph, about, predictor, out)
+    with sole_writer(out):
+        probs = SaltProbs(predictor).eval()
+        graph = traced_graph(probs, predictor.needs_depth, PROBS, dtype=torch.uint8)
+        return write(graph, metadata(predictor, card), predictor, out)
 
 
 def metadata(predictor: Predictor, card: ModelCard) -> dict[str, str]:

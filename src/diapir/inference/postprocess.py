@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from diapir.inference.bodies import find_bodies, only_bodies, peaks_of_bodies
 from diapir.metrics.bootstrap import bootstrap_interval
 from diapir.metrics.calibration import TemperatureTrial, scale_probs, try_temperature
-from diapir.metrics.score import Counts, mean_score, tile_counts, tile_scores
+from diapir.metrics.crossfit import deal_parts
+from diapir.metrics.score import Counts, mean_score, tile_counts, tile_hits, tile_scores
 from diapir.metrics.thresholds import THRESHOLDS, best_threshold, threshold_curve
 from diapir.models.maskrule import AS_THRESHOLDED, MaskRule
 
@@ -38,7 +39,7 @@ class Choice:
         score: On the tiles that it was chosen on, which flatters slightly; NaN where the threshold
             was given.
         gain: In score over the threshold and a peak that was given, of the best clean-up that was
-            tried.
+            tried, both judged on tiles that did not choose them.
         gain_low: Lower end of the 95 % interval of `gain`; the clean-up is only kept above 0.
         trial: The temperature that was tried; None where none was chosen.
     """
@@ -120,7 +121,7 @@ def choose(
     """Return temperature, threshold and clean-up that suit raw probabilities best.
 
     Temperature and clean-up are kept only where the interval of their gain, paired by tile, lies
-    above 0; that of the temperature is cross-fitted.
+    above 0 on tiles that did not choose them: each fifth is judged with what the others choose.
 
     Args:
         probs: (N, H, W) raw probabilities of tiles that did not train the network.
@@ -136,54 +137,103 @@ def choose(
     if threshold is not None:
         return Choice(threshold, rule, float("nan"), trial=trial)
     probs = scale_probs(probs, trial.kept)
-    curve = score_curve(probs, truth, rule)
-    plain = Choice(best_threshold(curve), rule, float(curve.max()), trial=trial)
-    threshold, rule = _best_clean_up(probs, truth, MIN_PEAKS if min_peak is None else (min_peak,))
-    rule = replace(rule, temperature=trial.kept)
-    if rule == plain.rule:
+    parts = deal_parts(probs, truth)
+    given = _hits_of_rule(probs, truth, rule, parts)
+    peaks = MIN_PEAKS if min_peak is None else (min_peak,)
+    tried = _hits_of_clean_ups(probs, truth, [replace(rule, min_peak=p) for p in peaks], parts)
+    plain = Choice(*given.best(), given.score, trial=trial)
+    best = Choice(*tried.best(), tried.score, trial=trial)
+    if best.rule == plain.rule or len(parts) < 2:
         return plain
-    old, new = (
-        tile_scores(tile_counts(make_masks(probs, t, r), truth))
-        for t, r in ((plain.threshold, plain.rule), (threshold, rule))
+    gains = np.concatenate(
+        [
+            _tile_scores(probs[part], truth[part], *tried.best(without=k))
+            - _tile_scores(probs[part], truth[part], *given.best(without=k))
+            for k, part in enumerate(parts)
+        ]
     )
-    gain, (low, _) = float((new - old).mean()), bootstrap_interval(new - old)
-    if low > 0:
-        return Choice(threshold, rule, float(new.mean()), gain, low, trial)
-    return replace(plain, gain=gain, gain_low=low)
+    gain, (low, _) = float(gains.mean()), bootstrap_interval(gains)
+    return replace(best if low > 0 else plain, gain=gain, gain_low=low)
 
 
-def _best_clean_up(
+@dataclass(frozen=True, eq=False)
+class _Hits:
+    """How many IoU thresholds the tiles of each part pass, by rule and threshold; integers.
+
+    Args:
+        rules: R of them, those that clean less before those that clean more.
+        thresholds: (T,).
+        hits: (P, R, T) sums over the tiles of each of P parts.
+        tiles: In all parts.
+    """
+
+    rules: Sequence[MaskRule]
+    thresholds: NDArray[np.float64]
+    hits: NDArray[np.int64]
+    tiles: int
+
+    @property
+    def score(self) -> float:
+        """The best of all tiles."""
+        return float(self.hits.sum(axis=0).max() / (10 * self.tiles))
+
+    def best(self, without: int | None = None) -> tuple[float, MaskRule]:
+        """Return the best threshold and rule, of all tiles or of those outside one part."""
+        hits = self.hits.sum(axis=0) - (0 if without is None else self.hits[without])
+        place = int(hits.max(axis=1).argmax())  # of equal ones the first
+        return best_threshold(hits[place], self.thresholds), self.rules[place]
+
+
+def _tile_scores(
+    probs: NDArray[np.floating], truth: NDArray[np.integer], threshold: float, rule: MaskRule
+) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = tile_scores(tile_counts(make_masks(probs, threshold, rule), truth))
+    return found
+
+
+def _hits_of_rule(
     probs: NDArray[np.floating],
     truth: NDArray[np.integer],
-    min_peaks: Sequence[float] = MIN_PEAKS,
-) -> tuple[float, MaskRule]:
-    """Return threshold and rule of the best score of all that is tried.
+    rule: MaskRule,
+    parts: Sequence[NDArray[np.intp]],
+) -> _Hits:
+    """Return what each of `THRESHOLDS` comes to with one rule."""
+    curves = [score_curve(probs[part], truth[part], rule) * 10 * len(part) for part in parts]
+    hits = np.rint(curves).astype(np.int64)[:, None]
+    return _Hits([rule], THRESHOLDS, hits, len(probs))
+
+
+def _hits_of_clean_ups(
+    probs: NDArray[np.floating],
+    truth: NDArray[np.integer],
+    rules: Sequence[MaskRule],
+    parts: Sequence[NDArray[np.intp]],
+) -> _Hits:
+    """Return what smallest bodies and empty tiles come to with each of some rules.
 
     One labelling a threshold serves all bodies; the empty tiles need only the tiles' sums.
     """
     sums = _sums(probs)
     emptied = np.array([sums < limit for limit in EMPTY_BELOW])  # (E, N)
-    no_salt = ~truth.any(axis=(1, 2))
-    bodies = list(product(min_peaks, MIN_BODIES))
-    scores = np.empty((len(bodies), len(EMPTY_BELOW), len(_THRESHOLDS)))
+    if_empty = 10 * ~truth.any(axis=(1, 2))
+    bodies = [replace(rule, min_body=size) for rule, size in product(rules, MIN_BODIES)]
+    hits = np.empty((len(parts), len(bodies), len(EMPTY_BELOW), len(_THRESHOLDS)), np.int64)
     for k, threshold in enumerate(_THRESHOLDS.tolist()):
         for place, counts in enumerate(_counts_of_bodies(probs, threshold, truth, bodies)):
-            found = tile_scores(counts)
-            scores[place, :, k] = np.where(emptied, no_salt, found).mean(axis=1)
-    # of equal scores the least clean-up, which stands first
-    i, j = np.unravel_index(int(scores.max(axis=2).argmax()), scores.shape[:2])
-    min_peak, min_body = bodies[i]
-    rule = MaskRule(min_body=min_body, empty_below=EMPTY_BELOW[j], min_peak=min_peak)
-    return best_threshold(scores[i, j], _THRESHOLDS), rule
+            found = np.where(emptied, if_empty, tile_hits(counts))
+            hits[:, place, :, k] = [found[:, part].sum(axis=1) for part in parts]
+    tried = [replace(rule, empty_below=limit) for rule, limit in product(bodies, EMPTY_BELOW)]
+    by_rule = hits.reshape(len(parts), len(tried), len(_THRESHOLDS))
+    return _Hits(tried, _THRESHOLDS, by_rule, len(probs))
 
 
 def _counts_of_bodies(
     probs: NDArray[np.floating],
     threshold: float,
     truth: NDArray[np.integer],
-    limits: Sequence[tuple[float, int]],
+    rules: Sequence[MaskRule],
 ) -> list[Counts]:
-    """Return the tiles' counts without bodies below each of some limits: peak and size."""
+    """Return the tiles' counts without the bodies that each of some rules drops."""
     masks = probs > threshold
     found = find_bodies(masks)
     peaks = peaks_of_bodies(found, masks, probs)
@@ -200,7 +250,7 @@ def _counts_of_bodies(
 
     return [
         Counts(per_tile(shared * keep), per_tile(found.size * keep), actual, pixels)
-        for keep in ((peaks > peak) & (found.size >= size) for peak, size in limits)
+        for keep in ((peaks > rule.min_peak) & (found.size >= rule.min_body) for rule in rules)
     ]
 
 

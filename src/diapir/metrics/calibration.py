@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diapir.metrics.bootstrap import bootstrap_interval
+from diapir.metrics.crossfit import deal_parts
 
 _SMALLEST = 1e-6
 """Probabilities closer to 0 or 1 count as this close, so that logits are finite."""
@@ -132,10 +133,7 @@ def try_temperature(
     Raises:
         ValueError: There are no pixels, or the shapes differ.
     """
-    if probs.shape != truth.shape or probs.ndim != 3 or not probs.size:
-        raise ValueError(f"probs {probs.shape} and truth {truth.shape} must be (N, H, W), N > 0")
-    order = np.lexsort((probs.sum(axis=(1, 2)), np.count_nonzero(truth, axis=(1, 2))))
-    parts = [order[k::folds] for k in range(min(folds, len(order)))]
+    parts = deal_parts(probs, truth, folds=folds)
     counts = [_logit_counts(*_flat(probs[part], truth[part])) for part in parts]
     salt, rest = (np.sum(each, axis=0) for each in zip(*counts, strict=True))
     if len(parts) < 2 or not salt.any() or not rest.any():

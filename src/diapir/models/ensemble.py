@@ -1,7 +1,7 @@
 """Ensembles: several networks in one file, averaged, with one threshold and one calibration.
 
 One file and not a list of files: whoever moves or mails it cannot lose a member or mix up two
-versions of one, and every verb takes it where it takes a model. It is a safetensors file like any
+versions of one, and every verb that applies a model applies it. It is a safetensors file like any
 model file; the tensors of member K are called `K.NAME`, and the card has the recipe and weight of
 each member beside what is common to all.
 """

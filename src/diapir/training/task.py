@@ -128,8 +128,9 @@ class SaltTask(lightning.LightningModule):
         if not isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             scheduler.step()
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Move the averaged weights after every step of the optimiser."""
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, and move the averaged weights: what looks after a step sees them moved."""
+        super().optimizer_step(*args, **kwargs)
         if self.averaged is not None:
             self.averaged.update_parameters(self.net)
 
