@@ -15,6 +15,7 @@ from diapir.errors import RunError
 from diapir.inference import choice as choosing
 from diapir.inference import engine as engines
 from diapir.inference.choice import (
+    Found,
     Memory,
     candidates,
     choose_engine,
@@ -33,6 +34,7 @@ from diapir.inference.engine import (
 from diapir.inference.engine_pool import EnginePool, Sample
 from diapir.inference.graphs import plain_copy
 from diapir.inference.predict import Predictor
+from diapir.models.stored import AnyNet, StoredNet, built
 from diapir.models.unet import SaltNet
 
 SMALL = ModelConfig(encoder="scratch", scratch_channels=(4, 8), decoder_channels=(4,))
@@ -222,12 +224,14 @@ def test_the_fastest_is_chosen_and_a_broken_backend_is_passed_over(
 
     monkeypatch.setattr(choosing, "installed_backends", lambda device: list(engines.BACKENDS))
     monkeypatch.setattr(choosing, "build_engine", build)
-    engine, seconds = choose_engine(net, images, None, "auto")
-    choice = engine.choice
+    found = choose_engine(net, images, None, "auto")
+    choice = found.engine.choice
     assert choice.backend == "eager"
     assert {"openvino", "onnxruntime"} <= set(built)
-    assert all(key.startswith("eager") for key in seconds)
+    assert not any(key.startswith("onnxruntime") for key in found.seconds)
     assert choice.batch in (4, 8, 16)
+    # another network may keep to its answers with the one that is faster
+    assert found.fastest.backend == "openvino"
 
 
 def test_the_engine_that_was_measured_is_the_one_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,8 +268,9 @@ def test_choices_are_remembered_by_what_they_depend_on(own_cache: Path) -> None:
         memory_key(network(scse=True), (1, 37, 51), "auto"),
         memory_key(net, (1, 37, 52), "auto"),
         memory_key(net, (1, 37, 51), "float32"),
+        memory_key(net, (1, 37, 51), "auto", "weights of its own"),
     ]
-    assert len({key, *others}) == 4
+    assert len({key, *others}) == 5
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"KEY": 3}', '{"KEY": {"choice": {"speed": 9}}}'])
@@ -290,12 +295,10 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many tiles each measurement was given."""
     calls: list[int] = []
 
-    def choose(
-        net: SaltNet, images: Floats, z_feet: Floats | None, precision: str
-    ) -> tuple[Engine, dict[str, float]]:
+    def choose(net: SaltNet, images: Floats, z_feet: Floats | None, precision: str) -> Found:
         calls.append(len(images))
         choice = EngineChoice("eager", "float32", 3)
-        return build_engine(net, choice, 101, 101), {}
+        return Found(build_engine(net, choice, 101, 101), choice, {})
 
     monkeypatch.setattr("diapir.inference.engine_pool.choose_engine", choose)
     return calls
@@ -317,6 +320,85 @@ def test_little_work_is_not_measured_and_much_is_once(chosen: list[int]) -> None
     again.prepare(*work(images, 400))
     assert chosen == [4]
     assert again.describe() == ["eager, float32, 3 tiles a pass"]
+
+
+def in_file(net: SaltNet, name: str) -> StoredNet:
+    """A network as it comes out of a model file."""
+    return StoredNet(net.config, name, lambda: net)
+
+
+def test_an_engine_of_other_weights_is_checked_once_before_it_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images = tiles(4, 101, 101)
+    sure, unsure = network(), network()
+    with torch.no_grad():
+        sure.head.bias.fill_(9.0)
+        unsure.head.bias.fill_(0.0)
+    fast = EngineChoice("openvino", "bf16", 16)
+    checked: list[SaltNet] = []
+
+    def build(net: AnyNet, choice: EngineChoice, height: int, width: int) -> Engine:
+        if choice.backend == "openvino":  # right where all is salt
+            return Engine(choice, lambda x, z: np.full_like(x, 9.0))
+        return build_engine(net, choice, height, width)
+
+    def check(engine: Engine, net: AnyNet, x: Floats, z: Floats | None) -> bool:
+        checked.append(built(net))
+        return choosing.agrees(engine, net, x, z)
+
+    monkeypatch.setattr("diapir.inference.engine_pool.build_engine", build)
+    monkeypatch.setattr("diapir.inference.engine_pool.agrees", check)
+    Memory().remember(memory_key(sure, (1, 101, 101), "auto"), fast, {})
+    for net, name, taken in ((sure, "a", True), (unsure, "b", False), (sure, "a", True)):
+        pool = EnginePool([in_file(net, name)])
+        pool.prepare(*work(images, 400))
+        pool.prepare(*work(images, 400))
+        assert pool.describe() == [str(fast) if taken else "eager, auto, 16 tiles a pass"]
+    assert checked == [sure, unsure]  # what was found out is remembered
+    # much work finds the engine of those weights
+    monkeypatch.setattr(choosing, "build_engine", build)
+    monkeypatch.setattr(choosing, "candidates", lambda precision: [fast])
+    pool = EnginePool([in_file(unsure, "b")])
+    pool.prepare(*work(images, 5000))
+    assert pool.describe()[0].startswith("eager")
+    assert Memory().recall(memory_key(sure, (1, 101, 101), "auto")).backend == "openvino"
+
+
+def test_what_was_measured_is_not_measured_again(
+    chosen: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where the cache cannot be written, and torch is the fastest."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DIAPIR_CACHE", str(tmp_path / "file" / "cache"))
+    pool = EnginePool([network()])
+    for _ in range(3):
+        pool.prepare(*work(tiles(4, 101, 101), 5000))
+    assert len(chosen) == 1
+
+
+def test_engines_of_many_sizes_do_not_pile_up() -> None:
+    pool = EnginePool([network()])
+    sizes = [(40 + k, 40) for k in range(12)]
+    for size in sizes:
+        pool.prepare(*work(tiles(2, *size), 2))
+    assert len(pool._engines) == 8
+    first, last = (pool(0, tiles(2, *size), None) for size in (sizes[0], sizes[-1]))
+    assert first.shape[-2:] == sizes[0]
+    assert last.shape[-2:] == sizes[-1]
+
+
+def test_an_engine_that_takes_all_at_once_fills_up_to_the_largest_batch() -> None:
+    seen: list[int] = []
+    choice = EngineChoice("compile", "auto", engines.WHOLE)
+
+    def run(x: Floats, z: Floats | None) -> Floats:
+        seen.append(len(x))
+        return x
+
+    engine = Engine(choice, run, whole_batches=True)
+    assert [len(engine(tiles(count))) for count in (6, 6, 2)] == [6, 6, 2]
+    assert seen == [6, 6, 6]
 
 
 def test_many_images_to_come_are_worth_measuring(chosen: list[int]) -> None:
@@ -347,13 +429,18 @@ def test_predictors_agree_whatever_computes(backend: str) -> None:
 
 
 def test_full_memory_while_measuring_leaves_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
+    tries: list[object] = []
+
+    def full(*given: object) -> None:
+        tries.append(given)
         raise MemoryError
 
     monkeypatch.setattr("diapir.inference.engine_pool.choose_engine", full)
     pool = EnginePool([network()])
-    pool.prepare(*work(tiles(4, 101, 101), 5000))
+    for _ in range(2):
+        pool.prepare(*work(tiles(4, 101, 101), 5000))
     assert pool.describe() == ["eager, auto, 16 tiles a pass"]
+    assert len(tries) == 1
 
 
 @pytest.mark.parametrize("backend", ["eager", "openvino", "onnxruntime"])

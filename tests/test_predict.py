@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from diapir.config import Recipe
 from diapir.errors import DataError, DeviceError, ModelFileError, RunError
 from diapir.inference.predict import PredictOptions, Predictor, load_predictor
+from diapir.io.images import write_mask_png
 from diapir.models import processor
 from diapir.models.maskrule import MaskRule
 from diapir.models.modelcard import ModelCard
 from diapir.models.modelfile import save_model
 from diapir.models.stored import built
 from diapir.models.unet import SaltNet
+from diapir.runs.predict import predict_images
 
 Make = Callable[..., Recipe]
 
@@ -81,6 +83,30 @@ def test_what_all_networks_are_certain_of_is_no_more_than_certain(
         net.head.weight.zero_()
         net.head.bias.fill_(50)
     assert (Predictor([net] * count).predict_probs(images) == 1).all()
+
+
+def test_images_to_come_count_while_all_are_of_one_size(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def expected(*sides: int) -> list[int]:
+        folder = tmp_path / "-".join(map(str, sides))
+        for number, side in enumerate(sides):
+            picture = np.zeros((side, side), np.uint8)
+            write_mask_png(folder / f"{number}.png", picture)
+        seen: list[int] = []
+
+        def note(self: Predictor, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+            seen.append(self.expected)
+            return np.zeros(images.shape, np.float32)
+
+        monkeypatch.setattr(Predictor, "predict_probs", note)
+        options = PredictOptions(batch_size=2, device="cpu")
+        predict_images(files[:1], folder, tmp_path / "out", options=options, progress=False)
+        return seen
+
+    assert expected(40, 40, 40, 40, 40) == [5, 3, 1]
+    assert expected(40, 40, 30, 30, 20) == [5, 2, 1]
+    assert expected(500) == [4]  # windows
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
@@ -247,6 +273,7 @@ from diapir.errors import DeviceError
 from diapir.inference.predict import Predictor
 from diapir.config import parse_recipe
 from diapir.models.unet import SaltNet
+from diapir.runs.predict import predict_images
 batch = int(sys.argv[1])
 torch.set_num_threads(1)
 model = {"encoder": "scratch", "scratch_channels": [8, 16], "decoder_channels": [8]}

@@ -62,9 +62,18 @@ def blend_sections(
     Returns:
         (N, H, W) float32.
     """
-    if max(sections.shape[1:]) <= WINDOW:
+    if windows_of(*sections.shape[1:]) == 1:
         return predict(sections)
     return np.stack([blend_section(section, predict) for section in sections])
+
+
+def windows_of(height: int, width: int) -> int:
+    """Return how many windows `blend_sections` predicts for each section of a size.
+
+    >>> windows_of(101, 404), windows_of(2000, 2000)
+    (1, 49)
+    """
+    return len(cover(height, width, WINDOW, OVERLAP))
 
 
 def taper(size: int, overlap: int) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from diapir.inference.engine import (
 )
 from diapir.inference.graph_store import cache_folder
 from diapir.io.atomic import write_bytes_atomic
-from diapir.models.processor import has_fast_bf16, instructions, usual_threads
+from diapir.models.processor import has_fast_bf16, instructions, threads
 from diapir.models.stored import AnyNet, built
 
 WORTH_MEASURING = 2000
@@ -41,8 +41,6 @@ EXACT = 1e-4
 """Largest difference of logits of an exact engine, for logits up to 1, and in proportion above."""
 BATCHES = (1, 2, 4, 8, 16, 32)
 """Sizes of batch that are tried, those near `pass_size`."""
-_TIMED = 16
-"""Images that engines are timed on; their answers are compared on all that are given."""
 _ROUNDS = 3, 12
 """Turns that engines take at least and at most."""
 _LONG_ENOUGH = 2.0
@@ -53,28 +51,53 @@ _CLEARLY = 1.05
 _log = logging.getLogger(__name__)
 
 
-def choose_engine(
-    net: AnyNet, images: Floats, z_feet: Floats | None, precision: str
-) -> tuple[Engine, dict[str, float]]:
+@dataclass(frozen=True)
+class Found:
+    """What measuring has found.
+
+    Args:
+        engine: The fastest that keeps to the network's answers: the very one that was measured, as
+            building another takes seconds.
+        fastest: The fastest of all; another network may keep to its answers with it.
+        seconds: A tile, of all that were measured.
+    """
+
+    engine: Engine
+    fastest: EngineChoice
+    seconds: dict[str, float]
+
+
+def tried(height: int, width: int) -> int:
+    """Return on how many images of a size engines are tried: 32 tiles, as many pixels of larger.
+
+    Engines are timed on half of them; their answers are compared on all.
+
+    >>> tried(101, 101), tried(404, 404)
+    (32, 2)
+    """
+    return 2 * pass_size(height, width)
+
+
+def choose_engine(net: AnyNet, images: Floats, z_feet: Floats | None, precision: str) -> Found:
     """Return the fastest engine that keeps to the network's answers, and what was measured.
 
-    The engine is the very one that was measured: building another takes seconds. For CPUs; on a
-    GPU there is nothing to choose between.
+    For CPUs; on a GPU there is nothing to choose between.
 
     Each candidate takes turns with the best one so far, so that a machine that slows down does so
     for both; the slower one goes, as every engine holds memory.
 
     Args:
         net: In evaluation mode.
-        images: (N, 1, H, W) some of the tiles that are to be predicted; 64 do, as tiles differ in
-            how many pixels an engine flips.
+        images: (N, 1, H, W) some of the tiles that are to be predicted: as many as `tried` says,
+            as tiles differ in how many pixels an engine flips.
         z_feet: (N,) their depths where the network has a depth channel.
         precision: 'float32' admits exact engines only.
     """
     shape = images.shape[-2], images.shape[-1]
     usual = pass_size(*shape)
     wanted = exact_logits(net, images, z_feet)
-    timed = images[:_TIMED], None if z_feet is None else z_feet[:_TIMED]
+    some = max(1, tried(*shape) // 2)
+    timed = images[:some], None if z_feet is None else z_feet[:some]
     seconds: dict[EngineChoice, float] = {}
     # torch itself: at this precision it is the network's own answer
     best = build_engine(net, EngineChoice("eager", precision, usual), *shape)
@@ -85,8 +108,9 @@ def choose_engine(
         except Exception as error:  # whatever another program raises: then it is not the one
             _log.debug("engine %s: %s", choice, error)
             continue
+        faster = _faster(best, engine, *timed, seconds)
         if keeps_to(found, wanted, exact=precision == "float32"):
-            best = _faster(best, engine, *timed, seconds)
+            best = faster
     engines = {best.choice: best} | {
         choice: Engine(choice, best.run)
         for choice in (replace(best.choice, batch=batch) for batch in BATCHES)
@@ -94,9 +118,19 @@ def choose_engine(
     }
     by_batch = _seconds_a_tile(engines, *timed)
     # what is measured on a few tiles differs by some percent each time
-    fastest = min(by_batch, key=lambda c: by_batch[c] * (1 if c == best.choice else _CLEARLY))
-    measured = (seconds | by_batch).items()
-    return engines[fastest], {str(choice): value for choice, value in measured}
+    chosen = min(by_batch, key=lambda c: by_batch[c] * (1 if c == best.choice else _CLEARLY))
+    fastest = min(seconds, key=seconds.__getitem__, default=chosen)
+    return Found(
+        engines[chosen],
+        chosen if fastest == best.choice else fastest,
+        {str(choice): value for choice, value in (seconds | by_batch).items()},
+    )
+
+
+def agrees(engine: Engine, net: AnyNet, images: Floats, z_feet: Floats | None) -> bool:
+    """Whether an engine that another network has chosen keeps to this one's answers, too."""
+    exact = engine.choice.precision == "float32"
+    return keeps_to(engine(images, z_feet), exact_logits(net, images, z_feet), exact=exact)
 
 
 def candidates(precision: str) -> list[EngineChoice]:
@@ -202,16 +236,24 @@ class Memory:
         return entries if isinstance(entries, dict) else {}
 
 
-def memory_key(net: AnyNet, shape: Sequence[int], precision: str) -> str:
+def memory_key(net: AnyNet, shape: Sequence[int], precision: str, weights: str = "") -> str:
     """Return what a choice depends on, as a short name: another machine or version, another key.
 
     Choices are for CPUs: on a GPU there is nothing to choose between.
+
+    Args:
+        net: Its architecture counts.
+        shape: Of the tiles.
+        precision: That was asked for.
+        weights: Name of the network's weights; without, the key is that of all networks alike, and
+            of what was the fastest whatever it did to the answers of one.
     """
     facts = {
+        "weights": weights,
         "network": net.config.model_dump(mode="json"),
         "shape": list(shape),
         "precision": precision,
-        "threads": usual_threads(),
+        "threads": threads(),
         "device": instructions(),
         "backends": installed_backends("cpu"),
         "versions": [_version(name) for name in ("diapir", "torch", "openvino", "onnxruntime")],

@@ -30,6 +30,9 @@ BACKENDS = ("eager", "compile", "openvino", "onnxruntime")
 PRECISIONS = ("auto", "float32", "bf16")
 """Of the convolutions: 'float32' is exact, 'bf16' is fast, 'auto' whichever is faster here."""
 
+WHOLE = 1 << 20
+"""Tiles a pass of an engine that takes what it gets at once."""
+
 Floats = NDArray[np.float32]
 Run = Callable[[Floats, Floats | None], Floats]
 """From images and depths to logits, all of a batch."""
@@ -75,12 +78,14 @@ class Engine:
     Args:
         choice: What it was made by.
         run: Computes a batch.
-        whole_batches: Whether `run` takes batches of `choice.batch` only.
+        whole_batches: Whether `run` takes batches of one size only: of `choice.batch`, or, where
+            that is `WHOLE`, of the largest so far.
     """
 
     def __init__(self, choice: EngineChoice, run: Run, *, whole_batches: bool = False) -> None:
         self.choice = choice
         self.run, self._whole = run, whole_batches
+        self._full = choice.batch if choice.batch < WHOLE else 0
 
     def __call__(self, images: Floats, z_feet: Floats | None = None) -> Floats:
         """Return (N, 1, H, W) float32 logits.
@@ -95,9 +100,10 @@ class Engine:
             part = images[start:stop]
             depths = None if z_feet is None else z_feet[start:stop]
             count = len(part)
-            if self._whole and count < self.choice.batch:
-                part = _filled(part, self.choice.batch)
-                depths = None if depths is None else _filled(depths, self.choice.batch)
+            self._full = max(self._full, count)
+            if self._whole and count < self._full:
+                part = _filled(part, self._full)
+                depths = None if depths is None else _filled(depths, self._full)
             found.append(self.run(part, depths)[:count])
         return found[0] if len(found) == 1 else np.concatenate(found)
 

@@ -8,11 +8,13 @@ from diapir.inference.choice import (
     WORTH_BUILDING,
     WORTH_MEASURING,
     Memory,
+    agrees,
     choose_engine,
     memory_key,
 )
 from diapir.inference.engine import (
     PRECISIONS,
+    WHOLE,
     Engine,
     EngineChoice,
     Floats,
@@ -21,9 +23,12 @@ from diapir.inference.engine import (
     pass_size,
 )
 from diapir.models.processor import check_precision, fastest_precision
-from diapir.models.stored import AnyNet, device_type
+from diapir.models.stored import AnyNet, StoredNet, device_type
 
 _TILE = 101 * 101
+_KEPT_SIZES = 8
+_Key = tuple[int, int, int]
+"""Number of a network, height and width of its tiles."""
 
 Sample = Callable[[], tuple[Floats, Floats | None]]
 """Returns images and depths of some tiles."""
@@ -69,7 +74,8 @@ class EnginePool:
             check_precision(precision, "--precision bf16")
         self._nets, self._backend, self._precision = nets, backend, precision
         self._memory = memory
-        self._engines: dict[tuple[int, int, int], Engine] = {}
+        self._engines: dict[_Key, Engine] = {}
+        self._looked: dict[_Key, int] = {}  # how far an engine was looked for, in works
         self._building = threading.Lock()
 
     def prepare(self, size: tuple[int, int], tiles: int, some: Sample) -> None:
@@ -83,52 +89,95 @@ class EnginePool:
         """
         height, width = size
         work = tiles * height * width // _TILE
+        # more work is looked at again only where it reaches further
+        worth = max(level for level in (0, WORTH_BUILDING, WORTH_MEASURING) if work >= level)
         with self._building:
             for number, net in enumerate(self._nets):
                 key = (number, height, width)
-                made = self._engines.get(key)
-                if made is None or (self._backend == "auto" and self._is_stopgap(made, size, work)):
-                    self._engines[key] = self._make(net, size, work, some)
+                if self._looked.get(key, -1) < worth:
+                    self._looked[key] = worth
+                    self._engines[key] = self._make(net, size, worth, some)
+            self._forget_sizes()
 
     def __call__(self, number: int, images: Floats, z_feet: Floats | None) -> Floats:
         """Return the (N, 1, H, W) logits of a network that is ready for tiles of this size."""
         height, width = images.shape[-2:]
-        depths = _depths_for(self._nets[number], z_feet)
-        return self._engines[number, height, width](images, depths)
+        net = self._nets[number]
+        engine = self._engines.get((number, height, width))
+        if engine is None:  # of a size that another thread's many sizes have driven out
+            engine = self._small(net, (height, width))
+        return engine(images, _depths_for(net, z_feet))
 
     def describe(self) -> list[str]:
         """Return the engines in use, each once, in words."""
         return sorted({str(engine.choice) for engine in self._engines.values()})
 
-    def _is_stopgap(self, made: Engine, shape: tuple[int, int], work: int) -> bool:
-        return made.choice == self._plain(shape) and work >= WORTH_BUILDING
+    def _forget_sizes(self) -> None:
+        """Keep the engines of the last sizes: each holds memory, and folders hold many sizes."""
+        sizes = list(dict.fromkeys(key[1:] for key in self._engines))
+        for key in list(self._engines):
+            if key[1:] in sizes[:-_KEPT_SIZES]:
+                del self._engines[key], self._looked[key]
 
-    def _make(self, net: AnyNet, shape: tuple[int, int], work: int, some: Sample) -> Engine:
-        if self._backend != "auto":
-            choice = EngineChoice(self._backend, self._named_precision(), self._pass_size(shape))
-            return build_engine(net, choice, *shape)
-        if self._device != "cpu" or work < WORTH_BUILDING:
+    def _make(self, net: AnyNet, shape: tuple[int, int], worth: int, some: Sample) -> Engine:
+        if self._backend != "auto" or self._device != "cpu" or worth < WORTH_BUILDING:
+            return self._small(net, shape)
+        try:
+            found = self._remembered(net, shape, some)
+            if found is None and worth >= WORTH_MEASURING:
+                found = self._measured(net, shape, some)
+        except (RuntimeError, MemoryError):  # full memory: the pass itself will say what fits
+            found = None
+        return found or self._small(net, shape)
+
+    def _small(self, net: AnyNet, shape: tuple[int, int]) -> Engine:
+        """Return the engine of little work: that which was asked for, else torch."""
+        if self._backend == "auto":
             return build_engine(net, self._plain(shape), *shape)
-        memory = self._memory or Memory()
-        key = memory_key(net, (1, *shape), self._precision)
-        known = memory.recall(key)
-        if known is None and work >= WORTH_MEASURING:
-            try:
-                images, z_feet = some()
-                depths = _depths_for(net, z_feet)
-                engine, seconds = choose_engine(net, images, depths, self._precision)
-            except (RuntimeError, MemoryError):  # full memory: the pass itself will say what fits
-                return build_engine(net, self._plain(shape), *shape)
-            memory.remember(key, engine.choice, seconds)
-            return engine
-        return build_engine(net, known or self._plain(shape), *shape)
+        choice = EngineChoice(self._backend, self._named_precision(), self._pass_size(shape))
+        return build_engine(net, choice, *shape)
+
+    def _remembered(self, net: AnyNet, shape: tuple[int, int], some: Sample) -> Engine | None:
+        """Return what was chosen before for these weights, or what suits them of other weights."""
+        memory, (own, alike) = self._memory or Memory(), self._keys(net, shape)
+        if own is not None and (known := memory.recall(own)):
+            return build_engine(net, known, *shape)
+        known = memory.recall(alike)
+        if known is None:
+            return None
+        engine = build_engine(net, known, *shape)
+        if known.backend != "eager" and known.precision != "float32":
+            images, z_feet = some()
+            if not agrees(engine, net, images, _depths_for(net, z_feet)):
+                return None
+        if own is not None:
+            memory.remember(own, known, {})
+        return engine
+
+    def _measured(self, net: AnyNet, shape: tuple[int, int], some: Sample) -> Engine:
+        memory, (own, alike) = self._memory or Memory(), self._keys(net, shape)
+        images, z_feet = some()
+        found = choose_engine(net, images, _depths_for(net, z_feet), self._precision)
+        memory.remember(alike, found.fastest, found.seconds)
+        if own is not None:
+            memory.remember(own, found.engine.choice, found.seconds)
+        return found.engine
+
+    def _keys(self, net: AnyNet, shape: tuple[int, int]) -> tuple[str | None, str]:
+        """Return under which names choices are remembered: of these weights, of all alike.
+
+        A network that comes out of no file has no name of its own.
+        """
+        alike = memory_key(net, (1, *shape), self._precision)
+        if not isinstance(net, StoredNet):
+            return None, alike
+        return memory_key(net, (1, *shape), self._precision, net.name), alike
 
     def _plain(self, shape: tuple[int, int]) -> EngineChoice:
         return EngineChoice("eager", self._precision, self._pass_size(shape))
 
     def _pass_size(self, shape: tuple[int, int]) -> int:
-        whole = 1 << 20  # a GPU takes what it gets at once
-        return pass_size(*shape) if self._device == "cpu" else whole
+        return pass_size(*shape) if self._device == "cpu" else WHOLE
 
     def _named_precision(self) -> str:
         """Return what 'auto' means to a backend that was asked for by name."""

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diapir.errors import DataError, DeviceError, ModelFileError
+from diapir.inference.choice import tried
 from diapir.inference.engine import Floats
 from diapir.inference.engine_pool import EnginePool
 from diapir.inference.graph_store import has_graph
@@ -23,9 +24,6 @@ from diapir.models.modelcard import ModelCard
 from diapir.models.packaged import models_or_packaged
 from diapir.models.processor import may_have_card
 from diapir.models.stored import AnyNet, StoredNet, device_type
-
-_TRIED = 32
-"""Tiles that engines are tried on, before mirroring."""
 
 
 @dataclass
@@ -176,11 +174,13 @@ class Predictor:
     def _prepare_engines(
         self, images: NDArray[np.uint8] | ImageStack, z_feet: NDArray[np.float32] | None
     ) -> None:
+        _, height, width = images.shape
+
         def some() -> tuple[Floats, Floats | None]:
-            chosen = np.linspace(0, len(images) - 1, min(_TRIED, len(images))).astype(np.intp)
+            count = min(tried(height, width), len(images))
+            chosen = np.linspace(0, len(images) - 1, count).astype(np.intp)
             return self._views(images[chosen], None if z_feet is None else z_feet[chosen])
 
-        _, height, width = images.shape
         tiles = max(len(images), self.expected) * (2 if self.flip else 1)
         self.engines.prepare((height, width), tiles, some)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from diapir.errors import DataError
 from diapir.export.submission import check_submission, write_run_lengths
-from diapir.inference.blend import blend_sections
+from diapir.inference.blend import blend_sections, windows_of
 from diapir.inference.predict import AS_TRAINED, PredictOptions, Predictor, load_predictor
 from diapir.io.atomic import write_bytes_atomic
 from diapir.io.csv_tables import read_rle_csv
@@ -190,9 +190,13 @@ def _predict_files(
 ) -> PredictResult:
     layout = find_layout(source, "test")
     count, with_salt = 0, 0
-    predictor.expected = len(layout.images)
+    sizes: set[tuple[int, ...]] = set()
     with layout.source, counting(len(layout.images), "predicting", shown=progress) as advance:
         for names, images in _same_sized(layout.source, layout.images, options.batch_size):
+            sizes.add(images.shape[1:])
+            # what comes is taken to be of one size until there is a second
+            left = len(layout.images) - count if len(sizes) == 1 else len(names)
+            predictor.expected = left * windows_of(*images.shape[1:])
             found = blend_sections(images, predictor.predict_probs)
             salt = predictor.make_masks(found)
             for name, values, mask in zip(names, found, salt, strict=True):
