@@ -214,7 +214,7 @@ def _rows(setting: Setting, encoder: str, turns: Turns) -> list[Row]:
     target, limit = ("4", 2.0) if setting.device == "cuda" else ("3", 1.8)
     note = (
         f"{encoder}: {effort.steps} steps of {effort.batch} tiles a round, 101 x 101 padded to "
-        "128; bf16 where the product finds it faster."
+        "128; in bf16 where the processor has instructions for it."
     )
     lost = [100 * (ratio - 1) for ratio in turns.compared("product", "bare").ratios]
     data = [100 * share for share in turns.data_shares]

@@ -123,7 +123,7 @@ def test_the_model_joins_encoders_folds_and_snapshots_of_the_last_round(
     assert metrics["joined"]["networks"] == 8
     assert metrics["joined"]["chosen_on"] == "48 out-of-fold tiles"
     assert metrics["trainings"] == 8
-    # the hold-out is scored once, by all of them
+    # the hold-out is scored by all of them together
     assert metrics["holdout"]["tiles"] == 12
     judged = evaluate_models([joined / "model.safetensors"], data, progress=False)
     score = metrics["holdout"]["metrics"]["score"]["value"]

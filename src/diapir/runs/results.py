@@ -22,9 +22,10 @@ beside it in [{kept}/]({kept}/); nothing in it is typed by hand. Every score is 
 own (see [tgs.md](tgs.md)), on hold-out tiles that neither trained the model nor chose its epoch or
 threshold. A run with folds is scored on every tile by the network that did not train on it (out of
 fold), with the threshold that suits all of them best, which flatters slightly. Intervals are 95 %
-bootstrap intervals over tiles. For what others have scored on the competition's own test tiles, see
-[tgs.md](tgs.md#what-is-known-to-score); those tiles are not these, so compare with care. What is
-measured on surveys is on a page of its own: [volume-results.md](volume-results.md).
+bootstrap intervals over tiles. Commands are as they were typed, and each section names the source
+that they ran: recipes have changed since. For what others have scored on the competition's own test
+tiles, see [tgs.md](tgs.md#what-is-known-to-score); those tiles are not these, so compare with care.
+What is measured on surveys is on a page of its own: [volume-results.md](volume-results.md).
 """
 _FIGURES = (
     "training", "threshold", "tiles-random", "tiles-worst", "score-coverage", "reliability", "kept"
