@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from diapir.errors import RunError
 from diapir.inference.journal import Journal
 from diapir.inference.look import Look
 from diapir.inference.schedule import Workers, open_pool
@@ -284,7 +285,8 @@ def predict_volume(
         advance: Called with the number of blocks done.
 
     Raises:
-        RunError: Workers died, or the disk is full.
+        RunError: Workers died, the scheduler was lost, a direction has ended without all of its
+            blocks, or the disk is full.
     """
     # Zarr writes by itself, and workers hand its errors on
     with disk_told(job.journal.folder.parent, "the map"):
@@ -317,6 +319,7 @@ def _predict_volume(
         with open_pool(workers.at_most(max(map(len, waiting.values())))) as pool:
             for direction in plan.directions:
                 pool.run(job, waiting[direction], note)
+                _check_whole(job.journal, plan.blocks(direction))
     return Prediction(
         store=job.journal.folder / STORE,
         blocks=len(records),
@@ -325,6 +328,23 @@ def _predict_volume(
         model_seconds=sum(record["model_seconds"] for record in records),
         block_seconds=sum(record["seconds"] for record in records),
     )
+
+
+def _check_whole(journal: Journal, blocks: list[Block]) -> None:
+    """Refuse to go on without a block: the next direction would average with zeros.
+
+    Raises:
+        RunError: The journal does not hold all blocks.
+    """
+    done = journal.done()
+    missing = [block.name for block in blocks if block.name not in done]
+    if missing:
+        raise RunError(
+            f"{len(missing):,} of {len(blocks):,} blocks were not written, first {missing[0]}",
+            where=journal.folder,
+            expected="the records of all blocks in this folder, which every worker must see",
+            mend="Run it again to go on.",
+        )
 
 
 def _create_stores(job: Job, plan: Plan, survey: Any, attributes: dict[str, Any]) -> None:
