@@ -161,12 +161,24 @@ class Frame:
         inline, crossline = np.tensordot(np.linalg.inv(self.affine[:, 1:]), offset, axes=1)
         return _place(self.inline, inline), _place(self.crossline, crossline)
 
+    def is_near(self, i: NDArray[np.floating], j: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """Return where fractional indices lie at most a step from the nearest line and trace.
+
+        Where line numbers have a hole, places deep in it are not near.
+        """
+        return _is_near(self.inline, i) & _is_near(self.crossline, j)
+
+    @property
+    def steps(self) -> NDArray[np.float64]:
+        """(2, 2): easting and northing from a line to the next, and from a trace to the next."""
+        return np.asarray(self.affine[:, 1:] * [_step(self.inline), _step(self.crossline)]).T
+
     @property
     def bin_area(self) -> float | None:
         """Area of the rectangle that a trace stands for, in square units of the coordinates."""
         if not self.located or self.is_flat:
             return None
-        return abs(_det(self.affine) * _step(self.inline) * _step(self.crossline))
+        return abs(float(np.linalg.det(self.steps)))
 
     def sample_volume_m3(self, velocity_m_s: float | None = None) -> float | None:
         """Return the cubic metres of one sample, None where the geometry does not give them.
@@ -191,6 +203,12 @@ def _step(axis: NDArray[np.float64]) -> float:
     return float(np.median(np.diff(axis))) if len(axis) > 1 else 1.0
 
 
+def _is_near(axis: NDArray[np.float64], place: NDArray[np.floating]) -> NDArray[np.bool_]:
+    nearest = axis[np.clip(np.rint(place), 0, len(axis) - 1).astype(np.intp)]
+    near: NDArray[np.bool_] = np.abs(_along(axis, place) - nearest) <= abs(_step(axis)) * (1 + 1e-6)
+    return near
+
+
 def _place(axis: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the fractional indices of values of an axis, the inverse of `_along`."""
     step = _step(axis)
@@ -200,7 +218,7 @@ def _place(axis: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np
     return np.asarray(inside + beyond / step, np.float64)
 
 
-def _along(axis: NDArray[np.float64], place: NDArray[np.float64]) -> NDArray[np.float64]:
+def _along(axis: NDArray[np.float64], place: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return the values of an axis at fractional indices, evenly continued beyond its ends."""
     step = _step(axis)
     inside = np.interp(place, np.arange(len(axis)), axis)

@@ -395,4 +395,5 @@ def _report(
         },
     )
     made = (*result.files, result.out / "report.html", result.out / "map.json")
-    return replace(result, files=made, news=(*result.news, *warnings, *nothing_kept(result)))
+    told = (*result.news, *warnings, *result.products.news, *nothing_kept(result))
+    return replace(result, files=made, news=told)
