@@ -213,6 +213,8 @@ def test_a_stray_line_number_leaves_out_the_grid_and_says_so(make_segy, tmp_path
     names = {path.suffix[1:] for path in (tmp_path / "out" / "horizons").iterdir()}
     assert names == {"xyz", "dat", "csv", "parquet"}
     assert any("no ZMAP+ grid is written" in text for text in result.news)
+    assert any("40 of 240 traces lie further than a bin" in text for text in result.news)
+    assert np.isclose(result.products.frame.bin_area, 25 * 12.5)
     assert "no ZMAP+ grid is written"[1:] in (tmp_path / "out" / "report.html").read_text()
 
 

@@ -132,8 +132,19 @@ def _is_vast(frame: Frame) -> bool:
 
 def _odd(frame: Frame) -> tuple[str, ...]:
     """Return what is odd about a survey's lines and coordinates, in words."""
-    if not _is_vast(frame):
-        return ()
+    odd = []
+    if frame.astray:
+        odd.append(
+            f"{frame.astray:,} of {int(frame.live.sum()):,} traces lie further than a bin from "
+            "where their line numbers put them: areas, volumes and surfaces follow the numbers; "
+            "check the bytes of numbers and coordinates with 'diapir doctor'"
+        )
+    if _is_vast(frame):
+        odd.append(_without_grid(frame))
+    return tuple(odd)
+
+
+def _without_grid(frame: Frame) -> str:
     numbers = " and ".join(
         f"{name}s {axis.min():.12g} to {axis.max():.12g}"
         for name, axis in (("inline", frame.inline), ("crossline", frame.crossline))
@@ -141,7 +152,7 @@ def _odd(frame: Frame) -> tuple[str, ...]:
     return (
         f"no ZMAP+ grid is written: it would have {GridPlan.of(frame).nodes:,} nodes, more than "
         f"{MOST_NODES:,}, over {numbers}, as with a stray line number, which 'diapir doctor' "
-        "shows, or a long and narrow survey that lies askew",
+        "shows, or a long and narrow survey that lies askew"
     )
 
 
