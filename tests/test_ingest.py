@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from diapir.cli import app
 from diapir.errors import DataError, RunError
+from diapir.export.frame import Frame
 from diapir.io import ingest as module
 from diapir.io.ingest import ingest
 from diapir.io.segy import SegyOptions
@@ -261,6 +262,66 @@ def test_gaps_and_delay_of_multidimio(
     labels = open_volume(path, keep_nan=True)["amplitude"]
     np.testing.assert_array_equal(labels, values)
     assert np.isnan(labels).any()
+
+
+def tell_unit(path: Path, name: str, key: str, value: object) -> None:
+    """Write an attribute of a variable of a store."""
+    zarr.open_group(path, mode="r+")[name].attrs[key] = value
+
+
+@pytest.mark.parametrize(
+    ("key", "stated", "unit", "step"),
+    [
+        ("unitsV1", {"time": "s"}, "ms", 4000),
+        ("unitsV1", {"time": "us"}, "ms", 0.004),
+        ("unitsV1", {"time": "\u00b5s"}, "ms", 0.004),
+        ("units", "Seconds", "ms", 4000),
+        ("units", "milliseconds", "ms", 4),
+        ("unitsV1", {"length": "km"}, "m", 4000),
+        ("unitsV1", {"length": "ft"}, "ft", 4),
+        ("other", "furlongs", "ms", 4),
+    ],
+)
+def test_units_of_samples_are_converted(
+    multidimio_store: tuple[Path, np.ndarray, np.ndarray],
+    key: str,
+    stated: object,
+    unit: str,
+    step: float,
+) -> None:
+    path, _, _ = multidimio_store
+    shutil.rmtree(path / "headers")
+    tell_unit(path, "time", key, stated)
+    found = open_volume(path)["sample"]
+    assert found.attrs["units"] == unit
+    np.testing.assert_allclose(np.diff(found), step)
+
+
+def test_a_unit_that_nobody_knows_is_refused(
+    multidimio_store: tuple[Path, np.ndarray, np.ndarray],
+) -> None:
+    path, _, _ = multidimio_store
+    tell_unit(path, "time", "unitsV1", {"length": "furlong"})
+    with pytest.raises(DataError, match=r"samples in 'furlong'(.|\n)*time(.|\n)*s, ms or us"):
+        open_volume(path)
+
+
+@pytest.mark.parametrize(
+    ("stated", "unit", "x"), [("ft", "ft", 1), ("km", "m", 1000), ("m", "m", 1), ("deg", "", None)]
+)
+def test_units_of_coordinates_are_carried(
+    multidimio_store: tuple[Path, np.ndarray, np.ndarray], stated: str, unit: str, x: float | None
+) -> None:
+    path, _, _ = multidimio_store
+    for name in ("cdp_x", "cdp_y"):
+        tell_unit(path, name, "unitsV1", {"length": stated})
+    found = open_volume(path)
+    assert geometry_of(found).measurement == unit
+    assert Frame.from_volume(found).measurement == unit
+    if x is None:
+        assert "cdp_x" not in found
+    else:
+        assert float(found["cdp_x"][3, 3]) == x
 
 
 def test_without_headers_mdio_starts_at_its_own_axis(

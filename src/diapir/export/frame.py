@@ -52,6 +52,8 @@ class Frame:
             return np.asarray(volume[name], np.float64).reshape(shape)
 
         live = of_traces("trace_mask")
+        facts = json.loads(volume.attrs.get("segy", "{}"))
+        stated = volume["cdp_x"].attrs.get("units") if "cdp_x" in volume.variables else None
         return cls(
             inline=np.asarray(volume["inline"], np.float64),
             crossline=np.asarray(volume["crossline"], np.float64),
@@ -60,7 +62,7 @@ class Frame:
             x=of_traces("cdp_x"),
             y=of_traces("cdp_y"),
             live=np.ones(shape, bool) if live is None else live > 0,
-            measurement=str(json.loads(volume.attrs.get("segy", "{}")).get("measurement", "")),
+            measurement=str(stated or facts.get("measurement", "")),
         )
 
     @property

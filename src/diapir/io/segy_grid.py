@@ -309,7 +309,7 @@ def _with_positions(
     positions: list[NDArray[np.float64] | None] = [None, None]
     if len(table) == 1 or any(values.min() != values.max() for values in (table.x, table.y)):
         positions = [np.where(mask, values[trace_at], np.nan) for values in (table.x, table.y)]
-    return Geometry(axes, sample, file.unit, mask, *positions)
+    return Geometry(axes, sample, file.unit, mask, cdp_x=positions[0], cdp_y=positions[1])
 
 
 def _sample_axis(
