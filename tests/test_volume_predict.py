@@ -182,6 +182,19 @@ def test_a_gap_in_the_survey_holds_no_salt(tmp_path):
     assert found["sample"].attrs["units"] == "ms"
 
 
+@pytest.mark.parametrize("directions", ["inline", "crossline", "both"])
+def test_a_dead_trace_holds_no_salt(tmp_path, directions):
+    values = np.full((34, 36, 40), 255, np.float32)
+    values[3, 4], values[5, 6], values[7, 8, 1:] = 0, np.nan, 0
+    np.save(tmp_path / "cube.npy", values)
+    _, found = predict(
+        tmp_path / "cube.npy", tmp_path / "out", load_model=Uneven, directions=directions
+    )
+    salty = found["probability"].to_numpy().any(axis=-1)
+    assert np.argwhere(~salty).tolist() == [[3, 4], [5, 6]]
+    assert not found["mask"].to_numpy()[~salty].any()
+
+
 def make_job_of(survey, out):
     plan = Plan.of(survey["amplitude"].shape, "both", 8)
     journal, news = Journal.open(out, {"a": 1})
