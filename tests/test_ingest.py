@@ -129,6 +129,35 @@ def test_after_an_interruption_only_the_rest_is_done(
     np.testing.assert_array_equal(done.volume["amplitude"], values)
 
 
+def test_a_number_cut_off_in_the_journal_joins_no_other(
+    make_segy: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, values = make_segy(shape=(20, 20, 30))
+    store = tmp_path / "cube.zarr"
+    whole = module._BlockWriter.__call__
+    written: list[int] = []
+    ends = [2, 4]
+
+    def in_pairs(self: object, number: int, block: object) -> None:
+        if len(written) == ends[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        whole(self, number, block)  # type: ignore[arg-type]
+        written.append(number)
+
+    monkeypatch.setattr(module._BlockWriter, "__call__", in_pairs)
+    while ends:
+        with pytest.raises(RunError, match="No space left"):
+            ingest(path, store, chunk=5, workers=1)
+        noted = (store / JOURNAL).read_text().splitlines()[1:]
+        assert {int(number) for number in noted} == set(written)
+        with (store / JOURNAL).open("a") as file:
+            file.write("1")  # the rest is lost; a number behind it would be taken for another
+        ends.pop(0)
+    monkeypatch.setattr(module._BlockWriter, "__call__", whole)
+    assert ingest(path, store, chunk=5).written == 12
+    np.testing.assert_array_equal(open_volume(store)["amplitude"], values)
+
+
 def test_an_unfinished_store_of_other_options_is_not_taken_up(
     make_segy: Make, tmp_path: Path
 ) -> None:
