@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diapir.errors import DataError
-from diapir.io.segy_grid import scaled
+from diapir.io.segy_grid import delay_times
 from diapir.io.volume import (
     STATISTICS,
     Geometry,
@@ -276,7 +276,7 @@ def _delay_of_headers(path: Path, mask: NDArray[np.bool_]) -> float:
     scalar = np.zeros_like(delays)
     if "times_scalar" in (table.dtype.names or ()):
         scalar = table["times_scalar"].astype(np.int64)
-    values, counts = np.unique(scaled(delays, scalar), return_counts=True)
+    values, counts = np.unique(delay_times(delays, scalar)[0], return_counts=True)
     return float(values[counts.argmax()]) if len(values) else 0.0
 
 
