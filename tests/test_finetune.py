@@ -79,6 +79,51 @@ def test_a_volume_of_labels_gives_its_labelled_inlines(cube, tmp_path):
     assert np.array_equal(found[0].labels, salt[3])
 
 
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize(
+    ("dtype", "fill", "blank"),
+    [("u1", 0, 1), ("u1", 255, 255), ("i1", 0, -1), ("i1", -1, -1), ("i2", -99, -99),
+     ("f4", 0, -1), ("f4", np.nan, np.nan), ("f4", np.nan, -1), ("f4", -99, -99)],
+)  # fmt: skip
+def test_the_fill_value_of_a_store_is_a_label_where_it_can_be(
+    cube, tmp_path, zarr_format, dtype, fill, blank
+):
+    import xarray as xr
+
+    from diapir.io.volume import open_volume
+
+    file, salt = cube
+    values = np.full(salt.shape, blank, dtype)
+    values[[3, 20]] = salt[[3, 20]]
+    store = xr.Dataset({"labels": (("inline", "crossline", "sample"), values)})
+    store["labels"].encoding["_FillValue"] = np.dtype(dtype).type(fill)
+    consolidated = zarr_format == 2  # no part of the other standard yet
+    store.to_zarr(tmp_path / "labels.zarr", zarr_format=zarr_format, consolidated=consolidated)
+    found = read_labels(tmp_path / "labels.zarr", open_volume(file))
+    if blank == 1:  # nothing here is unlabelled
+        assert len(found) == 40
+        found = [found[3], found[20]]
+    assert [f.index for f in found] == [3, 20]
+    assert np.array_equal(found[0].labels, salt[3])
+
+
+def test_traces_that_do_not_exist_have_no_labels(make_segy, tmp_path):
+    from diapir.io.volume import open_volume
+
+    mask = np.ones((6, 7), bool)
+    mask[2, 3] = mask[4, 5] = False
+    survey = open_volume(make_segy(mask=mask)[0])
+    write_png(tmp_path / "labels", "inline_102.png", np.full((30, 7), 255))
+    write_png(tmp_path / "labels", "crossline_305.png", np.zeros((30, 6)))
+    across, along = read_labels(tmp_path / "labels", survey)
+    assert np.argwhere(along.labels[:, 0] == UNLABELLED).tolist() == [[3]]
+    assert (along.labels[3] == UNLABELLED).all()
+    assert np.argwhere(across.labels[:, 0] == UNLABELLED).tolist() == [[4]]
+    np.save(tmp_path / "labels.npy", np.ones((6, 7, 30), np.uint8))
+    lines = read_labels(tmp_path / "labels.npy", survey)
+    assert np.array_equal(np.stack([f.labels for f in lines])[..., 0] == 1, mask)
+
+
 def test_no_number_in_segy_labels_is_no_interpretation(make_segy, tmp_path):
     from diapir.io.segy_write import write_segy
     from diapir.io.volume import geometry_of, open_volume

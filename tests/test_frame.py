@@ -38,6 +38,42 @@ def test_traces_that_only_fill_the_grid_do_not_bend_it(make_frame):
     assert np.allclose(padded.trace_xy()[0], whole.trace_xy()[0])
 
 
+@pytest.mark.parametrize("stray", [150.0, 999_999.0, 2e9])
+@pytest.mark.parametrize("angle", [0, 33])
+def test_one_wrong_number_does_not_turn_the_grid(stray, angle, make_frame):
+    whole = make_frame((20, 15, 5), angle=angle)
+    numbered = replace(
+        whole,
+        inline=np.array([*whole.inline, stray]),
+        x=np.vstack([whole.x, np.full((1, 15), np.nan)]),
+        y=np.vstack([whole.y, np.full((1, 15), np.nan)]),
+        live=np.vstack([whole.live, np.zeros((1, 15), bool)]),
+    )
+    for array in (numbered.x, numbered.y, numbered.live):  # trace (7, 4) came under another number
+        array[20, 4], array[7, 4] = array[7, 4], array[20, 4]
+    assert numbered.located
+    assert np.allclose(numbered.affine, whole.affine, atol=1e-4)
+    assert np.isclose(numbered.bin_area, whole.bin_area)
+    assert numbered.astray == 1
+    assert whole.astray == 0
+
+
+def test_rounded_coordinates_are_fitted_as_they_are(make_frame):
+    whole = make_frame((40, 30, 5), angle=33, bins=(3.0, 2.0))
+    rounded = replace(whole, x=np.rint(whole.x), y=np.rint(whole.y))
+    design = np.stack([np.ones(1200), *np.indices((40, 30)).reshape(2, -1)])
+    expected = np.linalg.lstsq(design.T, rounded.x.ravel(), rcond=None)[0]
+    assert np.allclose(rounded.affine[0, 1:] * [1, 2], expected[1:])
+    assert rounded.astray == 0
+
+
+def test_coordinates_without_any_grid_are_fitted_and_told(make_frame):
+    frame = make_frame((20, 15, 5))
+    rng = np.random.default_rng(0)
+    frame = replace(frame, x=rng.permuted(frame.x.ravel()).reshape(20, 15))
+    assert frame.astray > 100
+
+
 def test_coordinates_in_feet_have_areas_in_square_metres(make_frame):
     frame = replace(make_frame(unit="ms"), measurement="ft")
     assert frame.plane_unit == "ft"

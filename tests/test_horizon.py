@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from diapir.errors import RunError
-from diapir.export.horizon import Horizon, salt_interval, write_horizons, zmap_nodes
+from diapir.export.horizon import (
+    MOST_NODES,
+    GridPlan,
+    Horizon,
+    salt_interval,
+    write_horizons,
+    zmap_nodes,
+)
 
 
 def read_zmap(path):
@@ -191,6 +198,53 @@ def test_zmap_of_a_rotated_survey_is_the_same_surface(angle, make_frame):
     assert well_inside.sum() > 800
     assert np.allclose(grid[well_inside], expected[well_inside], atol=1e-6)
     assert np.isnan(grid[outside]).all()
+
+
+def kept_lines(frame, kept, numbers=None):
+    inline = frame.inline[kept] if numbers is None else np.asarray(numbers, np.float64)
+    x, y, live = frame.x[kept], frame.y[kept], frame.live[kept]
+    return replace(frame, inline=inline, x=x, y=y, live=live)
+
+
+def test_a_zmap_grid_bridges_no_hole_in_the_lines(make_frame):
+    frame = kept_lines(make_frame((300, 7, 5)), np.r_[0:50, 51:100, 250:300])
+    i, _ = np.meshgrid(frame.inline, frame.crossline, indexing="ij")
+    _, north, grid = zmap_nodes(Horizon("h", i, frame))
+    number = 100 + (north - 6_000_000) / 25
+    assert grid.shape == (300, 7)
+    empty = (number > 200.5) & (number < 348.5)  # lines 199 and 350 are the last and the next
+    assert np.isnan(grid[empty]).all()
+    assert np.allclose(grid[~empty], number[~empty, None])  # one missing line is bridged
+
+
+def test_a_blank_first_header_leaves_the_nodes_where_traces_are(make_frame):
+    whole = make_frame((60, 7, 5))
+    frame = kept_lines(whole, np.r_[0, 20:60], [0, *whole.inline[20:]])
+    x, y = (np.vstack([a[:1] - 100 * step, a[1:]]) for a, step in ((frame.x, 0), (frame.y, 25)))
+    frame = replace(frame, x=x, y=y)
+    _, _, grid = zmap_nodes(Horizon("h", np.ones((41, 7)), frame))
+    assert grid.shape == (160, 7)
+    assert np.isfinite(grid).all(axis=1).sum() == 40 + 1 + 2  # a node beside either end of the hole
+
+
+@pytest.mark.parametrize("stray", [999_999, 2_000_000_000])
+def test_a_stray_line_number_makes_a_plan_without_making_its_grid(stray, make_frame):
+    whole = make_frame((102, 70, 5))
+    frame = kept_lines(whole, np.arange(102), [*whole.inline[:101], stray])
+    frame = replace(frame, x=None, y=None)
+    assert GridPlan.of(frame).nodes == (stray - 100 + 1) * (2 * 69 // 2 + 1)
+    assert GridPlan.of(frame).nodes > MOST_NODES
+    swath = make_frame((10, 20_000, 5), angle=45)
+    assert GridPlan.of(swath).nodes > MOST_NODES
+
+
+def test_a_large_zmap_grid_is_made_in_parts_and_is_the_same(make_frame, monkeypatch):
+    frame = make_frame((30, 40, 5), angle=30)
+    i, j = np.meshgrid(np.arange(30.0), np.arange(40.0), indexing="ij")
+    _, _, whole = zmap_nodes(Horizon("h", i + j, frame))
+    monkeypatch.setattr("diapir.export.horizon._NODES_AT_A_TIME", 1)
+    _, _, parts = zmap_nodes(Horizon("h", i + j, frame))
+    assert np.array_equal(parts, whole, equal_nan=True)
 
 
 def test_csv_and_parquet_hold_the_same_table(horizon, written):

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from diapir.cli import app
 from diapir.errors import DataError, RunError
+from diapir.export.frame import Frame
 from diapir.io import ingest as module
 from diapir.io.ingest import ingest
 from diapir.io.segy import SegyOptions
@@ -126,6 +127,35 @@ def test_after_an_interruption_only_the_rest_is_done(
     done = ingest(path, store, chunk=8)
     assert (done.blocks, done.written) == (9, 9 - noted)
     np.testing.assert_array_equal(done.volume["amplitude"], values)
+
+
+def test_a_number_cut_off_in_the_journal_joins_no_other(
+    make_segy: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, values = make_segy(shape=(20, 20, 30))
+    store = tmp_path / "cube.zarr"
+    whole = module._BlockWriter.__call__
+    written: list[int] = []
+    ends = [2, 4]
+
+    def in_pairs(self: object, number: int, block: object) -> None:
+        if len(written) == ends[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        whole(self, number, block)  # type: ignore[arg-type]
+        written.append(number)
+
+    monkeypatch.setattr(module._BlockWriter, "__call__", in_pairs)
+    while ends:
+        with pytest.raises(RunError, match="No space left"):
+            ingest(path, store, chunk=5, workers=1)
+        noted = (store / JOURNAL).read_text().splitlines()[1:]
+        assert {int(number) for number in noted} == set(written)
+        with (store / JOURNAL).open("a") as file:
+            file.write("1")  # the rest is lost; a number behind it would be taken for another
+        ends.pop(0)
+    monkeypatch.setattr(module._BlockWriter, "__call__", whole)
+    assert ingest(path, store, chunk=5).written == 12
+    np.testing.assert_array_equal(open_volume(store)["amplitude"], values)
 
 
 def test_an_unfinished_store_of_other_options_is_not_taken_up(
@@ -261,6 +291,66 @@ def test_gaps_and_delay_of_multidimio(
     labels = open_volume(path, keep_nan=True)["amplitude"]
     np.testing.assert_array_equal(labels, values)
     assert np.isnan(labels).any()
+
+
+def tell_unit(path: Path, name: str, key: str, value: object) -> None:
+    """Write an attribute of a variable of a store."""
+    zarr.open_group(path, mode="r+")[name].attrs[key] = value
+
+
+@pytest.mark.parametrize(
+    ("key", "stated", "unit", "step"),
+    [
+        ("unitsV1", {"time": "s"}, "ms", 4000),
+        ("unitsV1", {"time": "us"}, "ms", 0.004),
+        ("unitsV1", {"time": "\u00b5s"}, "ms", 0.004),
+        ("units", "Seconds", "ms", 4000),
+        ("units", "milliseconds", "ms", 4),
+        ("unitsV1", {"length": "km"}, "m", 4000),
+        ("unitsV1", {"length": "ft"}, "ft", 4),
+        ("other", "furlongs", "ms", 4),
+    ],
+)
+def test_units_of_samples_are_converted(
+    multidimio_store: tuple[Path, np.ndarray, np.ndarray],
+    key: str,
+    stated: object,
+    unit: str,
+    step: float,
+) -> None:
+    path, _, _ = multidimio_store
+    shutil.rmtree(path / "headers")
+    tell_unit(path, "time", key, stated)
+    found = open_volume(path)["sample"]
+    assert found.attrs["units"] == unit
+    np.testing.assert_allclose(np.diff(found), step)
+
+
+def test_a_unit_that_nobody_knows_is_refused(
+    multidimio_store: tuple[Path, np.ndarray, np.ndarray],
+) -> None:
+    path, _, _ = multidimio_store
+    tell_unit(path, "time", "unitsV1", {"length": "furlong"})
+    with pytest.raises(DataError, match=r"samples in 'furlong'(.|\n)*time(.|\n)*s, ms or us"):
+        open_volume(path)
+
+
+@pytest.mark.parametrize(
+    ("stated", "unit", "x"), [("ft", "ft", 1), ("km", "m", 1000), ("m", "m", 1), ("deg", "", None)]
+)
+def test_units_of_coordinates_are_carried(
+    multidimio_store: tuple[Path, np.ndarray, np.ndarray], stated: str, unit: str, x: float | None
+) -> None:
+    path, _, _ = multidimio_store
+    for name in ("cdp_x", "cdp_y"):
+        tell_unit(path, name, "unitsV1", {"length": stated})
+    found = open_volume(path)
+    assert geometry_of(found).measurement == unit
+    assert Frame.from_volume(found).measurement == unit
+    if x is None:
+        assert "cdp_x" not in found
+    else:
+        assert float(found["cdp_x"][3, 3]) == x
 
 
 def test_without_headers_mdio_starts_at_its_own_axis(

@@ -200,6 +200,24 @@ def test_a_single_line_gets_what_it_can_have(make_segy, model, tmp_path, shape, 
     assert np.nanmin(result.products.top.z) == 100
 
 
+def test_a_stray_line_number_leaves_out_the_grid_and_says_so(make_segy, tmp_path):
+    file, _ = make_segy(shape=(6, 40, 48))
+    data = bytearray(file.read_bytes())
+    for trace in range(200, 240):
+        at = 3600 + trace * (240 + 48 * 4) + 188
+        data[at : at + 4] = (2_000_000_000).to_bytes(4, "big")
+    file.write_bytes(data)
+    settings = replace(SETTINGS, threshold=0.01, min_samples=1, directions="inline")
+    result = map_survey(file, tmp_path / "out", [], settings, workers=ONE, progress=False,
+                        load_model=IdentityModel)  # fmt: skip
+    names = {path.suffix[1:] for path in (tmp_path / "out" / "horizons").iterdir()}
+    assert names == {"xyz", "dat", "csv", "parquet"}
+    assert any("no ZMAP+ grid is written" in text for text in result.news)
+    assert any("40 of 240 traces lie further than a bin" in text for text in result.news)
+    assert np.isclose(result.products.frame.bin_area, 25 * 12.5)
+    assert "no ZMAP+ grid is written"[1:] in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_a_map_made_again_keeps_nothing_of_the_former(survey, model, tmp_path):
     out = tmp_path / "out"
 

@@ -244,6 +244,38 @@ def test_the_delay_has_a_scalar(make_segy: Make, scalar: int, start: float) -> N
     assert grid_of(path)[1].geometry.sample[0] == start
 
 
+def set_revision(path: Path, revision: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[3500] = revision
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("scalar", [7, -5, 20, 32_767])
+def test_a_scalar_that_is_none_leaves_the_delay_as_it_is(make_segy: Make, scalar: int) -> None:
+    path, _ = make_segy()
+    put(path, 109, [2000] * 42, ">h")
+    put(path, 215, [scalar] * 42, ">h")
+    _, grid = grid_of(path)
+    assert grid.geometry.sample[0] == 2000
+    assert "(byte 215) of 42 traces is not applied: SEG-Y knows 1, 10" in grid.warnings[0]
+    assert not grid_of(path, start=7.0)[1].warnings
+    put(path, 109, [0] * 42, ">h")
+    assert not grid_of(path)[1].warnings
+
+
+def test_revision_0_has_no_scalar_of_the_delay_unless_one_is_asked_for(make_segy: Make) -> None:
+    path, _ = make_segy()
+    put(path, 109, [2000] * 42, ">h")
+    put(path, 215, [-10] * 42, ">h")
+    assert grid_of(path)[1].geometry.sample[0] == 200
+    set_revision(path, 0)
+    _, grid = grid_of(path)
+    assert grid.geometry.sample[0] == 2000
+    assert "is not applied: revision 0 has no such scalar; pass --start" in grid.warnings[0]
+    put(path, 201, [-10] * 42, ">h")
+    assert grid_of(path, delay_scalar_byte=201)[1].geometry.sample[0] == 200
+
+
 def test_the_delay_may_stand_elsewhere(make_segy: Make) -> None:
     path, _ = make_segy()
     put(path, 105, [1500] * 42, ">h")

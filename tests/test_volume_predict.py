@@ -16,7 +16,7 @@ import xarray as xr
 from diapir.errors import DataError, RunError
 from diapir.inference.journal import Journal, settings_key
 from diapir.inference.look import AS_IS
-from diapir.inference.schedule import Workers
+from diapir.inference.schedule import Pool, Workers, open_pool
 from diapir.inference.sections import IdentityModel, Tiling
 from diapir.inference.volume import STORE, Job, Plan, predict_volume
 from diapir.io.volume import open_volume
@@ -182,6 +182,19 @@ def test_a_gap_in_the_survey_holds_no_salt(tmp_path):
     assert found["sample"].attrs["units"] == "ms"
 
 
+@pytest.mark.parametrize("directions", ["inline", "crossline", "both"])
+def test_a_dead_trace_holds_no_salt(tmp_path, directions):
+    values = np.full((34, 36, 40), 255, np.float32)
+    values[3, 4], values[5, 6], values[7, 8, 1:] = 0, np.nan, 0
+    np.save(tmp_path / "cube.npy", values)
+    _, found = predict(
+        tmp_path / "cube.npy", tmp_path / "out", load_model=Uneven, directions=directions
+    )
+    salty = found["probability"].to_numpy().any(axis=-1)
+    assert np.argwhere(~salty).tolist() == [[3, 4], [5, 6]]
+    assert not found["mask"].to_numpy()[~salty].any()
+
+
 def make_job_of(survey, out):
     plan = Plan.of(survey["amplitude"].shape, "both", 8)
     journal, news = Journal.open(out, {"a": 1})
@@ -307,6 +320,35 @@ def test_a_scheduler_that_is_not_there_is_told(cube, tmp_path, monkeypatch):
     monkeypatch.setattr(distributed, "Client", lambda *a, **k: real(*a, **{**k, "timeout": "0.5s"}))
     with pytest.raises(RunError, match="scheduler"):
         predict(cube, tmp_path / "out", Workers(scheduler="tcp://127.0.0.1:9"))
+
+
+def test_a_lost_scheduler_is_told_and_gives_no_results():
+    results = []
+    with open_pool(Workers(2, processes=False)) as pool:
+        client = pool._client
+
+        def lose(result):
+            # what distributed's Client._reconnect does when the scheduler is gone
+            results.append(result)
+            for state in list(client.futures.values()):
+                client.loop.add_callback(state.cancel, reason="scheduler-connection-lost")
+
+        with pytest.raises(RunError, match="scheduler was lost"):
+            pool.run(lambda seconds: time.sleep(seconds) or seconds, [0, 0.5, 0.6], lose)
+    assert results == [0]
+
+
+def test_the_second_direction_waits_for_every_block_of_the_first(cube, tmp_path, monkeypatch):
+    def forgetful(self, task, blocks, done):
+        for block in blocks[:-1]:
+            done(task(block))
+
+    monkeypatch.setattr(Pool, "run", forgetful)
+    with pytest.raises(RunError, match="1 of 8 blocks were not written, first inline-000035"):
+        predict(cube, tmp_path / "out")
+    monkeypatch.undo()
+    _, found = predict(cube, tmp_path / "out")
+    assert np.abs(found["probability"].to_numpy() - np.load(cube) / 255).max() <= 1e-6
 
 
 @contextmanager
@@ -436,7 +478,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {src!r})
 from diapir.inference.sections import IdentityModel, Tiling
-from diapir.inference.schedule import Workers
+from diapir.inference.schedule import Pool, Workers, open_pool
 from diapir.runs.map import MapSettings, map_survey
 
 class Slow(IdentityModel):

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _METRES = {"m": 1.0, "ft": 0.3048}
+_TRIPLES, _LOOKED_AT = 200, 4096  # of traces, drawn where some have wrong numbers
+_FITS = 4  # each with the traces that lie close to the one before
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +52,8 @@ class Frame:
             return np.asarray(volume[name], np.float64).reshape(shape)
 
         live = of_traces("trace_mask")
+        facts = json.loads(volume.attrs.get("segy", "{}"))
+        stated = volume["cdp_x"].attrs.get("units") if "cdp_x" in volume.variables else None
         return cls(
             inline=np.asarray(volume["inline"], np.float64),
             crossline=np.asarray(volume["crossline"], np.float64),
@@ -58,7 +62,7 @@ class Frame:
             x=of_traces("cdp_x"),
             y=of_traces("cdp_y"),
             live=np.ones(shape, bool) if live is None else live > 0,
-            measurement=str(json.loads(volume.attrs.get("segy", "{}")).get("measurement", "")),
+            measurement=str(stated or facts.get("measurement", "")),
         )
 
     @property
@@ -86,20 +90,20 @@ class Frame:
     def affine(self) -> NDArray[np.float64]:
         """(2, 3): easting and northing are this times (1, inline, crossline).
 
-        The least-squares fit over all live traces, since headers are rounded to a unit. Where the
-        survey has no coordinates, or all are equal, easting is the crossline and northing the
-        inline number.
+        The least-squares fit over the live traces, since headers are rounded to a unit, but for
+        those that are far `astray`. Where the survey has no coordinates, or all are equal, easting
+        is the crossline and northing the inline number.
         """
         if not self.located:
             return np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
-        return self._fit()[0]
+        return self._fit[0]
 
     @cached_property
     def located(self) -> bool:
         """Whether the coordinates of the headers span a plane, so that areas have a meaning."""
         if self.x is None or self.y is None or not self._known.any():
             return False
-        found, rank = self._fit()
+        found, rank = self._fit
         lines, traces = len(self.inline) > 1, len(self.crossline) > 1
         steps = np.hypot(*found[:, 1:])[[lines, traces]]
         # less than a millionth of a unit, or of a right angle, is rounding
@@ -114,17 +118,44 @@ class Frame:
         known: NDArray[np.bool_] = self.live & stated
         return known
 
-    def _fit(self) -> tuple[NDArray[np.float64], int]:
-        """Return the affine map, and how many of its three columns the traces determine."""
+    @cached_property
+    def astray(self) -> int:
+        """Traces whose coordinates lie further than a bin from where their numbers put them."""
+        if self.is_flat or not self.located:
+            return 0
+        numbers, world = self._stated()
+        return int(np.count_nonzero(~_is_close(self.affine, numbers, world, self._steps)))
+
+    @property
+    def _steps(self) -> NDArray[np.float64]:
+        return np.array([_step(self.inline), _step(self.crossline)])
+
+    def _stated(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return line numbers and coordinates of the traces that have them, (N, 2) each."""
         assert self.x is not None and self.y is not None  # noqa: S101, PT018
         i, j = np.nonzero(self._known)
-        middle = np.array([self.inline[i].mean(), self.crossline[j].mean()])
-        numbers = np.stack([self.inline[i], self.crossline[j]], axis=1) - middle
-        design = np.column_stack([np.ones(len(i)), numbers])
-        world = np.stack([self.x[i, j], self.y[i, j]], axis=1)
-        found, _, rank, _ = np.linalg.lstsq(design, world, rcond=None)
-        found[0] -= middle @ found[1:]
-        return found.T, int(rank)
+        numbers = np.stack([self.inline[i], self.crossline[j]], axis=1)
+        return numbers, np.stack([self.x[i, j], self.y[i, j]], axis=1)
+
+    @cached_property
+    def _fit(self) -> tuple[NDArray[np.float64], int]:
+        """The affine map, and how many of its three columns the traces determine.
+
+        A single trace with a wrong number may turn the fit of all traces. So where one lies further
+        than a bin from it, those are fitted that lie close to the map on which most agree; where
+        fewer than half do, all are. A single line may have bends, and is fitted as it is.
+        """
+        numbers, world = self._stated()
+        found, rank = _least_squares(numbers, world)
+        if self.is_flat or _is_close(found, numbers, world, self._steps).all():
+            return found, rank
+        agreed = _agreed(numbers, world)
+        for _ in range(_FITS):
+            close = _is_close(agreed, numbers, world, self._steps)
+            if np.count_nonzero(close) < len(close) / 2:
+                return found, rank
+            agreed, own_rank = _least_squares(numbers[close], world[close])
+        return agreed, own_rank
 
     def trace_xy(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return easting and northing of every place of the grid, (I, J) each.
@@ -161,12 +192,24 @@ class Frame:
         inline, crossline = np.tensordot(np.linalg.inv(self.affine[:, 1:]), offset, axes=1)
         return _place(self.inline, inline), _place(self.crossline, crossline)
 
+    def is_near(self, i: NDArray[np.floating], j: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """Return where fractional indices lie at most a step from the nearest line and trace.
+
+        Where line numbers have a hole, places deep in it are not near.
+        """
+        return _is_near(self.inline, i) & _is_near(self.crossline, j)
+
+    @property
+    def steps(self) -> NDArray[np.float64]:
+        """(2, 2): easting and northing from a line to the next, and from a trace to the next."""
+        return np.asarray(self.affine[:, 1:] * self._steps).T
+
     @property
     def bin_area(self) -> float | None:
         """Area of the rectangle that a trace stands for, in square units of the coordinates."""
         if not self.located or self.is_flat:
             return None
-        return abs(_det(self.affine) * _step(self.inline) * _step(self.crossline))
+        return abs(float(np.linalg.det(self.steps)))
 
     def sample_volume_m3(self, velocity_m_s: float | None = None) -> float | None:
         """Return the cubic metres of one sample, None where the geometry does not give them.
@@ -182,6 +225,52 @@ class Frame:
         return area * self.sample_step * _METRES.get(self.unit, 1.0)
 
 
+def _least_squares(
+    numbers: NDArray[np.float64], world: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], int]:
+    """Return the affine map (2, 3) from numbers (N, 2) to places (N, 2), and its rank."""
+    middle = numbers.mean(axis=0)
+    design = np.column_stack([np.ones(len(numbers)), numbers - middle])
+    found, _, rank, _ = np.linalg.lstsq(design, world, rcond=None)
+    found[0] -= middle @ found[1:]
+    return found.T, int(rank)
+
+
+def _residuals(
+    affine: NDArray[np.float64], numbers: NDArray[np.float64], world: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return how far the traces lie from where the map puts them, (N,)."""
+    x, y = (world - affine[:, 0] - numbers @ affine[:, 1:].T).T
+    return np.asarray(np.hypot(x, y))
+
+
+def _is_close(
+    affine: NDArray[np.float64],
+    numbers: NDArray[np.float64],
+    world: NDArray[np.float64],
+    steps: NDArray[np.float64],
+) -> NDArray[np.bool_]:
+    """Return which traces lie no further from the map than the longer side of a bin."""
+    bin_side = float(np.hypot(*(affine[:, 1:] * steps)).max())
+    close: NDArray[np.bool_] = _residuals(affine, numbers, world) <= bin_side + 1e-6
+    return close
+
+
+def _agreed(numbers: NDArray[np.float64], world: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the map through three traces, of many drawn ones, whose median residual is least.
+
+    Source:
+        Rousseeuw 1984, "Least median of squares regression": near half of the traces may be wrong.
+    """
+    rng = np.random.default_rng(0)
+    seen = rng.choice(len(numbers), min(len(numbers), _LOOKED_AT), replace=False)
+    maps = [
+        _least_squares(numbers[chosen], world[chosen])[0]
+        for chosen in rng.choice(seen, (_TRIPLES, 3))
+    ]
+    return min(maps, key=lambda found: np.median(_residuals(found, numbers[seen], world[seen])))
+
+
 def _det(affine: NDArray[np.float64]) -> float:
     return float(np.linalg.det(affine[:, 1:]))
 
@@ -189,6 +278,12 @@ def _det(affine: NDArray[np.float64]) -> float:
 def _step(axis: NDArray[np.float64]) -> float:
     """Return the distance of neighbours, which holes in the axis do not change."""
     return float(np.median(np.diff(axis))) if len(axis) > 1 else 1.0
+
+
+def _is_near(axis: NDArray[np.float64], place: NDArray[np.floating]) -> NDArray[np.bool_]:
+    nearest = axis[np.clip(np.rint(place), 0, len(axis) - 1).astype(np.intp)]
+    near: NDArray[np.bool_] = np.abs(_along(axis, place) - nearest) <= abs(_step(axis)) * (1 + 1e-6)
+    return near
 
 
 def _place(axis: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -200,7 +295,7 @@ def _place(axis: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np
     return np.asarray(inside + beyond / step, np.float64)
 
 
-def _along(axis: NDArray[np.float64], place: NDArray[np.float64]) -> NDArray[np.float64]:
+def _along(axis: NDArray[np.float64], place: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return the values of an axis at fractional indices, evenly continued beyond its ends."""
     step = _step(axis)
     inside = np.interp(place, np.arange(len(axis)), axis)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,11 @@ from diapir.io.atomic import atomic_write
 
 UNDEFINED = 1e30
 """Stands for "no value" in ZMAP+ grids; OpendTect's default as well."""
+
+MOST_NODES = 50_000_000
+"""Of a ZMAP+ grid; with more the line numbers or coordinates are hardly those of one survey."""
+
+_NODES_AT_A_TIME = 1_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,27 +207,63 @@ def write_zmap(path: Path, horizon: Horizon, *, per_line: int = 5, width: int = 
                 file.write("".join(fields[start : start + per_line]) + "\n")
 
 
+class GridPlan(NamedTuple):
+    """A north-up grid over a survey: its southwest corner, steps, and nodes each way."""
+
+    west: float
+    south: float
+    step_x: float
+    step_y: float
+    columns: int
+    rows: int
+
+    @classmethod
+    def of(cls, frame: Frame) -> "GridPlan":
+        """Return the grid that covers a survey; nothing of its size is made yet."""
+        lines, traces = frame.shape[:2]
+        corners = frame.to_world(
+            np.array([[i, j, 0.0] for i in (0, lines - 1) for j in (0, traces - 1)])
+        )[:, :2]
+        step_x, step_y = _node_steps(frame)
+        (west, south), (east, north) = corners.min(axis=0), corners.max(axis=0)
+        # the margin forgives rounded headers: a node must not be lost for a thousandth of a step
+        return cls(
+            float(west),
+            float(south),
+            step_x,
+            step_y,
+            columns=int(np.ceil((east - west) / step_x - 1e-3)) + 1,
+            rows=int(np.ceil((north - south) / step_y - 1e-3)) + 1,
+        )
+
+    @property
+    def nodes(self) -> int:
+        """How many nodes it has."""
+        return self.columns * self.rows
+
+
 def zmap_nodes(
     horizon: Horizon,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return easting (C,) rising, northing (R,) falling and values (R, C) of a north-up grid."""
+    """Return easting (C,) rising, northing (R,) falling and values (R, C) of a north-up grid.
+
+    Nodes further than a step from both lines beside them, or both traces, have no value (NaN).
+    """
     frame = horizon.frame
-    lines, traces = frame.shape[:2]
-    corners = frame.to_world(
-        np.array([[i, j, 0.0] for i in (0, lines - 1) for j in (0, traces - 1)])
-    )[:, :2]
-    step_x, step_y = _node_steps(frame)
-    (west, south), (east, north) = corners.min(axis=0), corners.max(axis=0)
-    # the margin forgives rounded headers: a node must not be lost for a thousandth of a step
-    x = west + step_x * np.arange(int(np.ceil((east - west) / step_x - 1e-3)) + 1)
-    y = (south + step_y * np.arange(int(np.ceil((north - south) / step_y - 1e-3)) + 1))[::-1]
-    i, j = frame.to_indices(*np.meshgrid(x, y))
-    return x, y, _bilinear(horizon.z, i, j)
+    plan = GridPlan.of(frame)
+    x = plan.west + plan.step_x * np.arange(plan.columns, dtype=np.float64)
+    y = (plan.south + plan.step_y * np.arange(plan.rows, dtype=np.float64))[::-1]
+    z = np.empty((plan.rows, plan.columns))
+    count = max(1, _NODES_AT_A_TIME // plan.rows)
+    for start in range(0, plan.columns, count):
+        part = slice(start, start + count)
+        i, j = frame.to_indices(*np.meshgrid(x[part], y))
+        z[:, part] = np.where(frame.is_near(i, j), _bilinear(horizon.z, i, j), np.nan)
+    return x, y, z
 
 
 def _node_steps(frame: Frame) -> tuple[float, float]:
-    origin, next_line, next_trace = frame.to_world(np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0.0]]))
-    steps = np.abs(np.stack([next_line - origin, next_trace - origin])[:, :2])
+    steps = np.abs(frame.steps)
     # along the axes: each row has one entry that is not next to nothing
     if (steps.min(axis=1) < 1e-3 * steps.max(axis=1)).all():
         return float(steps[:, 0].max()), float(steps[:, 1].max())

@@ -44,6 +44,12 @@ AS_IS = Look(0.0, 255.0, 1.0, 0.0)
 """For pictures, whose values are grey values already."""
 
 
+def is_alive(amplitudes: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Return which amplitudes are finite and not 0; a trace without any such sample is dead."""
+    alive: NDArray[np.bool_] = np.isfinite(amplitudes) & (amplitudes != 0)
+    return alive
+
+
 @dataclass(frozen=True, eq=False)
 class Amplitudes:
     """What a sample of a survey's amplitudes looks like.
@@ -99,7 +105,7 @@ def measure(volume: Any, clip: tuple[float, float] = (1.0, 99.0)) -> Amplitudes:
             expected="two rising percentiles within 0..100, such as 1 99",
         )
     values = np.concatenate(list(_sampled(volume["amplitude"])))
-    alive = values[np.isfinite(values) & (values != 0)]
+    alive = values[is_alive(values)]
     if not len(alive):
         raise DataError(
             "the survey holds no amplitudes but 0",
@@ -163,7 +169,7 @@ def compare(
     counts, steps, spread, dead = np.zeros(len(trained.shares)), [], [], []
     for line in lines:
         section = np.asarray(amplitude if flat else amplitude[int(line)], np.float32)
-        alive = np.isfinite(section) & (section != 0)
+        alive = is_alive(section)
         dead.append(1 - alive.mean())
         section = section[alive.any(axis=1)]
         if not section.size:

@@ -93,7 +93,7 @@ class Pool:
             done: Called in this thread with each result.
 
         Raises:
-            RunError: Workers died again and again.
+            RunError: Workers died again and again, or the scheduler was lost.
             DiapirError: Whatever the task raised.
         """
         if self._client is None:
@@ -109,6 +109,11 @@ class Pool:
             # its own loop: this client is nobody's default
             ended = as_completed(futures, loop=self._client.loop, with_results=True)
             for future, result in ended:
+                if future.cancelled():  # its result is the error, which as_completed does not raise
+                    raise RunError(
+                        "the connection to the Dask scheduler was lost",
+                        mend="Run it again to go on, once the scheduler can be reached.",
+                    )
                 future.release()  # else Dask computes it again when the worker that has it dies
                 done(result)
         except KilledWorker as error:

@@ -21,8 +21,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from diapir.errors import RunError
 from diapir.inference.journal import Journal
-from diapir.inference.look import Look
+from diapir.inference.look import Look, is_alive
 from diapir.inference.schedule import Workers, open_pool
 from diapir.inference.sections import SectionModel, Tiling, predict_section
 from diapir.io.atomic import disk_told
@@ -158,7 +159,10 @@ class Job:
         return measured
 
     def _predict(self, survey: Any, model: SectionModel, block: Block) -> NDArray[np.float32]:
-        """Return the probabilities of a block, shaped as its part of the survey."""
+        """Return the probabilities of a block, shaped as its part of the survey.
+
+        Where no trace was recorded, or a dead one, there is no salt.
+        """
         where = _lines(block)
         probs = np.asarray(survey["amplitude"][where])
         # the probabilities go where the amplitudes were, unless those belong to somebody else
@@ -169,7 +173,9 @@ class Job:
         sections = probs[None] if block.direction == "line" else np.moveaxis(probs, axis, 0)
         for section in sections:
             _stop_if_orphaned()
+            dead = ~is_alive(section).any(axis=-1)
             section[...] = predict_section(section, model, self.look, self.tiling)
+            section[dead] = 0
         probs[~np.broadcast_to(live, probs.shape[:-1])] = 0
         return probs
 
@@ -284,7 +290,8 @@ def predict_volume(
         advance: Called with the number of blocks done.
 
     Raises:
-        RunError: Workers died, or the disk is full.
+        RunError: Workers died, the scheduler was lost, a direction has ended without all of its
+            blocks, or the disk is full.
     """
     # Zarr writes by itself, and workers hand its errors on
     with disk_told(job.journal.folder.parent, "the map"):
@@ -317,6 +324,7 @@ def _predict_volume(
         with open_pool(workers.at_most(max(map(len, waiting.values())))) as pool:
             for direction in plan.directions:
                 pool.run(job, waiting[direction], note)
+                _check_whole(job.journal, plan.blocks(direction))
     return Prediction(
         store=job.journal.folder / STORE,
         blocks=len(records),
@@ -325,6 +333,23 @@ def _predict_volume(
         model_seconds=sum(record["model_seconds"] for record in records),
         block_seconds=sum(record["seconds"] for record in records),
     )
+
+
+def _check_whole(journal: Journal, blocks: list[Block]) -> None:
+    """Refuse to go on without a block: the next direction would average with zeros.
+
+    Raises:
+        RunError: The journal does not hold all blocks.
+    """
+    done = journal.done()
+    missing = [block.name for block in blocks if block.name not in done]
+    if missing:
+        raise RunError(
+            f"{len(missing):,} of {len(blocks):,} blocks were not written, first {missing[0]}",
+            where=journal.folder,
+            expected="the records of all blocks in this folder, which every worker must see",
+            mend="Run it again to go on.",
+        )
 
 
 def _create_stores(job: Job, plan: Plan, survey: Any, attributes: dict[str, Any]) -> None:

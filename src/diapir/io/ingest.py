@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diapir.errors import DataError, RunError
+from diapir.io.atomic import write_text_atomic
 from diapir.io.lock import sole_writer
 from diapir.io.segy import SegyOptions
 from diapir.io.segy_layout import open_file
@@ -100,6 +101,8 @@ def _ingest(
         return Ingested(open_store(store), survey, len(blocks), 0)
     _prepare(store, survey, chunk, head, overwrite)
     done = _read_journal(store)
+    # afresh: the next number must not be appended to what is left of one that was cut off
+    write_text_atomic(store / JOURNAL, "".join(f"{line}\n" for line in (head, *sorted(done))))
     left = [(number, block) for number, block in enumerate(blocks) if number not in done]
     try:
         with counting(len(left), "Traces", shown=progress) as advance:

@@ -104,7 +104,7 @@ def _of_line(
                 mend="Rename them, or give the file.",
             )
     if file.suffix.lower() == ".png":
-        labels = _from_picture(file, survey, "line", unlabelled)
+        labels = _from_picture(file, survey, "line", _recorded(survey), unlabelled)
     else:
         values, live = _open_labels(file, survey, options)
         blank = VOLUME_UNLABELLED if unlabelled is None else unlabelled
@@ -143,15 +143,27 @@ def _from_pictures(path: Path, survey: Any, unlabelled: float | None) -> Iterato
                 where=file,
                 expected=f"{known.min():g} to {known.max():g}",
             )
-        labels = _from_picture(file, survey, direction, unlabelled)
+        recorded = np.take(_recorded(survey), places[0], axis=int(direction == "crossline"))
+        labels = _from_picture(file, survey, direction, recorded, unlabelled)
         if (labels != UNLABELLED).any():
             yield LabelledLine(direction, int(places[0]), number, labels)
 
 
+def _recorded(survey: Any) -> NDArray[np.bool_]:
+    """Return where the survey has traces; elsewhere there is nothing to label."""
+    mask = survey.coords.get("trace_mask")
+    shape = survey["amplitude"].shape[:-1]
+    return np.ones(shape, bool) if mask is None else np.asarray(mask, bool)
+
+
 def _from_picture(
-    file: Path, survey: Any, direction: Line, unlabelled: float | None
+    file: Path,
+    survey: Any,
+    direction: Line,
+    recorded: NDArray[np.bool_],
+    unlabelled: float | None,
 ) -> NDArray[np.uint8]:
-    """Return the labels (T, S) of a picture of one section."""
+    """Return the labels (T, S) of a picture of one section, whose traces `recorded` (T,) has."""
     blank = PNG_UNLABELLED if unlabelled is None else unlabelled
     try:
         content = file.read_bytes()
@@ -166,7 +178,9 @@ def _from_picture(
             expected=f"{expected[0]} traces wide and {expected[1]} samples high",
             mend="Draw the mask on the section itself, without borders or resampling.",
         )
-    return coded(values, PNG_SALT, blank, file)
+    labels = coded(values, PNG_SALT, blank, file)
+    labels[~recorded] = UNLABELLED
+    return labels
 
 
 def _from_volume(
@@ -215,23 +229,28 @@ def _open_labels(path: Path, survey: Any, options: dict[str, Any]) -> tuple[Any,
                 expected=f"{float(survey[name][0]):g} to {float(survey[name][-1]):g}",
                 mend="Give labels with the geometry of the survey itself.",
             )
-    live = labels.coords.get("trace_mask")
-    shape = wanted.shape[:-1]
-    return labels, np.ones(shape, bool) if live is None else np.asarray(live, bool)
+    live, own = _recorded(survey), labels.coords.get("trace_mask")
+    return labels, live if own is None else live & np.asarray(own, bool)
 
 
 def _open_store(path: Path) -> Any | None:
-    """Return `labels` or `mask` of a Zarr store that has one of them."""
+    """Return `labels` or `mask` of a Zarr store that has one of them, NaN where it is filled.
+
+    A fill value of 0 or 1 is a label: Zarr of version 2 knows none that means nothing.
+    """
     import xarray as xr
 
     try:
-        store = xr.open_zarr(path, chunks=None)
+        store = xr.open_zarr(path, chunks=None, mask_and_scale=False, decode_times=False)
         check_coordinates(store, path)
         store = store.assign_coords({name: store[name].load() for name in store.coords})
     except Exception:  # whatever it is, open_volume says what is wrong
         return None
     found = next((store[name] for name in ("labels", "mask") if name in store), None)
-    return None if found is None else guarded(found, path)
+    if found is None:
+        return None
+    labels, fill = guarded(found, path), found.attrs.get("_FillValue")
+    return labels if fill in (None, 0, 1) else labels.where(labels != fill)
 
 
 def coded(

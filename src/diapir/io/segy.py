@@ -42,7 +42,8 @@ class SegyOptions:
         y_byte: Of the Y coordinate.
         scalar_byte: Of the coordinate scalar, 2 bytes; negative divides.
         delay_byte: Of the delay recording time in ms, 2 bytes: the time of the first sample.
-        delay_scalar_byte: Of its scalar, 2 bytes; negative divides.
+        delay_scalar_byte: Of its scalar, 2 bytes; negative divides. Byte 215 counts from revision 1
+            on, another one in any file.
         number_byte: Of the trace number of a 2-D line.
         offset_byte: Of the offset, by which pre-stack data is known.
         byte_order: Of headers and samples.

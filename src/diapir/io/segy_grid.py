@@ -20,6 +20,7 @@ _SMALL_GRID = 4096  # cells; so small a grid may be as empty as it likes
 _MOST_PER_CELL = 1.5  # traces a cell from which on it is no matter of a few duplicates
 _LONGEST_STEP = 100
 _LEAST_AGREEING = 0.9  # share of traces whose delay must be the same
+_TIME_SCALARS = (0, *(sign * 10**k for sign in (1, -1) for k in range(5)))
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class TraceTable:
         x: (N,) float64, scaled.
         y: (N,) float64, scaled.
         delay: (N,) float64 recording delay, scaled.
+        unscaled: Traces whose delay is as it stands, because its scalar is none.
     """
 
     inline: NDArray[np.int32]
@@ -45,6 +47,7 @@ class TraceTable:
     x: NDArray[np.float64]
     y: NDArray[np.float64]
     delay: NDArray[np.float64]
+    unscaled: int = 0
 
     def __len__(self) -> int:
         return len(self.inline)
@@ -92,6 +95,7 @@ def scan_traces(
         "offset": options.offset_byte,
         "record": 9,
     }
+    unscaled = 0
     for start, stop in file.blocks():
         headers = file.read_headers(start, stop)
         part = slice(start, stop)
@@ -102,10 +106,12 @@ def scan_traces(
             values = header_field(headers, byte, file.order)
             fixed = options.coordinate_scale
             real[name][part] = scaled(values, scalar) if fixed is None else values * fixed
-        real["delay"][part] = scaled(
+        real["delay"][part], left = delay_times(
             header_field(headers, options.delay_byte, file.order, 2),
             header_field(headers, options.delay_scalar_byte, file.order, 2),
+            assigned=_has_delay_scalar(file, options),
         )
+        unscaled += left
         if advance is not None:
             advance(stop - start)
     return TraceTable(
@@ -117,7 +123,13 @@ def scan_traces(
         x=real["x"],
         y=real["y"],
         delay=real["delay"],
+        unscaled=unscaled,
     )
+
+
+def _has_delay_scalar(file: SegyFile, options: SegyOptions) -> bool:
+    """Return whether the header has the delay's scalar: revision 0 assigns nothing to its byte."""
+    return file.binary.revision[0] > 0 or options.delay_scalar_byte != SegyOptions.delay_scalar_byte
 
 
 def bin_traces(table: TraceTable, file: SegyFile, options: SegyOptions) -> TraceGrid:
@@ -157,6 +169,27 @@ def scaled(values: NDArray[np.int64], scalar: NDArray[np.int64]) -> NDArray[np.f
     """
     size = np.maximum(np.abs(scalar), 1)
     return np.where(scalar < 0, values / size, (values * size).astype(np.float64))
+
+
+def delay_times(
+    delays: NDArray[np.int64], scalars: NDArray[np.int64], *, assigned: bool = True
+) -> tuple[NDArray[np.float64], int]:
+    """Return recording delays in ms, and how many of them have a scalar that is not applied.
+
+    Args:
+        delays: (N,) of the headers.
+        scalars: (N,) of the headers; one that the standard does not know is not applied.
+        assigned: Whether the headers have a scalar at all.
+
+    Source:
+        SEG-Y revision 1, trace header bytes 215-216: 1, 10, 100, 1,000 or 10,000, either sign.
+
+    >>> delay_times(np.array([2000, 2000]), np.array([-10, 7]))
+    (array([ 200., 2000.]), 1)
+    """
+    known = np.isin(scalars, _TIME_SCALARS) & assigned
+    left = ~known & (delays != 0) & (np.abs(scalars) > 1)
+    return scaled(delays, np.where(known, scalars, 0)), int(np.count_nonzero(left))
 
 
 def refuse_prestack(table: TraceTable, file: SegyFile, options: SegyOptions) -> None:
@@ -309,7 +342,7 @@ def _with_positions(
     positions: list[NDArray[np.float64] | None] = [None, None]
     if len(table) == 1 or any(values.min() != values.max() for values in (table.x, table.y)):
         positions = [np.where(mask, values[trace_at], np.nan) for values in (table.x, table.y)]
-    return Geometry(axes, sample, file.unit, mask, *positions)
+    return Geometry(axes, sample, file.unit, mask, cdp_x=positions[0], cdp_y=positions[1])
 
 
 def _sample_axis(
@@ -331,5 +364,12 @@ def _sample_axis(
             warnings.append(
                 f"{len(table) - counts.max():,} traces have another delay than {start:g}; they are "
                 "read like the others"
+            )
+        if table.unscaled:
+            known = "SEG-Y knows 1, 10, 100, 1,000 and 10,000"
+            why = known if _has_delay_scalar(file, options) else "revision 0 has no such scalar"
+            warnings.append(
+                f"the scalar of the delay (byte {options.delay_scalar_byte}) of {table.unscaled:,} "
+                f"traces is not applied: {why}; pass --start if {start:g} is not the first sample"
             )
     return start + file.interval * np.arange(file.samples, dtype=np.float64)

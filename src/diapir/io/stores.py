@@ -5,13 +5,13 @@ import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diapir.errors import DataError
-from diapir.io.segy_grid import scaled
+from diapir.io.segy_grid import delay_times
 from diapir.io.volume import (
     STATISTICS,
     Geometry,
@@ -28,10 +28,19 @@ JOURNAL = ".diapir-ingest"
 """File in a store whose ingest has not come to its end: a head line, then finished blocks."""
 
 _SAMPLE_NAMES = ("sample", "time", "depth", "twt")
-_UNITS: dict[str, Unit] = {
-    "ms": "ms", "millisecond": "ms", "milliseconds": "ms", "m": "m", "meter": "m", "metre": "m",
-    "meters": "m", "metres": "m", "ft": "ft", "foot": "ft", "feet": "ft", "1": "1",
-}  # fmt: skip
+_METRES = ("m", "meter", "metre", "meters", "metres")
+_FEET = ("ft", "foot", "feet")
+_UNITS: dict[str, tuple[Unit, float]] = {
+    **dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), ("ms", 1.0)),
+    **dict.fromkeys(("s", "sec", "second", "seconds"), ("ms", 1e3)),
+    # the micro sign and the Greek letter
+    **dict.fromkeys(("us", "\u00b5s", "\u03bcs", "microsecond", "microseconds"), ("ms", 1e-3)),
+    **dict.fromkeys(_METRES, ("m", 1.0)),
+    **dict.fromkeys(("km", *(f"kilo{name}" for name in _METRES[1:])), ("m", 1e3)),
+    **dict.fromkeys(_FEET, ("ft", 1.0)),
+    "1": ("1", 1.0),
+}
+"""What stands for each unit that a store may state, and how many of it one is."""
 _SAMPLED_LINES, _SAMPLED_VALUES, _HEADER_LINES = 64, 1 << 21, 8
 _HEADERS = ["headers", "raw_headers"]
 _ZARR_FILES = ("zarr.json", ".zmetadata", ".zgroup", ".zattrs", ".zarray")
@@ -70,7 +79,11 @@ def open_store(path: Path, start: float | None = None, *, keep_nan: bool = False
         # MDIO keeps trace headers as structures, which not every Zarr reader knows
         old = (path / ".zmetadata").exists()  # version 2; in version 3 it is part of zarr.json
         found: xr.Dataset = xr.open_zarr(
-            path, chunks=None, consolidated=old, drop_variables=_HEADERS
+            path,
+            chunks=None,
+            consolidated=old,
+            drop_variables=_HEADERS,
+            decode_times=False,  # a time axis in seconds is no date
         )
         check_coordinates(found, path)
         own = set(STATISTICS) <= set(found.attrs) and "amplitude" in found
@@ -187,6 +200,8 @@ def _from_mdio(
             mend="Stack pre-stack data first.",
         )
     mask = _over_lines(found, "trace_mask", dims, np.True_).astype(np.bool_)
+    unit, factor = _unit(found, dims[-1], path)
+    positions, measurement = _positions(found, dims)
     # MDIO fills the gaps with NaN
     filled = amplitude.where(np.isfinite(amplitude), 0)
     geometry = Geometry(
@@ -194,11 +209,12 @@ def _from_mdio(
             new: _axis(found, old, size).astype(np.int32)
             for new, old, size in zip(names, dims[:-1], amplitude.shape, strict=False)
         },
-        sample=_samples(found, dims[-1], path, mask, start),
-        unit=_unit(found, dims[-1]),
+        sample=_samples(found, dims[-1], factor, path, mask, start),
+        unit=unit,
         trace_mask=mask,
-        cdp_x=_over_lines(found, "cdp_x", dims, None),
-        cdp_y=_over_lines(found, "cdp_y", dims, None),
+        cdp_x=positions[0],
+        cdp_y=positions[1],
+        measurement=measurement,
     )
     statistics = amplitude_statistics(np.concatenate([*_sampled(filled, mask)]))
     known = json.dumps([statistics, amplitude.shape, _entries(path)], sort_keys=True)
@@ -224,18 +240,19 @@ def _sampled(
 def _samples(
     found: "xr.Dataset",
     name: str,
+    factor: float,
     path: Path,
     mask: NDArray[np.bool_],
     start: float | None,
 ) -> NDArray[np.float64]:
-    """Return time or depth of the samples, the first at its delay.
+    """Return time or depth of the samples, times a factor, the first at its delay.
 
     Source:
         multidimio 1.1 counts its time axis from 0 whatever the delay (byte 109), but keeps that
         among the trace headers.
     """
     size = found[name].size if name in found.variables else found.sizes[name]
-    axis: NDArray[np.float64] = _axis(found, name, size).astype(np.float64)
+    axis: NDArray[np.float64] = _axis(found, name, size).astype(np.float64) * factor
     if start is not None:
         return np.asarray(axis - axis[0] + start)
     return axis if axis[0] else np.asarray(axis + _delay_of_headers(path, mask))
@@ -259,7 +276,7 @@ def _delay_of_headers(path: Path, mask: NDArray[np.bool_]) -> float:
     scalar = np.zeros_like(delays)
     if "times_scalar" in (table.dtype.names or ()):
         scalar = table["times_scalar"].astype(np.int64)
-    values, counts = np.unique(scaled(delays, scalar), return_counts=True)
+    values, counts = np.unique(delay_times(delays, scalar)[0], return_counts=True)
     return float(values[counts.argmax()]) if len(values) else 0.0
 
 
@@ -275,12 +292,47 @@ def _over_lines(found: "xr.Dataset", name: str, dims: list[str], default: Any) -
     return np.full([found.sizes[dim] for dim in dims[:-1]], default)
 
 
-def _unit(found: "xr.Dataset", name: str) -> Unit:
+def _stated_unit(found: "xr.Dataset", name: str) -> str:
+    """Return the unit that a variable states, in small letters; empty where it states none."""
     attributes = found[name].attrs if name in found.variables else {}
     text = attributes.get("units") or attributes.get("unitsV1") or {}
     if isinstance(text, dict):  # MDIO writes {"time": "ms"} or {"length": "m"}
         text = next(iter(text.values()), "")
-    return _UNITS.get(str(text).lower(), "m" if name == "depth" else "ms")
+    return str(text).strip().lower()
+
+
+def _unit(found: "xr.Dataset", name: str, path: Path) -> tuple[Unit, float]:
+    """Return the unit of the samples, and how many of it one of the store's is.
+
+    Raises:
+        DataError: The store states a unit that is none of time or depth.
+    """
+    stated = _stated_unit(found, name)
+    if not stated:
+        return ("m" if name == "depth" else "ms"), 1.0
+    if stated not in _UNITS:
+        raise DataError(
+            f"samples in {stated!r}",
+            where=f"{path}, {name}",
+            expected="a time in s, ms or us, or a depth in m, km or ft",
+            mend="Write the store with one of these units.",
+        )
+    return _UNITS[stated]
+
+
+def _positions(
+    found: "xr.Dataset", dims: list[str]
+) -> tuple[tuple[Any, Any], Literal["", "m", "ft"]]:
+    """Return easting and northing with their unit; none where they are in one of no plane."""
+    x, y = (_over_lines(found, name, dims, None) for name in ("cdp_x", "cdp_y"))
+    stated = {_stated_unit(found, name) for name in ("cdp_x", "cdp_y")} - {""}
+    if x is None or y is None or not stated:
+        return (x, y), ""
+    units = {_UNITS.get(text, ("1", 1.0)) for text in stated}
+    unit, factor = units.pop()
+    if units or (unit != "m" and unit != "ft"):  # degrees, for example
+        return (None, None), ""
+    return (x * factor, y * factor), unit
 
 
 def _entries(path: Path) -> list[tuple[str, int]]:

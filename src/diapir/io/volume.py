@@ -11,6 +11,8 @@ coordinates:
 | `cdp_x`, `cdp_y` | all but sample | float64 world coordinates, NaN without a trace; optional |
 | `trace_mask` | all but sample | True where a trace was recorded |
 
+`cdp_x` and `cdp_y` have the attribute `units`, m or ft, where a store states it.
+
 Attributes: `p01`, `p50`, `p99`, `mean`, `std` of the amplitudes, `source`, `fingerprint`, and for
 SEG-Y `segy`, the facts of its headers as JSON.
 """
@@ -55,6 +57,7 @@ class Geometry:
         trace_mask: Boolean over the axes, True where a trace was recorded.
         cdp_x: World coordinates over the axes, float64, NaN without a trace; None if unknown.
         cdp_y: The same for the other direction.
+        measurement: Unit of both, 'm' or 'ft'; empty where only SEG-Y headers or nothing say it.
     """
 
     axes: Mapping[str, NDArray[np.int32]]
@@ -63,6 +66,7 @@ class Geometry:
     trace_mask: NDArray[np.bool_]
     cdp_x: NDArray[np.float64] | None = None
     cdp_y: NDArray[np.float64] | None = None
+    measurement: Literal["", "m", "ft"] = ""
     dims: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -110,8 +114,9 @@ def make_volume(
     coords["sample"] = ("sample", geometry.sample, {"units": geometry.unit})
     coords["trace_mask"] = (flat, geometry.trace_mask)
     if geometry.cdp_x is not None and geometry.cdp_y is not None:
-        coords["cdp_x"] = (flat, geometry.cdp_x)
-        coords["cdp_y"] = (flat, geometry.cdp_y)
+        stated = {"units": geometry.measurement} if geometry.measurement else {}
+        coords["cdp_x"] = (flat, geometry.cdp_x, stated)
+        coords["cdp_y"] = (flat, geometry.cdp_y, stated)
     attributes: dict[str, Any] = {name: float(statistics[name]) for name in STATISTICS}
     attributes |= {"source": source, "fingerprint": fingerprint}
     if segy is not None:
@@ -130,6 +135,7 @@ def geometry_of(volume: "xr.Dataset") -> Geometry:
         trace_mask=volume["trace_mask"].to_numpy().astype(np.bool_),
         cdp_x=volume["cdp_x"].to_numpy() if has_position else None,
         cdp_y=volume["cdp_y"].to_numpy() if has_position else None,
+        measurement=volume["cdp_x"].attrs.get("units", "") if has_position else "",
     )
 
 

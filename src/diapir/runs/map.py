@@ -38,7 +38,7 @@ from diapir.runs.products import Products, write_products
 from diapir.runs.provenance import made_with
 
 _OF_PRODUCTS = ("min_samples", "max_bodies", "velocity_m_s", "display", "threshold")
-_ALGORITHM = 2
+_ALGORITHM = 3
 """Raised when the same settings give other bytes than before: old journals then start afresh."""
 
 
@@ -395,4 +395,5 @@ def _report(
         },
     )
     made = (*result.files, result.out / "report.html", result.out / "map.json")
-    return replace(result, files=made, news=(*result.news, *warnings, *nothing_kept(result)))
+    told = (*result.news, *warnings, *result.products.news, *nothing_kept(result))
+    return replace(result, files=made, news=told)

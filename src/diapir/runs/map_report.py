@@ -143,7 +143,8 @@ def _horizon_section(result: "MapResult") -> Section:
         figure = horizon_map(horizon.z, x, y, name=caption, unit=frame.unit, plane=plane)
         text = f"{caption} of the kept bodies, in {frame.unit}."
         pictures.append(_keep(figure, result, f"{horizon.name}.png", text))
-    return Section("Horizons", pictures=pictures)
+    odd = [f"{text[0].upper()}{text[1:]}." for text in result.products.news]
+    return Section("Horizons", text=odd, pictures=pictures)
 
 
 def _sections_section(result: "MapResult", survey: Any) -> Section:

@@ -9,7 +9,14 @@ from numpy.typing import NDArray
 
 from diapir.export.body import BodyMap, find_bodies, write_bodies_csv
 from diapir.export.frame import Frame
-from diapir.export.horizon import WRITERS, Horizon, salt_interval, write_horizons
+from diapir.export.horizon import (
+    MOST_NODES,
+    WRITERS,
+    GridPlan,
+    Horizon,
+    salt_interval,
+    write_horizons,
+)
 from diapir.export.mesh import Mesh, body_meshes, write_obj, write_tsurf, write_vtk
 
 
@@ -24,6 +31,7 @@ class Products:
         base: Base salt.
         meshes: Surfaces of the bodies; none for a single line.
         files: All files that were written.
+        news: What is odd about the survey's lines and coordinates, in words.
     """
 
     frame: Frame
@@ -32,6 +40,7 @@ class Products:
     base: Horizon
     meshes: tuple[Mesh, ...]
     files: tuple[Path, ...]
+    news: tuple[str, ...] = ()
 
 
 def frame_of(survey: Any) -> Frame:
@@ -106,13 +115,45 @@ def write_products(
     else:
         for path in _mesh_paths(out):  # of an earlier map with other settings
             path.unlink(missing_ok=True)
-    return Products(frame, bodies, top, base, tuple(meshes), tuple(files))
+    return Products(frame, bodies, top, base, tuple(meshes), tuple(files), _odd(frame))
 
 
 def _horizon_formats(is_line: bool, frame: Frame) -> list[str]:
     """Return the formats that can hold a horizon: a grid has two directions, and so on."""
-    without = {"dat", "zmap"} if is_line else {"zmap"} if frame.is_flat else set()
+    without = {"dat", "zmap"} if is_line else set()
+    if frame.is_flat or _is_vast(frame):
+        without.add("zmap")
     return [suffix for suffix in WRITERS if suffix not in without]
+
+
+def _is_vast(frame: Frame) -> bool:
+    return not frame.is_flat and GridPlan.of(frame).nodes > MOST_NODES
+
+
+def _odd(frame: Frame) -> tuple[str, ...]:
+    """Return what is odd about a survey's lines and coordinates, in words."""
+    odd = []
+    if frame.astray:
+        odd.append(
+            f"{frame.astray:,} of {int(frame.live.sum()):,} traces lie further than a bin from "
+            "where their line numbers put them: areas, volumes and surfaces follow the numbers; "
+            "check the bytes of numbers and coordinates with 'diapir doctor'"
+        )
+    if _is_vast(frame):
+        odd.append(_without_grid(frame))
+    return tuple(odd)
+
+
+def _without_grid(frame: Frame) -> str:
+    numbers = " and ".join(
+        f"{name}s {axis.min():.12g} to {axis.max():.12g}"
+        for name, axis in (("inline", frame.inline), ("crossline", frame.crossline))
+    )
+    return (
+        f"no ZMAP+ grid is written: it would have {GridPlan.of(frame).nodes:,} nodes, more than "
+        f"{MOST_NODES:,}, over {numbers}, as with a stray line number, which 'diapir doctor' "
+        "shows, or a long and narrow survey that lies askew"
+    )
 
 
 def find_horizons(bodies: BodyMap, frame: Frame) -> tuple[Horizon, Horizon]:
