@@ -15,6 +15,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from diapir.errors import DataError, RunError
+from diapir.io.ingest import ingest
 from diapir.runs.map import map_survey
 from diapir.serve import job_process
 from diapir.serve.app import create_app
@@ -345,6 +346,7 @@ def test_the_process_tells_what_it_does(model, lines, tmp_path, monkeypatch, cap
     spec = {
         "source": str(lines / "deep" / "section.npy"), "out": str(tmp_path / "map"),
         "model": str(model), "request": request, "workers": 1, "device": "cpu", "flip": False,
+        "folders": [str(lines)],
     }  # fmt: skip
     *progress, found = run_process(monkeypatch, capfd, spec)
     assert progress == [{"done": 0, "total": 1}, {"done": 1, "total": 1}]
@@ -355,6 +357,19 @@ def test_the_process_tells_what_it_does(model, lines, tmp_path, monkeypatch, cap
     spec["source"] = str(lines / "dead.sgy")
     (last,) = run_process(monkeypatch, capfd, spec)
     assert set(last["problem"]) == {"what", "where", "expected", "mend"}
+
+
+def test_a_job_copies_no_segy_from_outside_the_folders(model, lines, tmp_path, make_segy):
+    file, _ = make_segy()
+    file = shutil.move(file, tmp_path / "outside" / "secret.sgy")
+    ingest(file, lines / "survey.zarr")
+    with serving(model, lines) as client:
+        job = client.post("/jobs", json={"survey": "lines/survey.zarr"}).json()
+        job = wait(client, job["id"], "done", "failed", seconds=900)
+    assert "report.html" in job["files"]
+    assert not [name for name in job["files"] if name.endswith(".sgy")]
+    assert any("secret.sgy" in text and "is not there" in text for text in job["news"])
+    assert str(tmp_path) not in json.dumps(job)
 
 
 def test_the_process_ends_with_the_service():

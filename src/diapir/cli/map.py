@@ -52,8 +52,12 @@ def map_(
         str | None, typer.Option(help="Address of a running Dask scheduler.")
     ] = None,
     write_segy: Annotated[
-        bool, typer.Option("--segy/--no-segy", help="Probability and mask as SEG-Y.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--segy/--no-segy",
+            help="Probability and mask as SEG-Y; default: where the SEG-Y file is at its place.",
+        ),
+    ] = None,
     device: Device = "auto",
     engine: Engine = "eager",
     as_json: Json = False,

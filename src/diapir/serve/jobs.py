@@ -211,6 +211,7 @@ class Jobs:
             "out": str(out / "map"),
             "model": str(model),
             "request": job.request.model_dump(),
+            "folders": [str(folder) for folder in self._surveys.folders],
             "workers": self._settings.job_workers,
             "device": self._settings.options.device,
             "flip": self._settings.options.flip,
