@@ -258,6 +258,21 @@ def test_a_changed_segy_is_not_copied(survey, model, tmp_path, made):
         write_salt_segy(facts, mark, {}, tmp_path)
 
 
+@pytest.mark.parametrize("ingested", [False, True])
+def test_what_was_in_doubt_in_the_file_is_told(make_segy, model, tmp_path, ingested):
+    file, _ = make_segy(shape=(40, 36, 48))
+    with file.open("ab") as end:
+        end.write(b"12345")
+    if ingested:
+        ingest(file, tmp_path / "survey.zarr")
+        file = tmp_path / "survey.zarr"
+    result = map_survey(file, tmp_path / "out", [model], SETTINGS, workers=ONE, progress=False)
+    told = "5 bytes after the last whole trace belong to none: the file is cut off"
+    assert told in result.news
+    assert told in json.loads((result.out / "map.json").read_text())["warnings"]
+    assert told in (result.out / "report.html").read_text()
+
+
 @pytest.mark.parametrize("how", ["gone", "changed", "elsewhere"])
 def test_a_store_whose_segy_cannot_be_copied_is_mapped_without(
     survey, model, tmp_path, made, monkeypatch, how

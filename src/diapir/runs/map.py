@@ -25,7 +25,7 @@ from diapir.inference.volume import (
     store_attributes,
 )
 from diapir.io.digests import file_sha256
-from diapir.io.volume import open_volume
+from diapir.io.volume import open_volume, reading_warnings
 from diapir.models.modelcard import ModelCard, read_card
 from diapir.models.packaged import models_or_packaged
 from diapir.models.pixels import TGS_PIXELS, PixelStatistics
@@ -394,7 +394,7 @@ def _report(
 ) -> MapResult:
     """Write `report.html` and `map.json`; return the result with both among its files."""
     likeness = look_at_domain(result, survey, trained_pixels(cards))
-    warnings = likeness.warnings
+    warnings = (*reading_warnings(survey), *likeness.warnings)
     took = result.prediction
     names = [path.name for path in models]
     origin = {
