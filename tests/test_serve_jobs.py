@@ -1,6 +1,7 @@
 """Surveys and jobs of the service: found by name, mapped in a process, stopped and resumed."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -15,9 +16,11 @@ import pytest
 from fastapi.testclient import TestClient
 
 from diapir.errors import DataError, RunError
+from diapir.io.atomic import cannot_write
 from diapir.io.ingest import ingest
 from diapir.runs.map import map_survey
 from diapir.serve import job_process
+from diapir.serve import jobs as jobs_module
 from diapir.serve.app import create_app
 from diapir.serve.job_record import JobRequest
 from diapir.serve.settings import ServeSettings
@@ -293,6 +296,46 @@ def test_jobs_go_on_after_a_restart(model, lines, still):
     (lines.parent / "jobs" / waiting / "job.json").write_text("{")
     with pytest.raises(DataError, match="a job cannot be read"), serving(model, lines):
         pass
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """A switch: a set that refuses to take files of jobs while there is anything in it."""
+    whole, full = jobs_module.write_text_atomic, set()
+
+    def write(path, text, **how):
+        error = OSError(errno.ENOSPC, "No space left on device")
+        if full:
+            raise cannot_write(path, error) from error
+        whole(path, text, **how)
+
+    monkeypatch.setattr(jobs_module, "write_text_atomic", write)
+    return full
+
+
+def test_jobs_run_again_after_a_restart_with_a_full_disk(model, lines, still, full_disk):
+    with serving(model, lines) as client:
+        first = client.post("/jobs", json={"survey": "lines/cube.npy"}).json()["id"]
+        wait(client, first, "running")
+    full_disk.add("full")
+    with serving(model, lines) as client:
+        wait(client, first, "failed")
+        full_disk.clear()
+        assert client.post(f"/jobs/{first}/resume").status_code == 202
+        wait(client, first, "running")
+        assert client.get("/health").status_code == 200
+
+
+def test_health_tells_that_no_job_will_run(model, lines, monkeypatch, caplog):
+    async def broken(_):
+        raise RuntimeError("bad luck")
+
+    monkeypatch.setattr(jobs_module.Jobs, "run", broken)
+    with serving(model, lines) as client:
+        answer = client.get("/health")
+    assert answer.status_code == 503
+    assert answer.json()["what"] == "the service does no jobs any more"
+    assert "bad luck" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -66,8 +66,8 @@ class Jobs:
     async def run(self) -> None:
         """Run the jobs that wait, until cancelled; what runs then will go on another time."""
         for job in self._jobs.values():
-            if job.state == "running":  # when the service ended
-                self._change(job, "waiting")
+            if job.state == "running":  # when the service ended, as the disk may go on saying
+                job.state = "waiting"
         self._count()
         while True:
             waiting = [job for job in self._jobs.values() if job.state == "waiting"]

@@ -13,7 +13,9 @@ from starlette.exceptions import HTTPException
 
 from diapir.errors import DeviceError, DiapirError
 
-_LOG = logging.getLogger("uvicorn.error")  # the one that the server writes to standard error
+LOG = logging.getLogger("uvicorn.error")
+"""What the server writes to standard error."""
+
 _MOST_TEXT = 300
 _SHORT = Repr()  # values in requests may be long and deep
 _SHORT.maxstring = 80
@@ -77,7 +79,7 @@ def handle_problems(app: FastAPI) -> None:
 
 def internal_error() -> Refused:
     """Return the answer to a request that fails by a fault of ours; the log has the traceback."""
-    _LOG.exception("a request failed")
+    LOG.exception("a request failed")
     return Refused(
         500,
         Problem(
