@@ -326,6 +326,40 @@ def test_jobs_run_again_after_a_restart_with_a_full_disk(model, lines, still, fu
         assert client.get("/health").status_code == 200
 
 
+def test_a_full_disk_leaves_jobs_as_they_were(model, lines, still, full_disk):
+    def refused(answer):
+        assert answer.status_code == 507
+        assert str(lines.parent) not in answer.text
+        return True
+
+    with serving(model, lines) as client:
+        first = client.post("/jobs", json={"survey": "lines/cube.npy"}).json()["id"]
+        wait(client, first, "running")
+        second = client.post("/jobs", json={"survey": SECTION}).json()["id"]
+        client.delete(f"/jobs/{second}")
+        full_disk.add("full")
+        assert refused(client.post("/jobs", json={"survey": SECTION}))
+        assert {job["id"] for job in client.get("/jobs").json()} == {first, second}
+        kept = {path.name for path in (lines.parent / "jobs").iterdir() if path.is_dir()}
+        assert kept == {first, second}
+        assert refused(client.post(f"/jobs/{second}/resume"))
+        assert client.get(f"/jobs/{second}").json()["state"] == "cancelled"
+        assert refused(client.delete(f"/jobs/{first}"))
+        assert wait(client, first, "failed")["ended"]  # its process was stopped all the same
+        assert client.delete(f"/jobs/{first}?remove=true").status_code == 200
+
+
+def test_places_that_cannot_be_written_are_no_fault_of_the_request(model, lines, monkeypatch):
+    def closed(path, text, **how):
+        raise cannot_write(path, OSError(errno.EACCES, "no"))
+
+    monkeypatch.setattr(jobs_module, "write_text_atomic", closed)
+    with serving(model, lines) as client:
+        answer = client.post("/jobs", json={"survey": SECTION})
+    assert answer.status_code == 500
+    assert str(lines.parent) not in answer.text
+
+
 def test_health_tells_that_no_job_will_run(model, lines, monkeypatch, caplog):
     async def broken(_):
         raise RuntimeError("bad luck")

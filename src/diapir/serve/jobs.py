@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
+from diapir.errors import RunError
 from diapir.io.atomic import write_text_atomic
 from diapir.runs.folder import RunFolder
 from diapir.serve.job_record import Job, JobRequest, State, read_jobs
@@ -77,8 +78,11 @@ class Jobs:
                 continue
             try:
                 await self._map(waiting[0])
-            except Exception:  # such as a full disk; the other jobs go on
-                waiting[0].state, waiting[0].problem = "failed", internal_error().problem
+            except Exception:  # such as a full disk, which cannot take this either; others go on
+                job, problem = waiting[0], internal_error().problem
+                if job.state in ("waiting", "running"):
+                    job.state, job.problem, job.ended = "failed", problem, _now()
+                    self._count()
 
     def close(self) -> None:
         """Let another service use the folder."""
@@ -104,6 +108,7 @@ class Jobs:
 
         Raises:
             Refused: There is no such survey or model, or no room.
+            RunError: The disk cannot take it.
         """
         self._models.choose(request.model)
         self._survey(request.survey)
@@ -116,9 +121,12 @@ class Jobs:
             )
             raise Refused(409, problem)
         job = Job(id=secrets.token_hex(8), state="waiting", request=request, created=_now())
-        (self._folder.path / job.id).mkdir()
         self._jobs[job.id] = job
-        self._change(job, "waiting")
+        try:
+            self._change(job, "waiting")
+        except RunError:
+            self._drop(job)
+            raise
         self._news.set()
         return job
 
@@ -127,13 +135,13 @@ class Jobs:
 
         Raises:
             Refused: There is no such job, it has not ended, it is done, or there is no room.
+            RunError: The disk cannot take it.
         """
         job = self.find(id_)
         if job.state not in ("failed", "cancelled"):
             raise _wrong_state(job, "failed or cancelled")
         self._check_room()
-        job.problem, job.ended = None, None
-        self._change(job, "waiting")
+        self._change(job, "waiting", problem=None, ended=None)
         self._news.set()
         return job
 
@@ -142,13 +150,14 @@ class Jobs:
 
         Raises:
             Refused: There is no such job, or it has ended.
+            RunError: The disk cannot take it; the job has failed then, where it ran.
         """
         job = self.find(id_)
         if job.state not in ("waiting", "running"):
             raise _wrong_state(job, "waiting or running")
-        self._change(job, "cancelled")
         if job is self._running:
             self._stop(signal.SIGTERM)
+        self._change(job, "cancelled")
         return job
 
     def remove(self, id_: str) -> Job:
@@ -160,9 +169,7 @@ class Jobs:
         job = self.find(id_)
         if job.state in ("waiting", "running") or job is self._running:
             raise _wrong_state(job, "done, failed or cancelled, and its process at an end")
-        del self._jobs[id_]
-        shutil.rmtree(self._folder.path / job.id, ignore_errors=True)
-        self._count()
+        self._drop(job)
         return job
 
     def file(self, id_: str, name: str) -> Path:
@@ -216,10 +223,10 @@ class Jobs:
             "device": self._settings.options.device,
             "flip": self._settings.options.flip,
         }
-        self._running = job
-        self._change(job, "running")
         told: dict[str, Any] = {}
+        self._running = job
         try:
+            self._change(job, "running")
             with (out / "log.txt").open("a") as log:
                 process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-m", "diapir.serve.job_process", str(os.getpid())),
@@ -258,14 +265,18 @@ class Jobs:
     def _end(self, job: Job, told: dict[str, Any], names: dict[str, str]) -> None:
         """Give a job whose process has ended its results, or its problem."""
         if "files" in told:
-            job.files, job.ended = told["files"], _now()
-            job.news = [_renamed(text, names) or "" for text in told["news"]]
-            self._change(job, "done")
+            news = [_renamed(text, names) or "" for text in told["news"]]
+            self._change(job, "done", files=told["files"], news=news)
         elif "problem" in told:
             texts = {key: _renamed(text, names) for key, text in told["problem"].items()}
             self._fail(job, Problem(**texts))
         else:
             self._fail(job, _died())
+
+    def _drop(self, job: Job) -> None:
+        del self._jobs[job.id]
+        shutil.rmtree(self._folder.path / job.id, ignore_errors=True)
+        self._count()
 
     async def _reap(self) -> None:
         """Wait for the process to end, and make it if it does not."""
@@ -286,16 +297,20 @@ class Jobs:
             _signal(self._process, number)
 
     def _fail(self, job: Job, problem: Problem) -> None:
-        job.problem = problem
-        self._change(job, "failed")
+        self._change(job, "failed", problem=problem)
 
-    def _change(self, job: Job, state: State) -> None:
-        """Give a job a state, on the disk too."""
-        job.state = state
-        if state in ("failed", "cancelled"):
-            job.ended = _now()
-        text = job.model_dump_json(indent=2) + "\n"
+    def _change(self, job: Job, state: State, **more: Any) -> None:
+        """Give a job a state and other values, on the disk first.
+
+        Raises:
+            RunError: The disk cannot take them; the job is as it was.
+        """
+        ended = {} if state in ("waiting", "running") else {"ended": _now()}
+        changes = {"state": state, **ended, **more}
+        text = job.model_copy(update=changes).model_dump_json(indent=2) + "\n"
         write_text_atomic(self._folder.path / job.id / "job.json", text, sync=False)
+        for name, value in changes.items():
+            setattr(job, name, value)
         self._count()
 
     def _count(self) -> None:

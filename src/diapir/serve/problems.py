@@ -11,7 +11,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from diapir.errors import DeviceError, DiapirError
+from diapir.errors import DeviceError, DiapirError, RunError
+from diapir.io.atomic import DISK_ERRORS
 
 LOG = logging.getLogger("uvicorn.error")
 """What the server writes to standard error."""
@@ -73,6 +74,7 @@ def describe(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def handle_problems(app: FastAPI) -> None:
     """Make an app answer every error as a `Problem`."""
     app.add_exception_handler(DiapirError, _unusable)
+    app.add_exception_handler(RunError, _unwritable)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
 
@@ -101,6 +103,7 @@ _MEANING = {
     422: "The request or the file in it cannot be used.",
     500: "The service failed; the fault is not in the request.",
     503: "There is no room now; `Retry-After` says when to try again.",
+    507: "The disk of the service is full.",
 }
 
 
@@ -109,6 +112,17 @@ async def _unusable(_: Request, error: Exception) -> JSONResponse:
     # a full device is no fault of the request
     status = 500 if isinstance(error, DeviceError) else 422
     return Refused(status, Problem.of(error)).answer()
+
+
+async def _unwritable(_: Request, error: Exception) -> JSONResponse:
+    """Answer where a place of ours cannot be written; the log has the path of it."""
+    LOG.error("%s", error)
+    full = getattr(error.__cause__, "errno", None) in DISK_ERRORS
+    problem = Problem(
+        what="the service cannot write to its disk",
+        mend="Remove jobs that have ended, or ask who runs the service to look into its log.",
+    )
+    return Refused(507 if full else 500, problem).answer()
 
 
 async def _invalid(_: Request, error: Exception) -> JSONResponse:
