@@ -279,8 +279,11 @@ def test_the_verb_tells_what_was_in_doubt_in_the_file(make_segy, model, tmp_path
     told = "5 bytes after the last whole trace belong to none: the file is cut off"
     assert f"warning: {told}" in done.stderr
     assert json.loads((tmp_path / "out" / "finetune.json").read_text())["warnings"] == [told]
+    leftover = tmp_path / "out" / ".model-0123456789ab.safetensors"  # of one that was killed
+    leftover.touch()
     found = CliRunner().invoke(app, [*command, "--json"], catch_exceptions=False)
     assert json.loads(found.stdout)["warnings"] == [told]
+    assert not leftover.exists()
 
 
 def test_a_model_learns_a_survey_from_four_lines(cube, model, tmp_path):

@@ -144,10 +144,13 @@ def test_a_perfect_mask_gives_the_true_top_and_volume(made, tmp_path):
 def test_a_finished_map_only_makes_its_products_again(survey, model, tmp_path):
     out = tmp_path / "out"
     first = map_survey(survey, out, [model], SETTINGS, workers=ONE, progress=False)
+    leftover = out / ".probability-0123456789ab.sgy"  # of one that was killed
+    leftover.touch()
     again = map_survey(survey, out, [model], SETTINGS, workers=ONE, progress=False)
     assert first.prediction is not None
     assert again.prediction is None
     assert any("finished already" in text for text in again.news)
+    assert not leftover.exists()
     other = MapSettings(**{**vars(SETTINGS), "polarity": "reverse"})
     third = map_survey(survey, out, [model], other, workers=ONE, progress=False)
     assert third.prediction is not None

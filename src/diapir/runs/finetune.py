@@ -12,6 +12,7 @@ from diapir.errors import DataError
 from diapir.inference.look import Look
 from diapir.inference.predict import Predictor, choose_device
 from diapir.inference.sections import Tiling, predict_section
+from diapir.io.atomic import remove_leftovers
 from diapir.io.labels import ACROSS, UNLABELLED, LabelledLine, read_labels
 from diapir.io.volume import open_volume, reading_warnings
 from diapir.metrics.score import Counts, dice, iou, pixel_accuracy
@@ -123,6 +124,7 @@ def finetune_model(
     folder = RunFolder(out)
     folder.make_plain()
     with folder.locked():
+        remove_leftovers(out)
         held = _amplitudes(split.held, survey)
         old = _predict(net, card, held, look, settings)
         before = _scores(old, split.held, card.threshold)

@@ -24,6 +24,7 @@ from diapir.inference.volume import (
     predict_volume,
     store_attributes,
 )
+from diapir.io.atomic import remove_leftovers
 from diapir.io.digests import file_sha256
 from diapir.io.volume import open_volume, reading_warnings
 from diapir.models.modelcard import ModelCard, read_card
@@ -162,6 +163,7 @@ def map_survey(
     folder = RunFolder(out)
     folder.make_plain()
     with folder.locked():
+        remove_leftovers(out)
         journal, news = _open_journal(out, stated)
         job = Job(
             key=settings_key(stated),
