@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from io import StringIO
 from pathlib import Path
@@ -397,6 +398,36 @@ def test_a_survey_that_is_gone_fails_the_job(model, lines, still):
         (lines / "deep" / "section.npy").unlink()
         client.delete(f"/jobs/{first}")
         assert "no survey" in wait(client, second, "failed")["problem"]["what"]
+
+
+def test_slow_disks_hold_up_nobody_else(model, lines, still, monkeypatch):
+    where = set()
+    whole, removed = SurveyFolders.find, shutil.rmtree
+
+    def find(self):
+        where.add(("find", threading.current_thread() is loop[0]))
+        return whole(self)
+
+    def remove(path, **how):
+        where.add(("remove", threading.current_thread() is loop[0]))
+        removed(path, **how)
+
+    loop = []
+
+    async def note(_):
+        loop.append(threading.current_thread())
+
+    monkeypatch.setattr(SurveyFolders, "find", find)
+    monkeypatch.setattr(jobs_module.shutil, "rmtree", remove)
+    with serving(model, lines) as client:
+        client.portal.call(note, None)
+        first = client.post("/jobs", json={"survey": "lines/cube.npy"}).json()["id"]
+        wait(client, first, "running")
+        second = client.post("/jobs", json={"survey": SECTION}).json()["id"]
+        client.delete(f"/jobs/{second}")
+        assert client.delete(f"/jobs/{second}?remove=true").status_code == 200
+        monkeypatch.setattr(jobs_module.shutil, "rmtree", removed)
+    assert where == {("find", False), ("remove", False)}
 
 
 def test_models_and_ids_that_are_not_there(model, lines):

@@ -29,7 +29,7 @@ def job_router(jobs: Jobs, surveys: SurveyFolders) -> APIRouter:
     @router.post("/jobs", status_code=202, responses=describe(404, 409, 503, 507))
     async def start_job(request: JobRequest, response: Response) -> Job:
         """Map a survey: probability, mask, horizons, bodies, meshes, report."""
-        job = jobs.add(request)
+        job = await jobs.add(request)
         response.headers["Location"] = f"/jobs/{job.id}"
         return job
 
@@ -51,7 +51,7 @@ def job_router(jobs: Jobs, surveys: SurveyFolders) -> APIRouter:
         ] = False,
     ) -> Job:
         """Cancel a job that waits or runs; what it has predicted is kept to be resumed."""
-        return jobs.remove(id) if remove else jobs.cancel(id)
+        return await jobs.remove(id) if remove else jobs.cancel(id)
 
     @router.post("/jobs/{id}/resume", status_code=202, responses=describe(404, 409, 503, 507))
     async def resume_job(id: Id) -> Job:  # noqa: A002

@@ -9,8 +9,11 @@ import signal
 import sys
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
+
+from anyio import to_thread
 
 from diapir.errors import RunError
 from diapir.io.atomic import write_text_atomic
@@ -80,7 +83,7 @@ class Jobs:
                 await self._map(waiting[0])
             except Exception:  # such as a full disk, which cannot take this either; others go on
                 job, problem = waiting[0], internal_error().problem
-                if job.state in ("waiting", "running"):
+                if not _has_ended(job):
                     job.state, job.problem, job.ended = "failed", problem, _now()
                     self._count()
 
@@ -103,7 +106,7 @@ class Jobs:
             raise Refused(404, problem)
         return self._jobs[id_]
 
-    def add(self, request: JobRequest) -> Job:
+    async def add(self, request: JobRequest) -> Job:
         """Return a new job that waits for its turn.
 
         Raises:
@@ -111,7 +114,7 @@ class Jobs:
             RunError: The disk cannot take it.
         """
         self._models.choose(request.model)
-        self._survey(request.survey)
+        await self._survey(request.survey)
         self._check_room()
         if len(self._jobs) >= self._settings.job_keep:
             problem = Problem(
@@ -125,7 +128,7 @@ class Jobs:
         try:
             self._change(job, "waiting")
         except RunError:
-            self._drop(job)
+            await self._drop(job)
             raise
         self._news.set()
         return job
@@ -153,23 +156,23 @@ class Jobs:
             RunError: The disk cannot take it; the job has failed then, where it ran.
         """
         job = self.find(id_)
-        if job.state not in ("waiting", "running"):
+        if _has_ended(job):
             raise _wrong_state(job, "waiting or running")
         if job is self._running:
             self._stop(signal.SIGTERM)
         self._change(job, "cancelled")
         return job
 
-    def remove(self, id_: str) -> Job:
+    async def remove(self, id_: str) -> Job:
         """Return a job that has ended and is removed now, with its results.
 
         Raises:
             Refused: There is no such job, or it has not ended.
         """
         job = self.find(id_)
-        if job.state in ("waiting", "running") or job is self._running:
+        if not _has_ended(job) or job is self._running:
             raise _wrong_state(job, "done, failed or cancelled, and its process at an end")
-        self._drop(job)
+        await self._drop(job)
         return job
 
     def file(self, id_: str, name: str) -> Path:
@@ -186,8 +189,8 @@ class Jobs:
             raise Refused(404, problem)
         return self._folder.path / job.id / "map" / name
 
-    def _survey(self, name: str) -> Path:
-        found = self._surveys.find()
+    async def _survey(self, name: str) -> Path:
+        found = await to_thread.run_sync(self._surveys.find)  # over a network it may take long
         if name not in found:
             problem = Problem(
                 what=f"there is no survey {name[:200]!r}",
@@ -206,10 +209,13 @@ class Jobs:
     async def _map(self, job: Job) -> None:
         """Run one job to its end."""
         try:
-            source = self._survey(job.request.survey)
+            source = await self._survey(job.request.survey)
             model = self._models.path(self._models.choose(job.request.model))
         except Refused as error:  # it was there when the job was made
-            self._fail(job, error.problem)
+            if not _has_ended(job):
+                self._fail(job, error.problem)
+            return
+        if _has_ended(job):  # cancelled in the meantime
             return
         out = self._folder.path / job.id
         names = {str(source): job.request.survey, str(out): "the job", str(model): "the model"}
@@ -273,10 +279,11 @@ class Jobs:
         else:
             self._fail(job, _died())
 
-    def _drop(self, job: Job) -> None:
+    async def _drop(self, job: Job) -> None:
         del self._jobs[job.id]
-        shutil.rmtree(self._folder.path / job.id, ignore_errors=True)
         self._count()
+        folder = self._folder.path / job.id
+        await to_thread.run_sync(partial(shutil.rmtree, folder, ignore_errors=True))
 
     async def _reap(self) -> None:
         """Wait for the process to end, and make it if it does not."""
@@ -317,6 +324,10 @@ class Jobs:
         for state in get_args(State):
             count = sum(job.state == state for job in self._jobs.values())
             self._metrics.jobs.labels(state).set(count)
+
+
+def _has_ended(job: Job) -> bool:
+    return job.state in ("done", "failed", "cancelled")
 
 
 def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
