@@ -21,7 +21,7 @@ from diapir.models.modelcard import ModelCard
 from diapir.runs.map import MapSettings, choose_look
 from diapir.serve.batcher import Batcher
 from diapir.serve.models import ModelInfo, Models
-from diapir.serve.problems import Problem, Refused, describe
+from diapir.serve.problems import Problem, Refused, describe, went_away
 from diapir.serve.settings import ServeSettings
 
 _TYPES = ("image/png", "image/tiff", "application/x-npy", "application/octet-stream")
@@ -189,7 +189,7 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, Found]) -> Fo
         await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        raise Refused(400, Problem(what="the client went away"))
+        raise went_away()
     finally:
         for one in (task, gone):
             one.cancel()

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from diapir.errors import DeviceError, DiapirError, RunError
 from diapir.io.atomic import DISK_ERRORS
@@ -65,6 +66,11 @@ def busy(what: str, seconds: int) -> Refused:
     )
 
 
+def went_away() -> Refused:
+    """Return what is counted as the answer where the client has gone away; nobody reads it."""
+    return Refused(400, Problem(what="the client went away"))
+
+
 def describe(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return what the OpenAPI says of these error statuses and of those that any route has."""
     every = (400, 401, 405, 413, 422, 500, *statuses)
@@ -75,6 +81,7 @@ def handle_problems(app: FastAPI) -> None:
     """Make an app answer every error as a `Problem`."""
     app.add_exception_handler(DiapirError, _unusable)
     app.add_exception_handler(RunError, _unwritable)
+    app.add_exception_handler(ClientDisconnect, _hung_up)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
 
@@ -123,6 +130,10 @@ async def _unwritable(_: Request, error: Exception) -> JSONResponse:
         mend="Remove jobs that have ended, or ask who runs the service to look into its log.",
     )
     return Refused(507 if full else 500, problem).answer()
+
+
+async def _hung_up(_: Request, __: Exception) -> JSONResponse:
+    return went_away().answer()
 
 
 async def _invalid(_: Request, error: Exception) -> JSONResponse:
