@@ -327,13 +327,21 @@ def send_by_hand(app, receive, path="/predict", kind=b"image/png"):
     return sent[0]["status"]
 
 
-def test_slow_bodies_end(model):
-    app = create_app(ServeSettings(models=(model,), hosts=(), body_timeout_s=0.05))
+@pytest.mark.parametrize(
+    ("path", "kind"), [("/predict", b"image/png"), ("/jobs", b"application/json")]
+)
+def test_slow_bodies_end(model, tmp_path, path, kind):
+    more = {"surveys": (tmp_path,), "jobs": tmp_path / "jobs"}
+    app = create_app(ServeSettings(models=(model,), hosts=(), body_timeout_s=0.05, **more))
+    parts = [{"type": "http.request", "body": b"{", "more_body": True}]
 
     async def receive():
-        await asyncio.sleep(10)
+        if not parts:
+            await asyncio.sleep(10)
+        return parts.pop(0)
 
-    assert send_by_hand(app, receive) == 408
+    assert send_by_hand(app, receive, path, kind) == 408
+    assert "408" in app.openapi()["paths"][path]["post"]["responses"]
 
 
 def test_who_hangs_up_during_the_upload_is_forgotten(model, caplog):

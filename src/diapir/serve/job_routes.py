@@ -26,7 +26,7 @@ def job_router(jobs: Jobs, surveys: SurveyFolders) -> APIRouter:
         """
         return await to_thread.run_sync(surveys.page, query)
 
-    @router.post("/jobs", status_code=202, responses=describe(404, 409, 503, 507))
+    @router.post("/jobs", status_code=202, responses=describe(404, 408, 409, 503, 507))
     async def start_job(request: JobRequest, response: Response) -> Job:
         """Map a survey: probability, mask, horizons, bodies, meshes, report."""
         job = await jobs.add(request)
