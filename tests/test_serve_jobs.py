@@ -240,8 +240,14 @@ def test_a_survey_is_mapped_and_its_results_come_back(model, lines):
         report = client.get(f"{home}/files/report.html")
         assert report.headers["content-type"] == "application/octet-stream"
         assert "attachment" in report.headers["content-disposition"]
-        settings = json.loads(client.get(f"{home}/files/map.json").content)["settings"]
+        table = json.loads(client.get(f"{home}/files/map.json").content)
+        settings = table["settings"]
         assert (settings["polarity"], settings["threshold"]) == ("reverse", 0.4)
+        assert (table["source"], table["command"]) == (SECTION, None)
+        assert SECTION in report.text
+        for name in job["files"]:
+            found = client.get(f"{home}/files/{name}").content
+            assert str(lines.parent).encode() not in found, name
         for name in ("../job.json", "..%2fjob.json", "nothing", "salt.zarr", "%00", "/etc/passwd"):
             assert client.get(f"{home}/files/{name}").status_code == 404
         assert client.delete(home).status_code == 409

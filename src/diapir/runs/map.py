@@ -122,6 +122,7 @@ def map_survey(
     device: str = "auto",
     segy: bool | None = None,
     segy_folders: Sequence[Path] | None = None,
+    name: str | None = None,
     progress: bool = True,
     tell: Callable[[int, int], None] | None = None,
     load_model: Callable[[], SectionModel] | None = None,
@@ -143,6 +144,8 @@ def map_survey(
         segy: Also write probability and mask as SEG-Y; None: where the file that the survey was
             read from is there and unchanged, and otherwise say in `news` that it is not.
         segy_folders: Where that file may lie; None: anywhere.
+        name: What `map.json`, the report and errors call the survey in place of its path, for
+            readers elsewhere; the command, which may hold other paths, is then left out.
         progress: Show progress bars.
         tell: Called with the blocks that are done and all blocks, whenever some are done.
         load_model: Takes the place of the model files, for tests and for networks of one's own;
@@ -153,6 +156,8 @@ def map_survey(
     """
     options = dict(options or {})
     survey = open_volume(source, **options)
+    if name is not None:
+        survey = survey.assign_attrs(source=name)
     segy, unwritten = _choose_segy(survey, segy, segy_folders)
     models = models if models or load_model else models_or_packaged(models)
     cards = [read_card(path) for path in models]
@@ -215,7 +220,8 @@ def map_survey(
             files=tuple(files),
             news=(*news, *unwritten),
         )
-        return _report(result, survey, stated, models, cards)
+        command = command_line() if name is None else None
+        return _report(result, survey, stated, models, cards, command)
 
 
 def _choose_segy(
@@ -393,6 +399,7 @@ def _report(
     stated: dict[str, Any],
     models: Sequence[Path],
     cards: Sequence[ModelCard],
+    command: str | None,
 ) -> MapResult:
     """Write `report.html` and `map.json`; return the result with both among its files."""
     likeness = look_at_domain(result, survey, trained_pixels(cards))
@@ -404,7 +411,7 @@ def _report(
         "settings": stated,
         "threshold": result.threshold,
         "warnings": list(warnings),
-        "command": command_line(),
+        "command": command,
         "machine": describe_machine(),
         "seconds": None if took is None else round(took.seconds, 3),
         "model_seconds": None if took is None else round(took.model_seconds, 3),

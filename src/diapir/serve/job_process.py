@@ -70,6 +70,7 @@ def do_job(spec: dict[str, Any], tell: Any) -> dict[str, Any]:
         workers=Workers(spec["workers"]),
         options=spec["request"]["segy"],
         device=spec["device"],
+        name=spec["request"]["survey"],
         segy_folders=[Path(folder) for folder in spec["folders"]],
         progress=False,
         tell=tell,
