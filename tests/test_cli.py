@@ -1,5 +1,6 @@
 """The command line through its real entry point."""
 
+import importlib.util
 import json
 import re
 import subprocess
@@ -99,6 +100,28 @@ def test_synth_then_describe(run: Run, tmp_path: Path) -> None:
     assert found == json.loads((tmp_path / "found" / "describe.json").read_text())
     figures = {path.name for path in (tmp_path / "found").glob("*.png")}
     assert figures == {"samples.png", "coverage.png", "coverage-depth.png"}
+
+
+@pytest.mark.parametrize(
+    ("words", "missing"),
+    [
+        ("map a.sgy out", "meshio"),
+        ("ingest a.sgy a.zarr", "dask"),
+        ("finetune --volume a.sgy --labels labels", "dask"),
+        ("demo --survey", "meshio"),
+    ],
+)
+def test_surveys_without_the_extra_are_told_what_to_install(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, missing: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    whole = importlib.util.find_spec
+    found = lambda name: None if name == missing else whole(name)  # noqa: E731
+    monkeypatch.setattr("importlib.util.find_spec", found)
+    code, _, err = run(*words.split())
+    assert code == 2
+    assert f"not installed: {missing}" in err
+    assert "diapir[volume]" in err
 
 
 def test_describe_as_a_table(run: Run, data: Path) -> None:

@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from diapir.cli.console import Device, Engine, Json, Quiet, Threshold, print_json, print_table
+from diapir.cli.console import (
+    MAP_LIBRARIES,
+    Device,
+    Engine,
+    Json,
+    Quiet,
+    Threshold,
+    print_json,
+    print_table,
+    require_libraries,
+)
 from diapir.cli.segy_options import takes_segy_options
 from diapir.cli.survey_options import takes_survey_options
 
@@ -70,6 +80,7 @@ def map_(
 
     Killed at any moment, the same command goes on where it was.
     """
+    require_libraries(MAP_LIBRARIES, "volume")
     from dataclasses import replace
 
     from diapir.inference.schedule import Workers
