@@ -188,6 +188,19 @@ def test_masks_without_any_salt_are_warned_of(
     assert found["metrics"]["score"] == found["every_mask_empty"]
 
 
+def test_check_submission_asks_the_data_for_ids_and_size_alone(run: Run, tmp_path: Path) -> None:
+    images = tmp_path / "data" / "test"
+    images.mkdir(parents=True)
+    Image.fromarray(np.zeros((40, 40), np.uint8)).save(images / "a.png")
+    (images / "b.png").write_bytes(b"damaged")
+    (tmp_path / "data" / "depths.csv").write_text("id,z\n")
+    file = tmp_path / "submission.csv"
+    file.write_text("id,rle_mask\na,1 5\nb,\n")
+    code, out, _ = run("check-submission", file, "--data", tmp_path / "data")
+    assert code == 0
+    assert "valid submission of 2 tiles" in out
+
+
 def test_check_submission_says_what_is_wrong(run: Run, data: Path, tmp_path: Path) -> None:
     file = tmp_path / "bad.csv"
     file.write_text("id,rle_mask\nnobody,1 2 3\n")
