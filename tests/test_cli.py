@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -122,6 +123,30 @@ def test_surveys_without_the_extra_are_told_what_to_install(
     assert code == 2
     assert f"not installed: {missing}" in err
     assert "diapir[volume]" in err
+
+
+@pytest.mark.parametrize("where", ["test", "images", ""])
+def test_describe_images_without_labels(run: Run, data: Path, tmp_path: Path, where: str) -> None:
+    shutil.copytree(data / "test" / "images", tmp_path / "data" / where)
+    words = ("describe", tmp_path / "data", "--out", tmp_path / "found", "--quiet")
+    code, out, err = run(*words, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert list(found) == ["test"]
+    assert (found["test"]["tiles"], found["test"]["empty_masks"]) == (12, None)
+    assert {path.name for path in (tmp_path / "found").glob("[!.]*")} == {"describe.json"}
+    assert "describe.json is in" in run(*words)[1]
+
+
+def test_describe_images_beside_their_table(run: Run, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data / "train" / "images", tmp_path / "data" / "images")
+    shutil.copy(data / "train.csv", tmp_path / "data")
+    code, out, err = run("describe", tmp_path / "data", "--json", "--quiet")
+    assert code == 0, err
+    assert list(json.loads(out)) == ["labelled"]
+    code, _, err = run("describe", tmp_path, "--quiet")
+    assert code == 2
+    assert "no train images" in err
 
 
 def test_describe_as_a_table(run: Run, data: Path) -> None:
