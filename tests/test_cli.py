@@ -1,7 +1,9 @@
 """The command line through its real entry point."""
 
+import importlib.util
 import json
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -101,6 +103,52 @@ def test_synth_then_describe(run: Run, tmp_path: Path) -> None:
     assert figures == {"samples.png", "coverage.png", "coverage-depth.png"}
 
 
+@pytest.mark.parametrize(
+    ("words", "missing"),
+    [
+        ("map a.sgy out", "meshio"),
+        ("ingest a.sgy a.zarr", "dask"),
+        ("finetune --volume a.sgy --labels labels", "dask"),
+        ("demo --survey", "meshio"),
+    ],
+)
+def test_surveys_without_the_extra_are_told_what_to_install(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, missing: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    whole = importlib.util.find_spec
+    found = lambda name: None if name == missing else whole(name)  # noqa: E731
+    monkeypatch.setattr("importlib.util.find_spec", found)
+    code, _, err = run(*words.split())
+    assert code == 2
+    assert f"not installed: {missing}" in err
+    assert "diapir[volume]" in err
+
+
+@pytest.mark.parametrize("where", ["test", "images", ""])
+def test_describe_images_without_labels(run: Run, data: Path, tmp_path: Path, where: str) -> None:
+    shutil.copytree(data / "test" / "images", tmp_path / "data" / where)
+    words = ("describe", tmp_path / "data", "--out", tmp_path / "found", "--quiet")
+    code, out, err = run(*words, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert list(found) == ["test"]
+    assert (found["test"]["tiles"], found["test"]["empty_masks"]) == (12, None)
+    assert {path.name for path in (tmp_path / "found").glob("[!.]*")} == {"describe.json"}
+    assert "describe.json is in" in run(*words)[1]
+
+
+def test_describe_images_beside_their_table(run: Run, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data / "train" / "images", tmp_path / "data" / "images")
+    shutil.copy(data / "train.csv", tmp_path / "data")
+    code, out, err = run("describe", tmp_path / "data", "--json", "--quiet")
+    assert code == 0, err
+    assert list(json.loads(out)) == ["labelled"]
+    code, _, err = run("describe", tmp_path, "--quiet")
+    assert code == 2
+    assert "no train images" in err
+
+
 def test_describe_as_a_table(run: Run, data: Path) -> None:
     code, out, _ = run("describe", data, "--quiet")
     assert code == 0
@@ -163,6 +211,19 @@ def test_masks_without_any_salt_are_warned_of(
     assert "no salt is found" in found["warning"]
     assert "no salt is found" in err
     assert found["metrics"]["score"] == found["every_mask_empty"]
+
+
+def test_check_submission_asks_the_data_for_ids_and_size_alone(run: Run, tmp_path: Path) -> None:
+    images = tmp_path / "data" / "test"
+    images.mkdir(parents=True)
+    Image.fromarray(np.zeros((40, 40), np.uint8)).save(images / "a.png")
+    (images / "b.png").write_bytes(b"damaged")
+    (tmp_path / "data" / "depths.csv").write_text("id,z\n")
+    file = tmp_path / "submission.csv"
+    file.write_text("id,rle_mask\na,1 5\nb,\n")
+    code, out, _ = run("check-submission", file, "--data", tmp_path / "data")
+    assert code == 0
+    assert "valid submission of 2 tiles" in out
 
 
 def test_check_submission_says_what_is_wrong(run: Run, data: Path, tmp_path: Path) -> None:

@@ -1,7 +1,11 @@
+import json
+
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from diapir.cli import app
 from diapir.errors import DataError, TrainingError
 from diapir.inference.sections import Tiling
 from diapir.io.images import encode_png
@@ -305,6 +309,26 @@ def test_no_labels_no_training(tiny_recipe):
     empty = LabelledSection("s", np.zeros((9, 9), np.uint8), np.full((9, 9), UNLABELLED, np.uint8))
     with pytest.raises(TrainingError, match="no section"):
         finetune_net(SaltNet(tiny_recipe().model), [empty], tiny_recipe(), Tuning())
+
+
+def test_the_verb_tells_what_was_in_doubt_in_the_file(make_segy, model, tmp_path):
+    file, values = make_segy(shape=(40, 36, 48))
+    with file.open("ab") as end:
+        end.write(b"12345")
+    for number in (100, 110, 120):
+        write_png(tmp_path / "labels", f"inline_{number}.png", values[number - 100].T > 0)
+    command = ["finetune", str(model), "--volume", str(file), "--labels", str(tmp_path / "labels"),
+               "--out", str(tmp_path / "out"), "--steps", "1", "--batch-size", "1", "--side", "32",
+               "--window", "64", "--overlap", "16", "--quiet"]  # fmt: skip
+    done = CliRunner().invoke(app, command, catch_exceptions=False)
+    told = "5 bytes after the last whole trace belong to none: the file is cut off"
+    assert f"warning: {told}" in done.stderr
+    assert json.loads((tmp_path / "out" / "finetune.json").read_text())["warnings"] == [told]
+    leftover = tmp_path / "out" / ".model-0123456789ab.safetensors"  # of one that was killed
+    leftover.touch()
+    found = CliRunner().invoke(app, [*command, "--json"], catch_exceptions=False)
+    assert json.loads(found.stdout)["warnings"] == [told]
+    assert not leftover.exists()
 
 
 def test_a_model_learns_a_survey_from_four_lines(cube, model, tmp_path):

@@ -13,8 +13,9 @@ from PIL import Image
 
 from diapir.errors import DataError
 from diapir.io import stack as stack_module
+from diapir.io.images import encode_png
 from diapir.io.rle import encode_rle
-from diapir.io.tiles import Tiles, read_tiles
+from diapir.io.tiles import Tiles, read_outline, read_tiles
 
 RNG = np.random.default_rng(0)
 IDS = ("0f", "a-1", "a1", "zz")
@@ -485,6 +486,18 @@ def test_tables_are_checked_before_any_image_is_decoded(tmp_path):
 @pytest.fixture
 def tiles():
     return Tiles(IDS, IMAGES.copy(), MASKS.copy(), DEPTHS.copy(), source="here")
+
+
+def test_the_outline_needs_but_one_header(tmp_path):
+    (tmp_path / "images").mkdir()
+    whole = encode_png(np.zeros((20, 30), np.uint8))
+    for name, data in {"a": b"", "b": whole[:40], "c": b"no picture"}.items():
+        (tmp_path / "images" / f"{name}.png").write_bytes(data)
+    (tmp_path / "depths.csv").write_text("no table")
+    assert read_outline(tmp_path, "test") == (("a", "b", "c"), (20, 30))
+    (tmp_path / "images" / "b.png").write_bytes(whole[:20])
+    with pytest.raises(DataError, match=r"not a PNG(.|\n)*a\.png"):
+        read_outline(tmp_path, "test")
 
 
 def test_length_coverage_and_blank(tiles):

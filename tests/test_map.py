@@ -1,6 +1,7 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -143,10 +144,13 @@ def test_a_perfect_mask_gives_the_true_top_and_volume(made, tmp_path):
 def test_a_finished_map_only_makes_its_products_again(survey, model, tmp_path):
     out = tmp_path / "out"
     first = map_survey(survey, out, [model], SETTINGS, workers=ONE, progress=False)
+    leftover = out / ".probability-0123456789ab.sgy"  # of one that was killed
+    leftover.touch()
     again = map_survey(survey, out, [model], SETTINGS, workers=ONE, progress=False)
     assert first.prediction is not None
     assert again.prediction is None
     assert any("finished already" in text for text in again.news)
+    assert not leftover.exists()
     other = MapSettings(**{**vars(SETTINGS), "polarity": "reverse"})
     third = map_survey(survey, out, [model], other, workers=ONE, progress=False)
     assert third.prediction is not None
@@ -273,6 +277,52 @@ def test_a_changed_segy_is_not_copied(survey, model, tmp_path, made):
     survey.unlink()
     with pytest.raises(DataError, match="not there"):
         write_salt_segy(facts, mark, {}, tmp_path)
+
+
+@pytest.mark.parametrize("ingested", [False, True])
+def test_what_was_in_doubt_in_the_file_is_told(make_segy, model, tmp_path, ingested):
+    file, _ = make_segy(shape=(40, 36, 48))
+    with file.open("ab") as end:
+        end.write(b"12345")
+    if ingested:
+        ingest(file, tmp_path / "survey.zarr")
+        file = tmp_path / "survey.zarr"
+    result = map_survey(file, tmp_path / "out", [model], SETTINGS, workers=ONE, progress=False)
+    told = "5 bytes after the last whole trace belong to none: the file is cut off"
+    assert told in result.news
+    assert told in json.loads((result.out / "map.json").read_text())["warnings"]
+    assert told in (result.out / "report.html").read_text()
+
+
+@pytest.mark.parametrize("how", ["gone", "changed", "elsewhere"])
+def test_a_store_whose_segy_cannot_be_copied_is_mapped_without(
+    survey, model, tmp_path, made, monkeypatch, how
+):
+    store, out = tmp_path / "survey.zarr", tmp_path / "out"
+    ingest(survey, store)
+    wanted = {"gone": "is not there", "changed": "has changed", "elsewhere": "is not there"}[how]
+    if how == "gone":
+        survey.unlink()
+    elif how == "changed":
+        write_survey(made, survey, code=8)
+    (tmp_path / "allowed").mkdir()
+    more = {"segy_folders": [tmp_path / "allowed"]} if how == "elsewhere" else {}
+    mapped = partial(map_survey, store, out, [model], SETTINGS, workers=ONE, progress=False, **more)
+    result = mapped()
+    (text,) = [text for text in result.news if "not written as SEG-Y" in text]
+    assert wanted in text
+    assert str(tmp_path) not in text  # which clients of a service read
+    assert (out / "map.json").exists()
+    assert not [path for path in result.files if path.suffix == ".sgy"]
+    monkeypatch.setattr("diapir.runs.map._predict", pytest.fail)  # it is told before
+    with pytest.raises(DataError, match=wanted):
+        mapped(segy=True)
+
+
+def test_segy_that_is_asked_for_without_a_segy_is_told(model, tmp_path):
+    np.save(tmp_path / "line.npy", np.ones((40, 48), np.float32))
+    with pytest.raises(DataError, match="not read from a SEG-Y"):
+        map_survey(tmp_path / "line.npy", tmp_path / "out", [model], SETTINGS, segy=True)
 
 
 @pytest.mark.parametrize("box", [1, 50, 10_000])

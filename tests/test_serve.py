@@ -311,24 +311,48 @@ def test_chunked_bodies_are_not_read_to_their_end(model):
     assert not asked
 
 
-def test_slow_bodies_end(model):
-    app = create_app(ServeSettings(models=(model,), hosts=(), body_timeout_s=0.05))
+def send_by_hand(app, receive, path="/predict", kind=b"image/png"):
+    """The status of the answer to a body that comes as `receive` says."""
     sent = []
-
-    async def receive():
-        await asyncio.sleep(10)
 
     async def send(message):
         sent.append(message)
 
     scope = {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST",
-        "path": "/predict", "raw_path": b"/predict", "query_string": b"", "scheme": "http",
-        "headers": [(b"content-type", b"image/png")], "server": None, "client": None,
-        "root_path": "",
+        "path": path, "raw_path": path.encode(), "query_string": b"", "scheme": "http",
+        "headers": [(b"content-type", kind)], "server": None, "client": None, "root_path": "",
     }  # fmt: skip
     asyncio.run(app(scope, receive, send))
-    assert sent[0]["status"] == 408
+    return sent[0]["status"]
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"), [("/predict", b"image/png"), ("/jobs", b"application/json")]
+)
+def test_slow_bodies_end(model, tmp_path, path, kind):
+    more = {"surveys": (tmp_path,), "jobs": tmp_path / "jobs"}
+    app = create_app(ServeSettings(models=(model,), hosts=(), body_timeout_s=0.05, **more))
+    parts = [{"type": "http.request", "body": b"{", "more_body": True}]
+
+    async def receive():
+        if not parts:
+            await asyncio.sleep(10)
+        return parts.pop(0)
+
+    assert send_by_hand(app, receive, path, kind) == 408
+    assert "408" in app.openapi()["paths"][path]["post"]["responses"]
+
+
+def test_who_hangs_up_during_the_upload_is_forgotten(model, caplog):
+    app = create_app(ServeSettings(models=(model,), hosts=()))
+    parts = [{"type": "http.request", "body": b"x", "more_body": True}, {"type": "http.disconnect"}]
+
+    async def receive():
+        return parts.pop(0)
+
+    assert send_by_hand(app, receive) == 400
+    assert not caplog.records
 
 
 def test_the_token_guards_everything_but_health(model):

@@ -1,11 +1,13 @@
 """Surveys and jobs of the service: found by name, mapped in a process, stopped and resumed."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from io import StringIO
 from pathlib import Path
@@ -15,8 +17,11 @@ import pytest
 from fastapi.testclient import TestClient
 
 from diapir.errors import DataError, RunError
+from diapir.io.atomic import cannot_write
+from diapir.io.ingest import ingest
 from diapir.runs.map import map_survey
 from diapir.serve import job_process
+from diapir.serve import jobs as jobs_module
 from diapir.serve.app import create_app
 from diapir.serve.job_record import JobRequest
 from diapir.serve.settings import ServeSettings
@@ -235,8 +240,14 @@ def test_a_survey_is_mapped_and_its_results_come_back(model, lines):
         report = client.get(f"{home}/files/report.html")
         assert report.headers["content-type"] == "application/octet-stream"
         assert "attachment" in report.headers["content-disposition"]
-        settings = json.loads(client.get(f"{home}/files/map.json").content)["settings"]
+        table = json.loads(client.get(f"{home}/files/map.json").content)
+        settings = table["settings"]
         assert (settings["polarity"], settings["threshold"]) == ("reverse", 0.4)
+        assert (table["source"], table["command"]) == (SECTION, None)
+        assert SECTION in report.text
+        for name in job["files"]:
+            found = client.get(f"{home}/files/{name}").content
+            assert str(lines.parent).encode() not in found, name
         for name in ("../job.json", "..%2fjob.json", "nothing", "salt.zarr", "%00", "/etc/passwd"):
             assert client.get(f"{home}/files/{name}").status_code == 404
         assert client.delete(home).status_code == 409
@@ -294,6 +305,80 @@ def test_jobs_go_on_after_a_restart(model, lines, still):
         pass
 
 
+@pytest.fixture
+def full_disk(monkeypatch):
+    """A switch: a set that refuses to take files of jobs while there is anything in it."""
+    whole, full = jobs_module.write_text_atomic, set()
+
+    def write(path, text, **how):
+        error = OSError(errno.ENOSPC, "No space left on device")
+        if full:
+            raise cannot_write(path, error) from error
+        whole(path, text, **how)
+
+    monkeypatch.setattr(jobs_module, "write_text_atomic", write)
+    return full
+
+
+def test_jobs_run_again_after_a_restart_with_a_full_disk(model, lines, still, full_disk):
+    with serving(model, lines) as client:
+        first = client.post("/jobs", json={"survey": "lines/cube.npy"}).json()["id"]
+        wait(client, first, "running")
+    full_disk.add("full")
+    with serving(model, lines) as client:
+        wait(client, first, "failed")
+        full_disk.clear()
+        assert client.post(f"/jobs/{first}/resume").status_code == 202
+        wait(client, first, "running")
+        assert client.get("/health").status_code == 200
+
+
+def test_a_full_disk_leaves_jobs_as_they_were(model, lines, still, full_disk):
+    def refused(answer):
+        assert answer.status_code == 507
+        assert str(lines.parent) not in answer.text
+        return True
+
+    with serving(model, lines) as client:
+        first = client.post("/jobs", json={"survey": "lines/cube.npy"}).json()["id"]
+        wait(client, first, "running")
+        second = client.post("/jobs", json={"survey": SECTION}).json()["id"]
+        client.delete(f"/jobs/{second}")
+        full_disk.add("full")
+        assert refused(client.post("/jobs", json={"survey": SECTION}))
+        assert {job["id"] for job in client.get("/jobs").json()} == {first, second}
+        kept = {path.name for path in (lines.parent / "jobs").iterdir() if path.is_dir()}
+        assert kept == {first, second}
+        assert refused(client.post(f"/jobs/{second}/resume"))
+        assert client.get(f"/jobs/{second}").json()["state"] == "cancelled"
+        assert refused(client.delete(f"/jobs/{first}"))
+        assert wait(client, first, "failed")["ended"]  # its process was stopped all the same
+        assert client.delete(f"/jobs/{first}?remove=true").status_code == 200
+
+
+def test_places_that_cannot_be_written_are_no_fault_of_the_request(model, lines, monkeypatch):
+    def closed(path, text, **how):
+        raise cannot_write(path, OSError(errno.EACCES, "no"))
+
+    monkeypatch.setattr(jobs_module, "write_text_atomic", closed)
+    with serving(model, lines) as client:
+        answer = client.post("/jobs", json={"survey": SECTION})
+    assert answer.status_code == 500
+    assert str(lines.parent) not in answer.text
+
+
+def test_health_tells_that_no_job_will_run(model, lines, monkeypatch, caplog):
+    async def broken(_):
+        raise RuntimeError("bad luck")
+
+    monkeypatch.setattr(jobs_module.Jobs, "run", broken)
+    with serving(model, lines) as client:
+        answer = client.get("/health")
+    assert answer.status_code == 503
+    assert answer.json()["what"] == "the service does no jobs any more"
+    assert "bad luck" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("script", "what"),
     [
@@ -321,6 +406,36 @@ def test_a_survey_that_is_gone_fails_the_job(model, lines, still):
         assert "no survey" in wait(client, second, "failed")["problem"]["what"]
 
 
+def test_slow_disks_hold_up_nobody_else(model, lines, still, monkeypatch):
+    where = set()
+    whole, removed = SurveyFolders.find, shutil.rmtree
+
+    def find(self):
+        where.add(("find", threading.current_thread() is loop[0]))
+        return whole(self)
+
+    def remove(path, **how):
+        where.add(("remove", threading.current_thread() is loop[0]))
+        removed(path, **how)
+
+    loop = []
+
+    async def note(_):
+        loop.append(threading.current_thread())
+
+    monkeypatch.setattr(SurveyFolders, "find", find)
+    monkeypatch.setattr(jobs_module.shutil, "rmtree", remove)
+    with serving(model, lines) as client:
+        client.portal.call(note, None)
+        first = client.post("/jobs", json={"survey": "lines/cube.npy"}).json()["id"]
+        wait(client, first, "running")
+        second = client.post("/jobs", json={"survey": SECTION}).json()["id"]
+        client.delete(f"/jobs/{second}")
+        assert client.delete(f"/jobs/{second}?remove=true").status_code == 200
+        monkeypatch.setattr(jobs_module.shutil, "rmtree", removed)
+    assert where == {("find", False), ("remove", False)}
+
+
 def test_models_and_ids_that_are_not_there(model, lines):
     with serving(model, lines) as client:
         answer = client.post("/jobs", json={"survey": SECTION, "model": "other"})
@@ -345,6 +460,7 @@ def test_the_process_tells_what_it_does(model, lines, tmp_path, monkeypatch, cap
     spec = {
         "source": str(lines / "deep" / "section.npy"), "out": str(tmp_path / "map"),
         "model": str(model), "request": request, "workers": 1, "device": "cpu", "flip": False,
+        "folders": [str(lines)],
     }  # fmt: skip
     *progress, found = run_process(monkeypatch, capfd, spec)
     assert progress == [{"done": 0, "total": 1}, {"done": 1, "total": 1}]
@@ -355,6 +471,19 @@ def test_the_process_tells_what_it_does(model, lines, tmp_path, monkeypatch, cap
     spec["source"] = str(lines / "dead.sgy")
     (last,) = run_process(monkeypatch, capfd, spec)
     assert set(last["problem"]) == {"what", "where", "expected", "mend"}
+
+
+def test_a_job_copies_no_segy_from_outside_the_folders(model, lines, tmp_path, make_segy):
+    file, _ = make_segy()
+    file = shutil.move(file, tmp_path / "outside" / "secret.sgy")
+    ingest(file, lines / "survey.zarr")
+    with serving(model, lines) as client:
+        job = client.post("/jobs", json={"survey": "lines/survey.zarr"}).json()
+        job = wait(client, job["id"], "done", "failed", seconds=900)
+    assert "report.html" in job["files"]
+    assert not [name for name in job["files"] if name.endswith(".sgy")]
+    assert any("secret.sgy" in text and "is not there" in text for text in job["news"])
+    assert str(tmp_path) not in json.dumps(job)
 
 
 def test_the_process_ends_with_the_service():

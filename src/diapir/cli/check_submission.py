@@ -15,10 +15,10 @@ def check_submission(
 ) -> None:
     """Say everything that is wrong with a submission; exit code 1 if there is anything."""
     from diapir.export.submission import check_submission as find_problems
-    from diapir.io.tiles import read_tiles
+    from diapir.io.tiles import read_outline
 
-    tiles = read_tiles(data, "test")
-    problems = find_problems(file, tiles.ids, tiles.images.shape[1:])
+    ids, size = read_outline(data, "test")
+    problems = find_problems(file, ids, size)
     if as_json:
         print_json({"valid": not problems, "problems": [p.to_dict() for p in problems]})
     elif problems:
@@ -26,6 +26,6 @@ def check_submission(
             typer.echo(str(problem))
         typer.echo(f"{sum(p.count for p in problems):,} problems in {file}")
     else:
-        typer.echo(f"{file} is a valid submission of {len(tiles):,} tiles")
+        typer.echo(f"{file} is a valid submission of {len(ids):,} tiles")
     if problems:
         raise typer.Exit(1)

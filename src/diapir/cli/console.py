@@ -44,8 +44,13 @@ Precision = Annotated[
     typer.Option("--precision", help="float32 (exact), bf16 (fast), or auto: the faster one."),
 ]
 
+SURVEY_LIBRARIES = ("xarray", "zarr", "dask")
+"""What reading a survey needs of the extra `volume`."""
+MAP_LIBRARIES = (*SURVEY_LIBRARIES, "distributed", "skimage", "scipy", "meshio", "pyarrow")
+"""What mapping salt through one needs of it."""
 
-def require_libraries(names: Sequence[str], extras: str = "serve,volume") -> None:
+
+def require_libraries(names: Sequence[str], extras: str) -> None:
     """Say which extras are to be installed where a library is missing.
 
     Args:

@@ -5,7 +5,14 @@ from typing import Annotated
 
 import typer
 
-from diapir.cli.console import Json, Quiet, print_json, print_table
+from diapir.cli.console import (
+    MAP_LIBRARIES,
+    Json,
+    Quiet,
+    print_json,
+    print_table,
+    require_libraries,
+)
 
 
 def demo(
@@ -31,6 +38,7 @@ def demo(
     if model is not None and not survey:
         raise typer.BadParameter("--model belongs to --survey")
     if survey:
+        require_libraries(MAP_LIBRARIES, "volume")
         from diapir.runs.survey_demo import run_survey_demo
 
         rows = run_survey_demo(out, model, minutes=minutes, progress=not quiet)

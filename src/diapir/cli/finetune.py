@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diapir.cli.console import Device, Json, Quiet, print_json, print_table
+from diapir.cli.console import (
+    SURVEY_LIBRARIES,
+    Device,
+    Json,
+    Quiet,
+    print_json,
+    print_table,
+    print_warning,
+    require_libraries,
+)
 from diapir.cli.segy_options import takes_segy_options
 from diapir.cli.survey_options import takes_survey_options_as_sampled
 
@@ -66,6 +75,7 @@ def finetune(
 
     What has no interpretation is ignored. Lines are held out as a block with a gap around.
     """
+    require_libraries(SURVEY_LIBRARIES, "volume")
     from diapir.runs.finetune import finetune_model
     from diapir.training.finetune import Tuning
 
@@ -92,9 +102,12 @@ def finetune(
                 "threshold": result.threshold,
                 "trained": list(result.trained),
                 "held_out": list(result.held),
+                "warnings": list(result.warnings),
             }
         )
         return
+    for warning in result.warnings:
+        print_warning(warning)
     rows = [(name, result.before[name], result.after[name]) for name in result.before]
     print_table(f"On {', '.join(result.held)}", ("metric", "before", "after"), rows)
     typer.echo(f"Map with it: diapir map {volume} OUT --model {result.model}")

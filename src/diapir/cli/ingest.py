@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diapir.cli.console import Json, Quiet, print_json, print_warning
+from diapir.cli.console import (
+    SURVEY_LIBRARIES,
+    Json,
+    Quiet,
+    print_json,
+    print_warning,
+    require_libraries,
+)
 from diapir.cli.segy_options import takes_segy_options
 
 if TYPE_CHECKING:
@@ -27,6 +34,7 @@ def ingest(
 
     Interrupted at any moment, the same command goes on where it was.
     """
+    require_libraries(SURVEY_LIBRARIES, "volume")
     from diapir.io.ingest import ingest as write
 
     done = write(file, store, segy, overwrite=overwrite, workers=workers, progress=not quiet)

@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from diapir.cli.console import Device, Engine, Json, Quiet, Threshold, print_json, print_table
+from diapir.cli.console import (
+    MAP_LIBRARIES,
+    Device,
+    Engine,
+    Json,
+    Quiet,
+    Threshold,
+    print_json,
+    print_table,
+    require_libraries,
+)
 from diapir.cli.segy_options import takes_segy_options
 from diapir.cli.survey_options import takes_survey_options
 
@@ -52,8 +62,12 @@ def map_(
         str | None, typer.Option(help="Address of a running Dask scheduler.")
     ] = None,
     write_segy: Annotated[
-        bool, typer.Option("--segy/--no-segy", help="Probability and mask as SEG-Y.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--segy/--no-segy",
+            help="Probability and mask as SEG-Y; default: where the SEG-Y file is at its place.",
+        ),
+    ] = None,
     device: Device = "auto",
     engine: Engine = "eager",
     as_json: Json = False,
@@ -66,6 +80,7 @@ def map_(
 
     Killed at any moment, the same command goes on where it was.
     """
+    require_libraries(MAP_LIBRARIES, "volume")
     from dataclasses import replace
 
     from diapir.inference.schedule import Workers

@@ -6,13 +6,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diapir.cli.console import BatchSize, Device, Engine, Flip, Models, Precision, require_libraries
+from diapir.cli.console import (
+    MAP_LIBRARIES,
+    SURVEY_LIBRARIES,
+    BatchSize,
+    Device,
+    Engine,
+    Flip,
+    Models,
+    Precision,
+    require_libraries,
+)
 
 if TYPE_CHECKING:
     from diapir.serve.settings import ServeSettings
 
 _PAGE = ("panel", "bokeh_fastapi", "websockets")
-_NEEDED = ("fastapi", "uvicorn", "prometheus_client", "xarray", "zarr", "dask")
+_NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 
 
 def serve(
@@ -60,7 +70,8 @@ def serve(
     Each model is offered by the name of its file, or of its run folder. /openapi.json describes
     every path.
     """
-    require_libraries((*_NEEDED, *(_PAGE if view else ())))
+    of_surveys = MAP_LIBRARIES if surveys else SURVEY_LIBRARIES
+    require_libraries((*_NEEDED, *(_PAGE if view else ()), *of_surveys), "serve,volume")
     from diapir.inference.predict import PredictOptions
     from diapir.models.packaged import models_or_packaged
     from diapir.serve.settings import LOOPBACK, ServeSettings, read_token

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diapir.cli.console import Device, Engine, Precision, require_libraries
+from diapir.cli.console import SURVEY_LIBRARIES, Device, Engine, Precision, require_libraries
 from diapir.cli.segy_options import takes_segy_options
 from diapir.cli.survey_options import takes_survey_options
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from diapir.io.segy import SegyOptions
     from diapir.runs.map import MapSettings
 
-_NEEDED = ("panel", "bokeh_fastapi", "fastapi", "uvicorn", "websockets", "xarray", "zarr", "dask")
+_NEEDED = ("panel", "bokeh_fastapi", "fastapi", "uvicorn", "websockets", *SURVEY_LIBRARIES)
 
 
 @takes_segy_options
@@ -56,7 +56,7 @@ def view(
 
     The page is for this machine alone. Ctrl-C ends it.
     """
-    require_libraries(_NEEDED)
+    require_libraries(_NEEDED, "serve,volume")
     from diapir.serve.viewer.library import open_library
     from diapir.serve.viewer.server import run_viewer
 

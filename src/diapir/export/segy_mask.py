@@ -1,7 +1,7 @@
 """Probability and mask as SEG-Y: the input file with other samples, every header byte kept."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from diapir.errors import DataError
 from diapir.io.segy import SegyOptions
-from diapir.io.segy_volume import SegySurvey, read_survey
+from diapir.io.segy_volume import read_survey, survey_fingerprint
 from diapir.io.segy_write import copy_with_samples
 from diapir.progress import counting
 
@@ -38,7 +38,7 @@ def write_salt_segy(
         DataError: The file is gone, or is not the one that was read.
         RunError: A file cannot be written.
     """
-    survey = _read_again(facts, fingerprint)
+    survey = read_survey(*find_segy(facts, fingerprint))
     paths = []
     for name, array in arrays.items():
         scale = survey.file.format.probability_scale if name == "probability" else 1
@@ -64,23 +64,54 @@ def _file(out: Path, name: str) -> Path:
     return out / f"{name}.sgy"
 
 
-def _read_again(facts: str, fingerprint: str) -> SegySurvey:
-    table = json.loads(facts)
-    path = Path(table["path"])
-    if not path.is_file():
+def find_segy(
+    facts: str | None, fingerprint: str, folders: Sequence[Path] | None = None
+) -> tuple[Path, SegyOptions]:
+    """Return the SEG-Y file that a survey was read from, and how; its samples are not read.
+
+    Args:
+        facts: The survey's attribute `segy`; None: it has none.
+        fingerprint: The survey's own.
+        folders: Those that may be read; None: any. Whether a file lies elsewhere is not told.
+
+    Raises:
+        DataError: There is no such file, or it has changed since.
+    """
+    if facts is None:
         raise DataError(
-            "the SEG-Y file that the survey was read from is not there",
+            "the survey was not read from a SEG-Y file",
+            mend="Leave out --segy: there is no file whose headers could be kept.",
+        )
+    table = json.loads(facts)
+    path, options = Path(table["path"]), SegyOptions(**table["options"])
+    try:
+        there = _may_be_read(path, folders) and path.is_file()
+        same = there and survey_fingerprint(path, options) == fingerprint
+    except OSError as error:
+        raise DataError(
+            f"{path.name}, the SEG-Y file that the survey was read from, cannot be read: "
+            f"{error.strerror or error}",
+            where=path,
+            mend="Ask for permission to read it, or give --no-segy.",
+        ) from error
+    if not there:
+        raise DataError(
+            f"{path.name}, the SEG-Y file that the survey was read from, is not there",
             where=path,
             mend="Bring it back to its place, or give --no-segy.",
         )
-    survey = read_survey(path, SegyOptions(**table["options"]))
-    if survey.fingerprint != fingerprint:
+    if not same:
         raise DataError(
-            "the SEG-Y file has changed since the survey was read from it",
+            f"{path.name}, the SEG-Y file, has changed since the survey was read from it",
             where=path,
             mend="Ingest it again, or give --no-segy.",
         )
-    return survey
+    return path, options
+
+
+def _may_be_read(path: Path, folders: Sequence[Path] | None) -> bool:
+    whole = path.resolve()
+    return folders is None or any(whole.is_relative_to(folder.resolve()) for folder in folders)
 
 
 def traces_of(

@@ -91,6 +91,22 @@ def read_mask(data: bytes, where: str) -> NDArray[np.uint8]:
     return mask.view(np.uint8)
 
 
+def read_size(data: bytes, where: str) -> tuple[int, int]:
+    """Return height and width of a PNG as its header says; the rest of it may be damaged.
+
+    Args:
+        data: The bytes of a PNG file.
+        where: Its name, for the error.
+
+    Raises:
+        DataError: Not a PNG, no header, or more than `MAX_PIXELS` pixels.
+    """
+    if not data.startswith(_SIGNATURE):
+        raise _unreadable("not a PNG file", where)
+    header = _parse_header(data[12:16], data[16:29], where)  # it is the first chunk
+    return header.height, header.width
+
+
 def encode_png(array: NDArray[Any]) -> bytes:
     """Return the bytes of a PNG with the array's depth, grey or in colour.
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, get_args
 
 from diapir.errors import DataError
 from diapir.io.sources import FolderSource, Source, open_source
@@ -63,6 +63,35 @@ def has_part(path: Path, part: Part) -> bool:
     except DataError:
         return False
     return True
+
+
+def present_parts(path: Path) -> list[Part]:
+    """Return the parts of a data set that are there, at least one.
+
+    Images that could be either part are the training part with labels, else the test part.
+
+    Args:
+        path: As in `find_layout`.
+
+    Raises:
+        DataError: There is neither.
+    """
+    found: dict[Part, Layout] = {}
+    for part in get_args(Part):
+        if has_part(path, part):
+            found[part] = find_layout(path, part)
+            found[part].source.close()
+    if not found:
+        find_layout(path, "train").source.close()  # which says what is missing
+    if len(found) == 2 and _is_one(*found.values()):
+        train = found["train"]
+        labelled = train.masks or (train.tables / "train.csv").exists()
+        return ["train" if labelled else "test"]
+    return list(found)
+
+
+def _is_one(first: Layout, second: Layout) -> bool:
+    return (first.source.path, first.images) == (second.source.path, second.images)
 
 
 def index_files(source: Source, names: Sequence[str]) -> dict[str, str]:

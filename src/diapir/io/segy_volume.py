@@ -119,9 +119,14 @@ def read_survey(
     """
     file = open_file(path, options)
     grid = bin_traces(scan_traces(file, options, advance), file, options)
-    known = json.dumps(asdict(options), sort_keys=True)
-    digest = hashlib.sha256(f"{file_fingerprint(path)} {known}".encode()).hexdigest()
+    digest = survey_fingerprint(path, options)
     return SegySurvey(file, options, grid, sampled_statistics(file), digest)
+
+
+def survey_fingerprint(path: Path, options: SegyOptions) -> str:
+    """Return the hash of a file and of how it is read; quick for any size."""
+    known = json.dumps(asdict(options), sort_keys=True)
+    return hashlib.sha256(f"{file_fingerprint(path)} {known}".encode()).hexdigest()
 
 
 def sampled_statistics(file: SegyFile) -> dict[str, float]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from diapir.errors import DataError
 from diapir.io.csv_tables import index_rows, read_depths, read_rows
-from diapir.io.images import read_grey, read_mask
+from diapir.io.images import read_grey, read_mask, read_size
 from diapir.io.layout import Layout, Part, find_layout
 from diapir.io.rle import decode_rle
 from diapir.io.sources import Source
@@ -195,6 +195,30 @@ def read_tiles(path: Path, part: Part, *, progress: bool = False) -> Tiles:
         if table is not None:
             masks = _decode_rows(table, images.shape[1:])
     return Tiles(ids, images, masks, z_feet, source=str(path))
+
+
+def read_outline(path: Path, part: Part) -> tuple[tuple[str, ...], tuple[int, int]]:
+    """Return the ids of one part of a data set, sorted, and height and width of its tiles.
+
+    Only the header of the first image that has one is read: neither the others nor a table of
+    depths need be sound.
+
+    Args:
+        path: The data set, as in `read_tiles`.
+        part: As there.
+
+    Raises:
+        DataError: There are no images, or none has a header.
+    """
+    layout = find_layout(path, part)
+    with layout.source as source:
+        complaint: DataError | None = None
+        for name in layout.images.values():
+            try:
+                return tuple(layout.images), read_size(source.read(name), source.describe(name))
+            except DataError as error:
+                complaint = complaint or error
+    raise complaint or DataError(f"no {part} images", where=path)
 
 
 def _read_stack(

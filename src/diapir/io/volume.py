@@ -124,6 +124,11 @@ def make_volume(
     return xr.Dataset({"amplitude": (geometry.dims, amplitude)}, coords, attributes)
 
 
+def reading_warnings(volume: "xr.Dataset") -> tuple[str, ...]:
+    """Return what was decided in doubt when the SEG-Y file of a survey was read, in words."""
+    return tuple(json.loads(volume.attrs.get("segy", "{}")).get("warnings", ()))
+
+
 def geometry_of(volume: "xr.Dataset") -> Geometry:
     """Return the geometry of a dataset that `open_volume` or `make_volume` returned."""
     names = [str(name) for name in volume["amplitude"].dims[:-1]]

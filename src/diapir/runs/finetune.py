@@ -12,8 +12,9 @@ from diapir.errors import DataError
 from diapir.inference.look import Look
 from diapir.inference.predict import Predictor, choose_device
 from diapir.inference.sections import Tiling, predict_section
+from diapir.io.atomic import remove_leftovers
 from diapir.io.labels import ACROSS, UNLABELLED, LabelledLine, read_labels
-from diapir.io.volume import open_volume
+from diapir.io.volume import open_volume, reading_warnings
 from diapir.metrics.score import Counts, dice, iou, pixel_accuracy
 from diapir.models.modelcard import ModelCard
 from diapir.models.modelfile import load_model, save_model
@@ -61,6 +62,7 @@ class FinetuneResult:
         held: Names of the held-out lines.
         trained: Names of the lines that trained.
         threshold: The new model's.
+        warnings: What was decided in doubt when the survey was read.
     """
 
     out: Path
@@ -70,6 +72,7 @@ class FinetuneResult:
     held: tuple[str, ...]
     trained: tuple[str, ...]
     threshold: float
+    warnings: tuple[str, ...] = ()
 
 
 def finetune_model(
@@ -121,6 +124,7 @@ def finetune_model(
     folder = RunFolder(out)
     folder.make_plain()
     with folder.locked():
+        remove_leftovers(out)
         held = _amplitudes(split.held, survey)
         old = _predict(net, card, held, look, settings)
         before = _scores(old, split.held, card.threshold)
@@ -138,6 +142,7 @@ def finetune_model(
             held=tuple(map(_name, split.held)),
             trained=tuple(map(_name, split.train)),
             threshold=threshold,
+            warnings=reading_warnings(survey),
         )
         new_card = _card(card, result, survey, tuning)
         save_model(result.model, net.cpu(), new_card)
@@ -328,6 +333,7 @@ def _write(
             "loss": loss,
             "trained": list(result.trained),
             "held_out": list(result.held),
+            "warnings": list(result.warnings),
             "block": list(split.block),
             "command": command_line(),
             "machine": describe_machine(),

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from diapir.errors import DataError
-from diapir.export.segy_mask import segy_files, write_salt_segy
+from diapir.export.segy_mask import find_segy, segy_files, write_salt_segy
 from diapir.inference.journal import Journal, settings_key
 from diapir.inference.look import AS_IS, Amplitudes, Look, measure
 from diapir.inference.schedule import Workers
@@ -24,8 +24,9 @@ from diapir.inference.volume import (
     predict_volume,
     store_attributes,
 )
+from diapir.io.atomic import remove_leftovers
 from diapir.io.digests import file_sha256
-from diapir.io.volume import open_volume
+from diapir.io.volume import open_volume, reading_warnings
 from diapir.models.modelcard import ModelCard, read_card
 from diapir.models.packaged import models_or_packaged
 from diapir.models.pixels import TGS_PIXELS, PixelStatistics
@@ -119,7 +120,9 @@ def map_survey(
     workers: Workers = Workers(),  # noqa: B008  # frozen
     options: Mapping[str, Any] | None = None,
     device: str = "auto",
-    segy: bool = True,
+    segy: bool | None = None,
+    segy_folders: Sequence[Path] | None = None,
+    name: str | None = None,
     progress: bool = True,
     tell: Callable[[int, int], None] | None = None,
     load_model: Callable[[], SectionModel] | None = None,
@@ -138,7 +141,11 @@ def map_survey(
         workers: Who computes; the result does not depend on it.
         options: For SEG-Y, see `open_volume`.
         device: 'auto', 'cpu' or 'cuda'.
-        segy: Also write probability and mask as SEG-Y where the source is one.
+        segy: Also write probability and mask as SEG-Y; None: where the file that the survey was
+            read from is there and unchanged, and otherwise say in `news` that it is not.
+        segy_folders: Where that file may lie; None: anywhere.
+        name: What `map.json`, the report and errors call the survey in place of its path, for
+            readers elsewhere; the command, which may hold other paths, is then left out.
         progress: Show progress bars.
         tell: Called with the blocks that are done and all blocks, whenever some are done.
         load_model: Takes the place of the model files, for tests and for networks of one's own;
@@ -149,6 +156,9 @@ def map_survey(
     """
     options = dict(options or {})
     survey = open_volume(source, **options)
+    if name is not None:
+        survey = survey.assign_attrs(source=name)
+    segy, unwritten = _choose_segy(survey, segy, segy_folders)
     models = models if models or load_model else models_or_packaged(models)
     cards = [read_card(path) for path in models]
     threshold = _threshold(settings, cards, source)
@@ -158,6 +168,7 @@ def map_survey(
     folder = RunFolder(out)
     folder.make_plain()
     with folder.locked():
+        remove_leftovers(out)
         journal, news = _open_journal(out, stated)
         job = Job(
             key=settings_key(stated),
@@ -188,7 +199,7 @@ def map_survey(
             velocity_m_s=settings.velocity_m_s,
         )
         files = [out / STORE, *products.files]
-        if segy and "segy" in survey.attrs:
+        if segy:
             files += write_salt_segy(
                 survey.attrs["segy"],
                 survey.attrs["fingerprint"],
@@ -207,9 +218,30 @@ def map_survey(
             tiling=settings.tiling,
             display=settings.display,
             files=tuple(files),
-            news=news,
+            news=(*news, *unwritten),
         )
-        return _report(result, survey, stated, models, cards)
+        command = command_line() if name is None else None
+        return _report(result, survey, stated, models, cards, command)
+
+
+def _choose_segy(
+    survey: Any, wanted: bool | None, folders: Sequence[Path] | None
+) -> tuple[bool, tuple[str, ...]]:
+    """Return whether SEG-Y is written, known before hours of predicting, and why not, in words.
+
+    Raises:
+        DataError: It is asked for and cannot be written.
+    """
+    facts = survey.attrs.get("segy")
+    if wanted is False or (wanted is None and facts is None):
+        return False, ()
+    try:
+        find_segy(facts, survey.attrs.get("fingerprint", ""), folders)
+    except DataError as error:
+        if wanted:
+            raise
+        return False, (f"probability and mask are not written as SEG-Y: {error.what}",)
+    return True, ()
 
 
 def _threshold(settings: MapSettings, cards: Sequence[ModelCard], source: Path) -> float:
@@ -367,10 +399,11 @@ def _report(
     stated: dict[str, Any],
     models: Sequence[Path],
     cards: Sequence[ModelCard],
+    command: str | None,
 ) -> MapResult:
     """Write `report.html` and `map.json`; return the result with both among its files."""
     likeness = look_at_domain(result, survey, trained_pixels(cards))
-    warnings = likeness.warnings
+    warnings = (*reading_warnings(survey), *likeness.warnings)
     took = result.prediction
     names = [path.name for path in models]
     origin = {
@@ -378,7 +411,7 @@ def _report(
         "settings": stated,
         "threshold": result.threshold,
         "warnings": list(warnings),
-        "command": command_line(),
+        "command": command,
         "machine": describe_machine(),
         "seconds": None if took is None else round(took.seconds, 3),
         "model_seconds": None if took is None else round(took.model_seconds, 3),

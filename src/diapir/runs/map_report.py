@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diapir.inference.look import Likeness, compare
+from diapir.io.volume import reading_warnings
 from diapir.models.modelcard import ModelCard
 from diapir.models.pixels import PixelStatistics
 from diapir.report.figures import save_figure
@@ -47,7 +48,8 @@ def write_map_report(
         + f" ({', '.join(map(str, survey['amplitude'].dims))})",
         cards=_cards(result),
         sections=[
-            *([Section("Out of domain", text=likeness.warnings)] if likeness.warnings else []),
+            *_warnings("Read in doubt", reading_warnings(survey)),
+            *_warnings("Out of domain", likeness.warnings),
             _bodies_section(result),
             _horizon_section(result),
             _sections_section(result, survey),
@@ -80,6 +82,10 @@ def look_at_domain(result: "MapResult", survey: Any, trained: PixelStatistics) -
     """Return how like the training data the survey is, through the networks' eyes."""
     scales = result.tiling.trace_scale, result.tiling.sample_scale
     return compare(survey, result.look, scales, trained)
+
+
+def _warnings(title: str, texts: Sequence[str]) -> list[Section]:
+    return [Section(title, text=list(texts))] if texts else []
 
 
 def _cards(result: "MapResult") -> list[Card]:

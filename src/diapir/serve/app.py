@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from fastapi import APIRouter, FastAPI, Security
 from fastapi.responses import Response
@@ -20,7 +20,7 @@ from diapir.serve.jobs import Jobs
 from diapir.serve.metrics import Metrics
 from diapir.serve.models import Models
 from diapir.serve.predict_routes import predict_router
-from diapir.serve.problems import describe, handle_problems
+from diapir.serve.problems import LOG, Problem, Refused, describe, handle_problems
 from diapir.serve.settings import ServeSettings
 from diapir.serve.surveys import SurveyFolders
 from diapir.serve.viewer.library import Library, open_library
@@ -50,12 +50,15 @@ def create_app(settings: ServeSettings) -> FastAPI:
         surveys = SurveyFolders(settings.surveys)
         jobs = Jobs(settings.jobs, surveys, models, settings, metrics)
     library = _library(settings) if settings.views else None
+    running: list[asyncio.Task[None]] = []
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        running = [asyncio.create_task(batcher.run())]
+        running[:] = [asyncio.create_task(batcher.run(), name="predictions")]
         if jobs is not None:
-            running.append(asyncio.create_task(jobs.run()))
+            running.append(asyncio.create_task(jobs.run(), name="jobs"))
+        for task in running:
+            task.add_done_callback(_log_end)
         yield
         models.stop()
         for task in running:
@@ -76,7 +79,7 @@ def create_app(settings: ServeSettings) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     handle_problems(app)
-    app.include_router(_health_router(models))
+    app.include_router(_health_router(models, running))
     # the guard asks for the token; this tells the OpenAPI of it
     known = [Security(HTTPBearer(auto_error=False))] if settings.token else []
     app.include_router(_metrics_router(metrics), dependencies=known)
@@ -113,12 +116,28 @@ def _library(settings: ServeSettings) -> Library:
     )
 
 
-def _health_router(models: Models) -> APIRouter:
-    router = APIRouter(tags=["service"])
+def _log_end(task: asyncio.Task[None]) -> None:
+    """Write down what ended a task that should go on until it is cancelled."""
+    if not task.cancelled():
+        LOG.error("no more %s: their task has ended", task.get_name(), exc_info=task.exception())
 
-    @router.get("/health", responses=describe())
+
+def _health_router(models: Models, running: Sequence["asyncio.Task[None]"]) -> APIRouter:
+    router = APIRouter(tags=["service"])
+    ended = {"model": Problem, "description": "What predicts, or what runs jobs, has ended."}
+
+    @router.get("/health", responses={**describe(), 503: ended})
     async def health() -> Health:
-        """Return that the service answers; needs no token."""
+        """Return that the service answers, and that its tasks run; needs no token."""
+        for task in running:
+            if task.done():
+                raise Refused(
+                    503,
+                    Problem(
+                        what=f"the service does no {task.get_name()} any more",
+                        mend="Ask who runs the service to look into its log and to restart it.",
+                    ),
+                )
         return Health(status="ok", version=__version__, models=len(models.infos()))
 
     return router

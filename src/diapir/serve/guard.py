@@ -1,5 +1,6 @@
 """Stands before every route: who may come in, how much they may bring, what every answer says."""
 
+import asyncio
 import base64
 import binascii
 import hmac
@@ -27,7 +28,7 @@ _PAGE_POLICY = "frame-ancestors 'none'; base-uri 'self'; form-action 'self'"
 
 
 class Guard:
-    """Checks host, token and size, adds security headers, counts, and catches what fails.
+    """Checks host, token and bodies, adds security headers, counts, and catches what fails.
 
     Starlette's own limit on bodies answers in plain text where a route does not read its body,
     and its check of hosts always does; here every error is a `Problem`.
@@ -124,15 +125,22 @@ class Guard:
         return self._settings.max_bytes if scope["path"] == "/predict" else _SMALL_BODY
 
     def _limited(self, scope: Scope, receive: Receive) -> Receive:
-        """Return a `receive` that counts, for bodies that do not say their length."""
-        limit, found = self._limit(scope), 0
+        """Return a `receive` that counts, for bodies without a length, and does not wait long."""
+        limit, found, whole = self._limit(scope), 0, False
+        seconds = self._settings.body_timeout_s
+        deadline = asyncio.get_running_loop().time() + seconds
 
         async def counting() -> Message:
-            nonlocal found
-            message = await receive()
+            nonlocal found, whole
+            try:
+                async with asyncio.timeout_at(None if whole else deadline):
+                    message = await receive()
+            except TimeoutError as error:
+                raise _too_slow(seconds) from error
             found += len(message.get("body", b""))
             if found > limit:
                 raise _too_large(limit, {"Connection": "close"})
+            whole = not message.get("more_body", False)
             return message
 
         return counting
@@ -146,6 +154,15 @@ def _too_large(limit: int, headers: dict[str, str]) -> Refused:
         mend="Cut the section, or send it compressed as PNG.",
     )
     return Refused(413, problem, headers)
+
+
+def _too_slow(seconds: float) -> Refused:
+    problem = Problem(
+        what=f"the body did not come within {seconds:g} seconds",
+        where="body",
+        mend="Send it over a faster connection, or send less.",
+    )
+    return Refused(408, problem, {"Connection": "close"})
 
 
 def _is_foreign(headers: Headers) -> bool:

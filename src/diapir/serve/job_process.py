@@ -54,8 +54,8 @@ def do_job(spec: dict[str, Any], tell: Any) -> dict[str, Any]:
     """Map a survey and return the names of its files and what the user should know.
 
     Args:
-        spec: `source`, `out`, `model`, `request` (a `jobs.JobRequest`), `workers`, `device` and
-            `flip`.
+        spec: `source`, `out`, `model`, `request` (a `jobs.JobRequest`), `folders` (that may be
+            read), `workers`, `device` and `flip`.
         tell: As in `map_survey`.
 
     Raises:
@@ -70,6 +70,8 @@ def do_job(spec: dict[str, Any], tell: Any) -> dict[str, Any]:
         workers=Workers(spec["workers"]),
         options=spec["request"]["segy"],
         device=spec["device"],
+        name=spec["request"]["survey"],
+        segy_folders=[Path(folder) for folder in spec["folders"]],
         progress=False,
         tell=tell,
     )

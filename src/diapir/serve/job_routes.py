@@ -26,10 +26,10 @@ def job_router(jobs: Jobs, surveys: SurveyFolders) -> APIRouter:
         """
         return await to_thread.run_sync(surveys.page, query)
 
-    @router.post("/jobs", status_code=202, responses=describe(404, 409, 503))
+    @router.post("/jobs", status_code=202, responses=describe(404, 408, 409, 503, 507))
     async def start_job(request: JobRequest, response: Response) -> Job:
         """Map a survey: probability, mask, horizons, bodies, meshes, report."""
-        job = jobs.add(request)
+        job = await jobs.add(request)
         response.headers["Location"] = f"/jobs/{job.id}"
         return job
 
@@ -43,7 +43,7 @@ def job_router(jobs: Jobs, surveys: SurveyFolders) -> APIRouter:
         """Return a job and how far it is."""
         return jobs.find(id)
 
-    @router.delete("/jobs/{id}", responses=describe(404, 409))
+    @router.delete("/jobs/{id}", responses=describe(404, 409, 507))
     async def cancel_job(
         id: Id,  # noqa: A002
         remove: Annotated[
@@ -51,9 +51,9 @@ def job_router(jobs: Jobs, surveys: SurveyFolders) -> APIRouter:
         ] = False,
     ) -> Job:
         """Cancel a job that waits or runs; what it has predicted is kept to be resumed."""
-        return jobs.remove(id) if remove else jobs.cancel(id)
+        return await jobs.remove(id) if remove else jobs.cancel(id)
 
-    @router.post("/jobs/{id}/resume", status_code=202, responses=describe(404, 409, 503))
+    @router.post("/jobs/{id}/resume", status_code=202, responses=describe(404, 409, 503, 507))
     async def resume_job(id: Id) -> Job:  # noqa: A002
         """Go on with a job that failed or was cancelled, where it was."""
         return jobs.resume(id)

@@ -9,9 +9,13 @@ import signal
 import sys
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
+from anyio import to_thread
+
+from diapir.errors import RunError
 from diapir.io.atomic import write_text_atomic
 from diapir.runs.folder import RunFolder
 from diapir.serve.job_record import Job, JobRequest, State, read_jobs
@@ -66,8 +70,8 @@ class Jobs:
     async def run(self) -> None:
         """Run the jobs that wait, until cancelled; what runs then will go on another time."""
         for job in self._jobs.values():
-            if job.state == "running":  # when the service ended
-                self._change(job, "waiting")
+            if job.state == "running":  # when the service ended, as the disk may go on saying
+                job.state = "waiting"
         self._count()
         while True:
             waiting = [job for job in self._jobs.values() if job.state == "waiting"]
@@ -77,8 +81,11 @@ class Jobs:
                 continue
             try:
                 await self._map(waiting[0])
-            except Exception:  # such as a full disk; the other jobs go on
-                waiting[0].state, waiting[0].problem = "failed", internal_error().problem
+            except Exception:  # such as a full disk, which cannot take this either; others go on
+                job, problem = waiting[0], internal_error().problem
+                if not _has_ended(job):
+                    job.state, job.problem, job.ended = "failed", problem, _now()
+                    self._count()
 
     def close(self) -> None:
         """Let another service use the folder."""
@@ -99,14 +106,15 @@ class Jobs:
             raise Refused(404, problem)
         return self._jobs[id_]
 
-    def add(self, request: JobRequest) -> Job:
+    async def add(self, request: JobRequest) -> Job:
         """Return a new job that waits for its turn.
 
         Raises:
             Refused: There is no such survey or model, or no room.
+            RunError: The disk cannot take it.
         """
         self._models.choose(request.model)
-        self._survey(request.survey)
+        await self._survey(request.survey)
         self._check_room()
         if len(self._jobs) >= self._settings.job_keep:
             problem = Problem(
@@ -116,9 +124,12 @@ class Jobs:
             )
             raise Refused(409, problem)
         job = Job(id=secrets.token_hex(8), state="waiting", request=request, created=_now())
-        (self._folder.path / job.id).mkdir()
         self._jobs[job.id] = job
-        self._change(job, "waiting")
+        try:
+            self._change(job, "waiting")
+        except RunError:
+            await self._drop(job)
+            raise
         self._news.set()
         return job
 
@@ -127,13 +138,13 @@ class Jobs:
 
         Raises:
             Refused: There is no such job, it has not ended, it is done, or there is no room.
+            RunError: The disk cannot take it.
         """
         job = self.find(id_)
         if job.state not in ("failed", "cancelled"):
             raise _wrong_state(job, "failed or cancelled")
         self._check_room()
-        job.problem, job.ended = None, None
-        self._change(job, "waiting")
+        self._change(job, "waiting", problem=None, ended=None)
         self._news.set()
         return job
 
@@ -142,27 +153,26 @@ class Jobs:
 
         Raises:
             Refused: There is no such job, or it has ended.
+            RunError: The disk cannot take it; the job has failed then, where it ran.
         """
         job = self.find(id_)
-        if job.state not in ("waiting", "running"):
+        if _has_ended(job):
             raise _wrong_state(job, "waiting or running")
-        self._change(job, "cancelled")
         if job is self._running:
             self._stop(signal.SIGTERM)
+        self._change(job, "cancelled")
         return job
 
-    def remove(self, id_: str) -> Job:
+    async def remove(self, id_: str) -> Job:
         """Return a job that has ended and is removed now, with its results.
 
         Raises:
             Refused: There is no such job, or it has not ended.
         """
         job = self.find(id_)
-        if job.state in ("waiting", "running") or job is self._running:
+        if not _has_ended(job) or job is self._running:
             raise _wrong_state(job, "done, failed or cancelled, and its process at an end")
-        del self._jobs[id_]
-        shutil.rmtree(self._folder.path / job.id, ignore_errors=True)
-        self._count()
+        await self._drop(job)
         return job
 
     def file(self, id_: str, name: str) -> Path:
@@ -179,8 +189,8 @@ class Jobs:
             raise Refused(404, problem)
         return self._folder.path / job.id / "map" / name
 
-    def _survey(self, name: str) -> Path:
-        found = self._surveys.find()
+    async def _survey(self, name: str) -> Path:
+        found = await to_thread.run_sync(self._surveys.find)  # over a network it may take long
         if name not in found:
             problem = Problem(
                 what=f"there is no survey {name[:200]!r}",
@@ -199,10 +209,13 @@ class Jobs:
     async def _map(self, job: Job) -> None:
         """Run one job to its end."""
         try:
-            source = self._survey(job.request.survey)
+            source = await self._survey(job.request.survey)
             model = self._models.path(self._models.choose(job.request.model))
         except Refused as error:  # it was there when the job was made
-            self._fail(job, error.problem)
+            if not _has_ended(job):
+                self._fail(job, error.problem)
+            return
+        if _has_ended(job):  # cancelled in the meantime
             return
         out = self._folder.path / job.id
         names = {str(source): job.request.survey, str(out): "the job", str(model): "the model"}
@@ -211,14 +224,15 @@ class Jobs:
             "out": str(out / "map"),
             "model": str(model),
             "request": job.request.model_dump(),
+            "folders": [str(folder) for folder in self._surveys.folders],
             "workers": self._settings.job_workers,
             "device": self._settings.options.device,
             "flip": self._settings.options.flip,
         }
-        self._running = job
-        self._change(job, "running")
         told: dict[str, Any] = {}
+        self._running = job
         try:
+            self._change(job, "running")
             with (out / "log.txt").open("a") as log:
                 process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-m", "diapir.serve.job_process", str(os.getpid())),
@@ -257,14 +271,19 @@ class Jobs:
     def _end(self, job: Job, told: dict[str, Any], names: dict[str, str]) -> None:
         """Give a job whose process has ended its results, or its problem."""
         if "files" in told:
-            job.files, job.ended = told["files"], _now()
-            job.news = [_renamed(text, names) or "" for text in told["news"]]
-            self._change(job, "done")
+            news = [_renamed(text, names) or "" for text in told["news"]]
+            self._change(job, "done", files=told["files"], news=news)
         elif "problem" in told:
             texts = {key: _renamed(text, names) for key, text in told["problem"].items()}
             self._fail(job, Problem(**texts))
         else:
             self._fail(job, _died())
+
+    async def _drop(self, job: Job) -> None:
+        del self._jobs[job.id]
+        self._count()
+        folder = self._folder.path / job.id
+        await to_thread.run_sync(partial(shutil.rmtree, folder, ignore_errors=True))
 
     async def _reap(self) -> None:
         """Wait for the process to end, and make it if it does not."""
@@ -285,22 +304,30 @@ class Jobs:
             _signal(self._process, number)
 
     def _fail(self, job: Job, problem: Problem) -> None:
-        job.problem = problem
-        self._change(job, "failed")
+        self._change(job, "failed", problem=problem)
 
-    def _change(self, job: Job, state: State) -> None:
-        """Give a job a state, on the disk too."""
-        job.state = state
-        if state in ("failed", "cancelled"):
-            job.ended = _now()
-        text = job.model_dump_json(indent=2) + "\n"
+    def _change(self, job: Job, state: State, **more: Any) -> None:
+        """Give a job a state and other values, on the disk first.
+
+        Raises:
+            RunError: The disk cannot take them; the job is as it was.
+        """
+        ended = {} if state in ("waiting", "running") else {"ended": _now()}
+        changes = {"state": state, **ended, **more}
+        text = job.model_copy(update=changes).model_dump_json(indent=2) + "\n"
         write_text_atomic(self._folder.path / job.id / "job.json", text, sync=False)
+        for name, value in changes.items():
+            setattr(job, name, value)
         self._count()
 
     def _count(self) -> None:
         for state in get_args(State):
             count = sum(job.state == state for job in self._jobs.values())
             self._metrics.jobs.labels(state).set(count)
+
+
+def _has_ended(job: Job) -> bool:
+    return job.state in ("done", "failed", "cancelled")
 
 
 def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:

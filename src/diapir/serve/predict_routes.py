@@ -21,7 +21,7 @@ from diapir.models.modelcard import ModelCard
 from diapir.runs.map import MapSettings, choose_look
 from diapir.serve.batcher import Batcher
 from diapir.serve.models import ModelInfo, Models
-from diapir.serve.problems import Problem, Refused, describe
+from diapir.serve.problems import Problem, Refused, describe, went_away
 from diapir.serve.settings import ServeSettings
 
 _TYPES = ("image/png", "image/tiff", "application/x-npy", "application/octet-stream")
@@ -124,7 +124,7 @@ def predict_router(models: Models, batcher: Batcher, settings: ServeSettings) ->
         declared = request.headers.get("content-length", "")
         size = int(declared) if declared.isdecimal() else settings.max_bytes
         with batcher.seat(size):
-            body = await _read(request, settings.body_timeout_s)
+            body = await request.body()
             card = models.card(name)
             grey = await to_thread.run_sync(_to_grey, body, query, card, limiter=codecs)
             del body
@@ -146,19 +146,6 @@ def _check_type(request: Request) -> None:
             mend="Send the file itself as the body, not a form.",
         )
         raise Refused(415, problem)
-
-
-async def _read(request: Request, timeout_s: float) -> bytes:
-    try:
-        async with asyncio.timeout(timeout_s):
-            return await request.body()
-    except TimeoutError as error:
-        problem = Problem(
-            what=f"the body did not come within {timeout_s:g} seconds",
-            where="body",
-            mend="Send it over a faster connection, or send less.",
-        )
-        raise Refused(408, problem, {"Connection": "close"}) from error
 
 
 def _to_grey(body: bytes, query: PredictQuery, card: ModelCard) -> NDArray[np.uint8]:
@@ -189,7 +176,7 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, Found]) -> Fo
         await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        raise Refused(400, Problem(what="the client went away"))
+        raise went_away()
     finally:
         for one in (task, gone):
             one.cancel()

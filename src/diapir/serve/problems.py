@@ -10,10 +10,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from diapir.errors import DeviceError, DiapirError
+from diapir.errors import DeviceError, DiapirError, RunError
+from diapir.io.atomic import DISK_ERRORS
 
-_LOG = logging.getLogger("uvicorn.error")  # the one that the server writes to standard error
+LOG = logging.getLogger("uvicorn.error")
+"""What the server writes to standard error."""
+
 _MOST_TEXT = 300
 _SHORT = Repr()  # values in requests may be long and deep
 _SHORT.maxstring = 80
@@ -62,6 +66,11 @@ def busy(what: str, seconds: int) -> Refused:
     )
 
 
+def went_away() -> Refused:
+    """Return what is counted as the answer where the client has gone away; nobody reads it."""
+    return Refused(400, Problem(what="the client went away"))
+
+
 def describe(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return what the OpenAPI says of these error statuses and of those that any route has."""
     every = (400, 401, 405, 413, 422, 500, *statuses)
@@ -71,13 +80,15 @@ def describe(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def handle_problems(app: FastAPI) -> None:
     """Make an app answer every error as a `Problem`."""
     app.add_exception_handler(DiapirError, _unusable)
+    app.add_exception_handler(RunError, _unwritable)
+    app.add_exception_handler(ClientDisconnect, _hung_up)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
 
 
 def internal_error() -> Refused:
     """Return the answer to a request that fails by a fault of ours; the log has the traceback."""
-    _LOG.exception("a request failed")
+    LOG.exception("a request failed")
     return Refused(
         500,
         Problem(
@@ -99,6 +110,7 @@ _MEANING = {
     422: "The request or the file in it cannot be used.",
     500: "The service failed; the fault is not in the request.",
     503: "There is no room now; `Retry-After` says when to try again.",
+    507: "The disk of the service is full.",
 }
 
 
@@ -107,6 +119,21 @@ async def _unusable(_: Request, error: Exception) -> JSONResponse:
     # a full device is no fault of the request
     status = 500 if isinstance(error, DeviceError) else 422
     return Refused(status, Problem.of(error)).answer()
+
+
+async def _unwritable(_: Request, error: Exception) -> JSONResponse:
+    """Answer where a place of ours cannot be written; the log has the path of it."""
+    LOG.error("%s", error)
+    full = getattr(error.__cause__, "errno", None) in DISK_ERRORS
+    problem = Problem(
+        what="the service cannot write to its disk",
+        mend="Remove jobs that have ended, or ask who runs the service to look into its log.",
+    )
+    return Refused(507 if full else 500, problem).answer()
+
+
+async def _hung_up(_: Request, __: Exception) -> JSONResponse:
+    return went_away().answer()
 
 
 async def _invalid(_: Request, error: Exception) -> JSONResponse:

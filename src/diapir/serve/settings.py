@@ -27,7 +27,7 @@ class ServeSettings:
         queue: Sections that are held at a time, the ones that are being predicted included.
         held_pixels: Of sections that are decoded and wait.
         linger_s: How long a section waits for others to be predicted with it.
-        body_timeout_s: How long a client may take to send its file.
+        body_timeout_s: How long a client may take to send a body.
         options: How the models are applied.
         job_queue: Jobs that may wait.
         job_keep: Jobs that are kept, finished ones included.

@@ -88,6 +88,11 @@ class SurveyFolders:
         labels = unique_names(folder.name or "root" for folder in resolved)
         self._roots = dict(zip(labels, resolved, strict=True))
 
+    @property
+    def folders(self) -> list[Path]:
+        """The allowed folders."""
+        return list(self._roots.values())
+
     def find(self) -> dict[str, tuple[Path, SurveyInfo]]:
         """Return path and description of each survey by its name, without the sizes."""
         return self._look()[0]
