@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from diapir.config import ModelConfig, Recipe
 from diapir.errors import RunError
 from diapir.export import onnx as exporting
 from diapir.export.onnx import export_model
+from diapir.inference.postprocess import make_masks
 from diapir.inference.predict import Predictor
 from diapir.models.maskrule import MaskRule
 from diapir.models.modelcard import ModelCard
@@ -144,4 +146,35 @@ def test_the_verb_and_the_example_work_together(tmp_path: Path) -> None:
     found = np.load(tmp_path / "masks.npy")
     assert (found != wanted).mean() < 1e-3
     assert 0 < found.mean() < 1
-    assert len(EXAMPLE.read_text().splitlines()) <= 36
+    assert len(EXAMPLE.read_text().splitlines()) <= 60
+
+
+def run_example(folder: Path, pixels: np.ndarray) -> subprocess.CompletedProcess[str]:
+    np.save(folder / "images.npy", pixels)
+    program = [sys.executable, str(EXAMPLE), "salt.onnx", "images.npy", "masks.npy"]
+    return subprocess.run(program, capture_output=True, text=True, cwd=folder)
+
+
+def test_the_example_cleans_masks_as_diapir_does(tmp_path: Path) -> None:
+    # of these tiles the rule drops some, bodies and whole ones
+    rule = MaskRule(min_body=5, min_peak=0.54, empty_below=2107.0)
+    predictor = Predictor([network()], 0.52, rule=rule, precision="float32")
+    export_model(predictor, card(), tmp_path / "salt.onnx")
+    pixels = images(6, 60, 70)
+    done = run_example(tmp_path, pixels)
+    assert not done.returncode, done.stderr
+    probs = predictor.predict_probs(pixels)
+    found, wanted = np.load(tmp_path / "masks.npy"), predictor.make_masks(probs)
+    for weaker in ({"min_body": 0}, {"min_peak": 0.0}, {"empty_below": 0.0}):  # each counts here
+        assert (make_masks(probs, 0.52, replace(rule, **weaker)) != wanted).sum() > 20, weaker
+    assert wanted.any()
+    assert (found != wanted).sum() < 5
+
+
+def test_the_example_refuses_a_model_that_wants_depths(tmp_path: Path) -> None:
+    predictor = Predictor([network(depth_channel=True)], precision="float32")
+    export_model(predictor, card(), tmp_path / "salt.onnx")
+    refused = run_example(tmp_path, images(1, 60, 70))
+    assert refused.returncode == 1
+    assert len(refused.stderr.splitlines()) == 1
+    assert "salt.onnx: this model wants the depth of each image" in refused.stderr
