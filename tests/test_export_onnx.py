@@ -213,3 +213,15 @@ def test_the_example_refuses_a_model_that_wants_depths(tmp_path: Path) -> None:
     assert refused.returncode == 1
     assert len(refused.stderr.splitlines()) == 1
     assert "salt.onnx: this model wants the depth of each image" in refused.stderr
+
+
+@pytest.mark.parametrize("mode", ["reflect", "edge", "none"])
+def test_the_graph_pads_images_smaller_than_a_stride(mode: str, tmp_path: Path) -> None:
+    deep = {"scratch_channels": (4,) * 5, "decoder_channels": (4,) * 4}  # a stride of 16
+    predictor = Predictor([network(pad_mode=mode, **deep)], precision="float32")
+    export_model(predictor, origins(), tmp_path / "salt.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "salt.onnx")
+    for shape in ((1, 1, 1), (2, 5, 15), (1, 9, 200), (1, 16, 17)):
+        pixels = images(*shape)
+        (probs,) = session.run(["probs"], {"images": pixels[:, None]})
+        assert np.abs(probs[:, 0] - predictor.predict_probs(pixels)).max() < 1e-5, shape

@@ -38,8 +38,11 @@ PROBS = "probs"
 AGREEMENT = 1e-4
 """Largest difference of probabilities between the exported file and the model."""
 _Run = Callable[[dict[str, NDArray[Any]]], NDArray[np.float32]]
-_CHECKED_SHAPES = ((3, 101, 101), (1, 128, 160), (2, 77, 240))
-"""Of the images that the check predicts, one set for each: another number, another size."""
+_CHECKED_SHAPES = ((3, 101, 101), (1, 128, 160), (2, 77, 240), (1, 20, 45), (1, 9, 9))
+"""Of the images that the check predicts, one set for each: another number, another size.
+
+The last are smaller than a stride, and too small to be mirrored up to one.
+"""
 
 
 @dataclass(frozen=True)

@@ -201,6 +201,8 @@ class SaltNet(nn.Module):
         return Outputs(on_images(logits), aux, salt)
 
     def _padded(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        if is_traced():
+            return _padded_in_graph(x, self.stride, self.config.pad_mode)
         # below one stride even 'none' pads: some encoders would halve the tile away
         if self.config.pad_mode == "none" and min(x.shape[-2:]) >= self.stride:
             return x, (0, 0)
@@ -264,6 +266,27 @@ def _at_tile_side(images: Tensor, tile_side: int | None) -> Tensor:
         max(1, (2 * side * tile_side + TILE_SIZE) // (2 * TILE_SIZE)) for side in images.shape[-2:]
     )
     return _resize(images, (height, width))
+
+
+def _padded_in_graph(x: Tensor, stride: int, mode: str) -> tuple[Tensor, tuple[int, int]]:
+    """Return what `SaltNet._padded` does, chosen in the graph by the size that an image has there.
+
+    A condition of Python is settled while a graph is traced, for the one size that it is traced
+    with; so pixels are picked by indices that follow from the size.
+    """
+    sides = torch.stack([torch.as_tensor(side) for side in x.shape[-2:]])
+    missing = (stride - sides % stride) % stride
+    if mode == "none":
+        missing = missing * (sides.min() < stride)
+    before = missing // 2
+    for dim, (side, more, start) in enumerate(zip(sides, missing, before, strict=True), start=2):
+        place, last = torch.arange(side + more) - start, side - 1
+        chosen = place.clamp(min=0).minimum(last)
+        if mode == "reflect":
+            mirrored = last - (last - place.abs()).abs()
+            chosen = torch.where((missing - before < sides).all(), mirrored, chosen)
+        x = x.index_select(dim, chosen)
+    return x, (before[0], before[1])  # type: ignore[return-value]  # a trace counts in tensors
 
 
 def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
