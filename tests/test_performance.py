@@ -2,6 +2,7 @@
 
 import doctest
 import json
+import time
 from pathlib import Path
 
 import performance
@@ -31,6 +32,20 @@ def test_a_candidate_that_changes_the_threads_is_refused() -> None:
             )
     finally:
         torch.set_num_threads(before)
+
+
+def test_garbage_of_before_counts_neither_as_time_nor_as_busy_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def burn() -> None:
+        until = time.process_time() + 0.2
+        while time.process_time() < until:
+            pass
+
+    monkeypatch.setattr(protocol.gc, "collect", burn)
+    found = protocol.compare(lambda: time.sleep(0.02), burn, rounds=3, warm_up=0)
+    assert found.cores is not None
+    assert found.cores[0] < 0.1 < found.cores[1]  # others may take a part of the processor
 
 
 def test_the_ratio_is_the_median_of_the_rounds() -> None:
