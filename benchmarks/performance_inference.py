@@ -194,11 +194,14 @@ def _accuracy(setting: Setting, name: str, path: Path) -> list[Row]:
 
 
 def _logit_error(setting: Setting, path: Path, tiles: Tiles) -> tuple[float, float, str]:
-    """Return the largest difference from eager float32, the share looked at, and the engine."""
+    """Return the largest difference from eager float32, the share looked at, and the engine.
+
+    The eager one is the processor's: a card may have its own idea of float32.
+    """
     few = tiles.subset(np.arange(min(len(tiles), 256)))
     logits = []
-    for engine in ("eager", setting.effort.engine):
-        chosen = options("float32", engine, flip=False, device=setting.device)
+    for engine, device in (("eager", "cpu"), (setting.effort.engine, setting.device)):
+        chosen = options("float32", engine, flip=False, device=device)
         one = ready(path, few.images, chosen)
         probs = one.predictor.predict_probs(few.images, few.z_feet)
         wide = probs.astype(np.float64)

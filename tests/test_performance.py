@@ -4,6 +4,7 @@ import doctest
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import performance
 import performance_page
@@ -181,3 +182,27 @@ def test_the_bare_loop_makes_the_steps_of_the_product(tmp_path: Path) -> None:
     bare()
     assert any(not torch.equal(a, b) for a, b in zip(before, bare.net.parameters(), strict=True))
     assert bare.next_batch()[0].shape == (2, 1, 101, 101)
+
+
+def test_the_exact_path_of_a_card_is_held_to_the_processor(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import numpy as np
+    import performance_inference as inference
+    from performance_setting import Setting
+
+    from diapir.data.synthetic import generate_tiles
+    from diapir.inference.predict import PredictOptions
+
+    off = {"cpu": 0.0, "cuda": 0.01}
+
+    def answer(_: Path, images: np.ndarray, chosen: PredictOptions) -> SimpleNamespace:
+        probs = np.full(images.shape, 0.5 + off[chosen.device], np.float32)
+        predictor = SimpleNamespace(predict_probs=lambda *_: probs)
+        return SimpleNamespace(predictor=predictor, engine=chosen.engine)
+
+    monkeypatch.setattr(inference, "ready", answer)
+    setting = Setting(protocol.TINY, None, tmp_path, tmp_path, device="cuda")
+    error, share, _ = inference._logit_error(setting, tmp_path, generate_tiles(2, seed=0))
+    assert error == pytest.approx(0.04, abs=0.001)
+    assert share == 1

@@ -143,10 +143,16 @@ class SaltNet(nn.Module):
     def set_precision(self, precision: str, device: str) -> None:
         """Choose the dtype of the convolutions: 'float32', 'bf16', or the faster one ('auto').
 
-        On a CPU 'auto' is bf16 where the processor has instructions for it, else float32.
+        On a CPU 'auto' is bf16 where the processor has instructions for it, else float32. Once a
+        network is to compute in float32 on a card, no convolution of this process uses TF32 there,
+        whose mantissa has 10 bits and which torch allows by default.
+
+        Source: PyTorch, CUDA semantics, TensorFloat-32.
         """
         if precision == "auto" and device == "cpu":
             precision = fastest_precision()
+        if precision == "float32" and device != "cpu":
+            torch.backends.cudnn.allow_tf32 = False
         self.autocast_dtype = None if precision == "float32" else torch.bfloat16
 
     def forward(self, images: Tensor, z_feet: Tensor | None = None) -> Tensor:
