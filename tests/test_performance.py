@@ -206,3 +206,31 @@ def test_the_exact_path_of_a_card_is_held_to_the_processor(
     error, share, _ = inference._logit_error(setting, tmp_path, generate_tiles(2, seed=0))
     assert error == pytest.approx(0.04, abs=0.001)
     assert share == 1
+
+
+def test_submissions_take_turns_with_their_predictor_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from dataclasses import replace
+
+    import performance_submission as submission
+    from performance_setting import Setting
+
+    turns: list[str] = []
+
+    def submit(*_: object) -> submission.Submitted:
+        turns.append("submitted")
+        return submission.Submitted(2, 3.0 * len(turns), 1.0, 0.5, 100.0 * len(turns))
+
+    alone = SimpleNamespace(predict_probs=lambda images: turns.append(f"{len(images)} alone"))
+    monkeypatch.setattr(submission, "submit_apart", submit)
+    monkeypatch.setattr(
+        submission, "ready", lambda *_: SimpleNamespace(predictor=alone, engine="eager")
+    )
+    monkeypatch.setattr(submission, "keep_freed_memory", lambda: None)
+    effort = replace(protocol.TINY, rounds=3)
+    found = submission.measure_submission(Setting(effort, None, tmp_path, tmp_path)).rows
+    assert turns == ["submitted", "2 alone", "2 alone", "submitted", "submitted", "2 alone"]
+    assert [row.rounds for row in found[:4]] == [3, 3, 3, 3]
+    assert (found[2].value, found[2].quartiles) == (24.0, (15.0, 27.0))
+    assert found[4].value == 500
