@@ -234,3 +234,44 @@ def test_submissions_take_turns_with_their_predictor_alone(
     assert [row.rounds for row in found[:4]] == [3, 3, 3, 3]
     assert (found[2].value, found[2].quartiles) == (24.0, (15.0, 27.0))
     assert found[4].value == 500
+
+
+def test_memory_of_the_packaged_model_is_taken_with_a_cold_and_with_a_warm_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import os
+
+    import performance_growth as growth
+    from performance_setting import Setting
+    from performance_submission import Submitted
+
+    from diapir.io.digests import file_sha256
+
+    calls: list[tuple[int, str]] = []
+
+    def submit(_: Setting, models: list[Path], __: Path) -> Submitted:
+        calls.append((len({file_sha256(model) for model in models}), os.environ["DIAPIR_CACHE"]))
+        return Submitted(22_000, 1.0, 1.0, 1.0, 100.0 * len(calls))
+
+    monkeypatch.setattr(growth, "submit_apart", submit)
+    (tmp_path / "data").mkdir()
+    setting = Setting(protocol.FULL, None, tmp_path, tmp_path)
+    rows = growth.packaged_memory(setting, tmp_path / "data")
+    assert [models for models, _ in calls] == [1, 1, 2, 2]
+    caches = [cache for _, cache in calls]
+    assert caches[0] == caches[1] != caches[2] == caches[3]
+    assert [row.value for row in rows] == [100, 200, 300, 400]
+    assert [row.what.partition(" by ")[2] for row in rows] == [
+        "the packaged model, cold cache",
+        "the packaged model, warm cache",
+        "an ensemble of two of its kind, cold cache",
+        "an ensemble of two of its kind, warm cache",
+    ]
+
+
+def test_tables_of_growth_say_what_computed(tmp_path: Path) -> None:
+    from performance_growth import _models, _table
+    from performance_setting import Setting
+
+    found = _models(Setting(protocol.TINY, None, tmp_path, tmp_path))
+    assert "recipe `demo`, computed by eager, float32" in _table(found).note
