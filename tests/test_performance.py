@@ -275,3 +275,29 @@ def test_tables_of_growth_say_what_computed(tmp_path: Path) -> None:
 
     found = _models(Setting(protocol.TINY, None, tmp_path, tmp_path))
     assert "recipe `demo`, computed by eager, float32" in _table(found).note
+
+
+def test_a_note_says_which_tiles_flips_and_scores_are_of() -> None:
+    from performance_inference import _counted_on
+
+    from diapir.data.synthetic import generate_tiles
+
+    fresh, labelled = generate_tiles(3, seed=0), generate_tiles(2, seed=1)
+    assert _counted_on(fresh, fresh, "drawn") == (
+        "Flips and scores are of 3 drawn tiles that did not train it."
+    )
+    assert _counted_on(fresh, labelled, "real") == (
+        "Flips are counted on 3 real test tiles; the scores are of 2 labelled tiles that trained "
+        "it, so only their difference counts."
+    )
+
+
+def test_a_note_says_that_untrained_networks_have_no_pixel_near_the_threshold() -> None:
+    from performance_inference import _Candidate, _told
+
+    from diapir.models.packaged import packaged_model
+
+    untrained = _told(_Candidate("resnet34", packaged_model(), trained=False), 64)
+    assert untrained.startswith("resnet34, untrained, with a head bias of 5 so that no engine")
+    trained = _told(_Candidate("the packaged model", packaged_model(), trained=True), 64)
+    assert trained.startswith("the packaged model: one pass without mirroring over 64 tiles")
