@@ -301,3 +301,23 @@ def test_a_note_says_that_untrained_networks_have_no_pixel_near_the_threshold() 
     assert untrained.startswith("resnet34, untrained, with a head bias of 5 so that no engine")
     trained = _told(_Candidate("the packaged model", packaged_model(), trained=True), 64)
     assert trained.startswith("the packaged model: one pass without mirroring over 64 tiles")
+
+
+def test_predicting_is_measured_with_the_engine_that_is_chosen(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from dataclasses import replace
+
+    from performance_inference import measure_inference
+    from performance_setting import Setting
+
+    from diapir.inference.engine import installed_backends
+
+    monkeypatch.setenv("DIAPIR_CACHE", str(tmp_path / "cache"))
+    effort = replace(protocol.TINY, encoders=(), engine="auto")  # the packaged model alone
+    found = measure_inference(Setting(effort, None, tmp_path, tmp_path))
+    assert [row.what.partition(" path")[0] for row in found.rows] == ["fast", "exact"]
+    _, fast, exact = found.tables[0].cells
+    assert {fast[2].partition(", ")[0], exact[2].partition(", ")[0]} <= set(installed_backends())
+    assert ", float32, " in exact[2]
+    assert len(json.loads((tmp_path / "cache" / "engines.json").read_text())) >= 2
