@@ -321,3 +321,15 @@ def test_predicting_is_measured_with_the_engine_that_is_chosen(
     assert {fast[2].partition(", ")[0], exact[2].partition(", ")[0]} <= set(installed_backends())
     assert ", float32, " in exact[2]
     assert len(json.loads((tmp_path / "cache" / "engines.json").read_text())) >= 2
+
+
+def test_the_peak_is_the_best_of_torch_and_of_the_engine_that_is_used() -> None:
+    from performance_peak import Peak, find_peak
+
+    from diapir.inference.engine import installed_backends
+
+    peak = Peak({"float32": 1.0, "bf16": 5.0}, {"float32": 2.0, "bf16": 4.0}, {"float32": 3.0})
+    assert (peak.of("float32"), peak.of("bf16")) == (3.0, 5.0)
+    found = find_peak(16, 1, "cpu")
+    assert set(found.engine) == (set(found.matrix) if "openvino" in installed_backends() else set())
+    assert all(rate > 0 for rate in found.engine.values())
