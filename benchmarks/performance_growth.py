@@ -1,11 +1,14 @@
 """How cost grows with tiles, with their size, with the models of an ensemble and with workers."""
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
@@ -21,12 +24,16 @@ from diapir.inference.predict import Predictor, load_predictor
 from diapir.io.atomic import write_bytes_atomic
 from diapir.io.rle import encode_rle_many
 from diapir.metrics.score import competition_score
+from diapir.models.modelfile import load_model, save_model
+from diapir.models.packaged import packaged_model
 from diapir.report import style
 from diapir.report.figures import save_figure
 from diapir.runs.machine import keep_freed_memory
 
 LINEAR = 1.1
 """The largest slope in a log-log plot that counts as linear; the tenth is for noise."""
+TOY = "a toy network of two levels"
+"""What the submissions of the growth are predicted by, so that their own cost shows."""
 _ROUNDS = 5
 
 
@@ -40,6 +47,7 @@ class Series:
         sizes: Its values, rising.
         costs: One a size.
         unit: Of the costs.
+        note: What computed, where a network did.
     """
 
     what: str
@@ -47,6 +55,7 @@ class Series:
     sizes: Sequence[float]
     costs: Sequence[float]
     unit: str = "s"
+    note: str = ""
 
     @property
     def slope(self) -> float:
@@ -64,9 +73,11 @@ def measure_growth(setting: Setting) -> Measured:
     found = Measured([_row(setting, one) for one in series])
     tiles, peak = memory.sizes[-1], memory.costs[-1]
     found.rows.append(
-        Row("memory", f"peak memory of submitting {tiles:,} tiles, small model", peak, "MiB",
-            MOST_MIB)
+        Row("memory", f"peak memory of submitting {tiles:,} tiles by {TOY}, warm cache", peak,
+            "MiB", MOST_MIB)
     )  # fmt: skip
+    if setting.effort.gates:
+        found.rows += packaged_memory(setting, draw_competition(setting.work / "data", tiles))
     workers = _workers(setting)
     head = ["workers", "seconds"]
     found.tables.append(
@@ -93,7 +104,10 @@ def _row(setting: Setting, one: Series) -> Row:
 def _table(one: Series) -> Table:
     head = [one.size, f"{one.what}, {one.unit}"]
     return Table(
-        f"{one.what} against {one.size}", head, list(zip(one.sizes, one.costs, strict=True))
+        f"{one.what} against {one.size}",
+        head,
+        list(zip(one.sizes, one.costs, strict=True)),
+        one.note,
     )
 
 
@@ -118,10 +132,36 @@ def _submissions(setting: Setting) -> tuple[Series, Series]:
             peaks[place] = max(peaks[place], *(one.peak_mib for one in found))
     for folder in folders:
         shutil.rmtree(folder)
+    note = f"Predicted by {TOY}."
     return (
-        Series("a submission", "tiles", counts, [min(some) for some in seconds]),
-        Series("peak memory of a submission", "tiles", counts, peaks, "MiB"),
+        Series("a submission", "tiles", counts, [min(some) for some in seconds], note=note),
+        Series("peak memory of a submission", "tiles", counts, peaks, "MiB", note),
     )
+
+
+def packaged_memory(setting: Setting, data: Path) -> list[Row]:
+    """Return the peak memory of submissions by the packaged model and by an ensemble of two.
+
+    Each by a cache that is empty, so that engines are tried and graphs made, and then by what that
+    has left there.
+    """
+    net, card = load_model(packaged_model())
+    with torch.no_grad():
+        net.head.bias += 0.01  # type: ignore[operator]  # other weights have graphs of their own
+    other = setting.work / "other.safetensors"
+    save_model(other, net, card)
+    asked = {"the packaged model": [packaged_model()],
+             "an ensemble of two of its kind": [packaged_model(), other]}  # fmt: skip
+    rows = []
+    for name, models in asked.items():
+        cache = setting.work / f"cache-{len(models)}"
+        for kind in ("cold", "warm"):
+            with mock.patch.dict(os.environ, {"DIAPIR_CACHE": str(cache)}):
+                took = submit_apart(setting, models, data)
+            what = f"peak memory of submitting {took.tiles:,} tiles by {name}, {kind} cache"
+            rows.append(Row("memory", what, took.peak_mib, "MiB", MOST_MIB))
+    shutil.rmtree(data)
+    return rows
 
 
 def _arrays(setting: Setting) -> list[Series]:
@@ -141,7 +181,9 @@ def _sides(setting: Setting) -> Series:
     predictor = _predictor(setting, [model])
     images = [generate_tiles(4, seed=0, size=side, labelled=False).images for side in sides]
     seconds = _seconds([lambda some=some: predictor.predict_probs(some) for some in images])
-    return Series("predicting four tiles", "pixels a tile", [side**2 for side in sides], seconds)
+    pixels = [side**2 for side in sides]
+    note = _computed(predictor)
+    return Series("predicting four tiles", "pixels a tile", pixels, seconds, note=note)
 
 
 def _models(setting: Setting) -> Series:
@@ -155,13 +197,20 @@ def _models(setting: Setting) -> Series:
             write_bytes_atomic(path, model.read_bytes())
         predictors.append(_predictor(setting, paths))
     seconds = _seconds([lambda one=one: one.predict_probs(images) for one in predictors])
-    return Series(f"predicting {len(images)} tiles", "models", counts, seconds)
+    what, note = f"predicting {len(images)} tiles", _computed(predictors[-1])
+    return Series(what, "models", counts, seconds, note=note)
 
 
 def _predictor(setting: Setting, paths: Sequence[Path]) -> Predictor:
     chosen = options("float32", setting.effort.engine, device=setting.device)
     predictor, _ = load_predictor(paths, chosen)
     return predictor
+
+
+def _computed(predictor: Predictor) -> str:
+    """Say what computed, after it did."""
+    engines = "; ".join(predictor.engines.describe())
+    return f"An untrained network of recipe `demo`, computed by {engines}."
 
 
 def _seconds(works: Sequence[Callable[[], object]]) -> list[float]:

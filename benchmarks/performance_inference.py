@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from baseline import plain_unet, predict_plainly
 from numpy.typing import NDArray
-from performance_models import Ready, cpu_recipe, options, plain_recipe, random_model, ready
+from performance_models import SURE, Ready, cpu_recipe, options, plain_recipe, random_model, ready
 from performance_peak import dtypes, gflop_of, peak_of
 from performance_setting import Setting
 from protocol import Measured, Row, Table, compare_each, ratio_row
@@ -24,6 +24,7 @@ PATHS = {"fast": ("auto", "1", 3.5), "exact": ("float32", "2", 2.0)}
 """Each path with its precision, its target and how many times as fast it should be."""
 ALIKE = "as the baseline has it"
 """A network that pads as the baseline does, and has as many channels."""
+_UNTRAINED = f", untrained, with a head bias of {SURE:g} so that no engine flips its pixels"
 _LOWEST, _HIGHEST = 1e-5, 0.99
 
 
@@ -111,18 +112,24 @@ def _compare_models(
         for kind, (_, target, limit) in PATHS.items():
             name = f"{kind} {candidate.name}"
             what = f"{kind} path against the baseline, {candidate.name}"
-            note = (
-                f"{candidate.name}{'' if candidate.trained else ', untrained'}: one pass without "
-                f"mirroring over {len(images)} tiles of 101 x 101; the baseline pads them to 128, "
-                f"Diapir {_own_way(candidate.config)}."
-            )
             gate = setting.gate(limit) if candidate.gated else None
-            found.rows.append(ratio_row(target, what, compared[name], gate, note=note))
+            found.rows.append(
+                ratio_row(target, what, compared[name], gate, note=_told(candidate, len(images)))
+            )
             starts = [first[name].seconds, again[name].seconds]
             shares.append(
                 _share(setting, candidate.name, kind, first[name].engine, gflop,
                        compared[name].candidate, starts)
             )  # fmt: skip
+
+
+def _told(candidate: _Candidate, tiles: int) -> str:
+    """Return the note of a comparison with the baseline."""
+    return (
+        f"{candidate.name}{'' if candidate.trained else _UNTRAINED}: one pass without mirroring "
+        f"over {tiles} tiles of 101 x 101; the baseline pads them to 128, Diapir "
+        f"{_own_way(candidate.config)}."
+    )
 
 
 def _own_way(config: ModelConfig) -> str:
@@ -173,13 +180,10 @@ def _accuracy(setting: Setting, name: str, path: Path) -> list[Row]:
     if labelled is not fresh:
         right, quick = masks_of(labelled)
     scores = [competition_score(masks, labelled.truth) for masks in (right, quick)]
-    score_on = (
-        "" if labelled is fresh else f" {len(labelled):,} labelled tiles, which did train it:"
-    )
     note = (
-        f"{title} on {len(fresh):,} {'real' if real else 'drawn'} tiles that did not train it, "
-        f"mirrored as its recipe says;{score_on} it scores {scores[0]:.4f} in eager "
-        f"float32 and {scores[1]:.4f} on the fast path ({fast.engine})."
+        f"{title}, mirrored as its recipe says: it scores {scores[0]:.4f} in eager float32 and "
+        f"{scores[1]:.4f} on the fast path ({fast.engine}). "
+        + _counted_on(fresh, labelled, "real" if real else "drawn")
     )
     error, counted, engine = _logit_error(setting, path, fresh)
     return [
@@ -193,12 +197,25 @@ def _accuracy(setting: Setting, name: str, path: Path) -> list[Row]:
     ]  # fmt: skip
 
 
+def _counted_on(fresh: Tiles, labelled: Tiles, kind: str) -> str:
+    """Say which tiles flips and scores are of."""
+    if labelled is fresh:
+        return f"Flips and scores are of {len(fresh):,} {kind} tiles that did not train it."
+    return (
+        f"Flips are counted on {len(fresh):,} {kind} test tiles; the scores are of "
+        f"{len(labelled):,} labelled tiles that trained it, so only their difference counts."
+    )
+
+
 def _logit_error(setting: Setting, path: Path, tiles: Tiles) -> tuple[float, float, str]:
-    """Return the largest difference from eager float32, the share looked at, and the engine."""
+    """Return the largest difference from eager float32, the share looked at, and the engine.
+
+    The eager one is the processor's: a card may have its own idea of float32.
+    """
     few = tiles.subset(np.arange(min(len(tiles), 256)))
     logits = []
-    for engine in ("eager", setting.effort.engine):
-        chosen = options("float32", engine, flip=False, device=setting.device)
+    for engine, device in (("eager", "cpu"), (setting.effort.engine, setting.device)):
+        chosen = options("float32", engine, flip=False, device=device)
         one = ready(path, few.images, chosen)
         probs = one.predictor.predict_probs(few.images, few.z_feet)
         wide = probs.astype(np.float64)

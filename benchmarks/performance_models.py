@@ -46,14 +46,19 @@ def cpu_recipe(encoder: str) -> Recipe:
     return load_recipe("small", ["model.weights=none", f"model.encoder={encoder}"])
 
 
+SURE = 5.0
+"""Bias of the head of untrained networks: no pixel is near the threshold.
+
+An engine in bf16 flips pixels of a network that knows nothing, and would be refused for it.
+"""
+
+
 def random_model(folder: Path, recipe: Recipe) -> Path:
     """Write the untrained network of a recipe as a model file; return its path."""
     torch.manual_seed(0)
     path = folder / f"{recipe.model.encoder}-{recipe.name}.safetensors"
     net = SaltNet(recipe.model)
-    # no pixel near the threshold: an engine in bf16 flips those of a network that knows nothing,
-    # and would be refused for it
-    torch.nn.init.constant_(net.head.bias, 5.0)  # type: ignore[arg-type]
+    torch.nn.init.constant_(net.head.bias, SURE)  # type: ignore[arg-type]
     save_model(path, net, ModelCard(recipe, 0.5))
     return path
 

@@ -3,14 +3,20 @@
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 import torch
 from performance_setting import Setting
 from protocol import Measured, Row, Table, measure
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from diapir.inference.engine import EngineChoice, engine_of_graph, installed_backends
+from diapir.inference.graph_store import LOGITS
+from diapir.inference.graphs import traced_graph
 from diapir.models.processor import has_fast_bf16
 
+_SIDE, _CHANNELS, _LAYERS = 64, 128, 8
+"""Of the images of a convolution, in pixels; its channels; how many an engine takes in a row."""
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -25,15 +31,18 @@ class Peak:
 
     Args:
         matrix: Of a large matrix product.
-        convolution: Of a 3x3 convolution of 128 channels.
+        convolution: Of a 3x3 convolution of 128 channels, by torch.
+        engine: Of such convolutions by OpenVINO; empty where it cannot work.
     """
 
     matrix: dict[str, float]
     convolution: dict[str, float]
+    engine: dict[str, float]
 
     def of(self, dtype: str) -> float:
-        """Return the better of both."""
-        return max(self.matrix[dtype], self.convolution[dtype])
+        """Return the best of all."""
+        every = (self.matrix, self.convolution, self.engine)
+        return max(found[dtype] for found in every if dtype in found)
 
 
 @cache
@@ -45,22 +54,57 @@ def find_peak(side: int, rounds: int, device: str) -> Peak:
         rounds: Of each.
         device: 'cpu' or 'cuda'.
     """
-    matrix, convolution = {}, {}
-    batch = max(1, side**3 // (64 * 64 * 128 * 128 * 9))
+    matrix, convolution, engine = {}, {}, {}
+    batch = max(1, side**3 // _multiplications(1))
     for name in dtypes(device):
         dtype = DTYPES[name]
         factor = torch.randn(side, side, device=device, dtype=dtype)
-        images = torch.randn(batch, 128, 64, 64, device=device, dtype=dtype)
+        images = torch.randn(batch, _CHANNELS, _SIDE, _SIDE, device=device, dtype=dtype)
         images = images.to(memory_format=torch.channels_last)
-        conv = nn.Conv2d(128, 128, 3, padding=1, bias=False).to(device, dtype)
+        conv = _convolution().to(device, dtype)
         conv = conv.to(memory_format=torch.channels_last)
         with torch.inference_mode():
             seconds = min(measure(lambda factor=factor: factor @ factor, rounds=rounds))
             matrix[name] = 2 * side**3 / seconds / 1e9
-            work = 2 * batch * 64 * 64 * 128 * 128 * 9
             seconds = min(measure(lambda conv=conv, x=images: conv(x), rounds=rounds))
-            convolution[name] = work / seconds / 1e9
-    return Peak(matrix, convolution)
+            convolution[name] = 2 * _multiplications(batch) / seconds / 1e9
+        if "openvino" in installed_backends(device):
+            engine[name] = _engine_rate(name, max(1, batch // _LAYERS), rounds)
+    return Peak(matrix, convolution, engine)
+
+
+def _engine_rate(dtype: str, batch: int, rounds: int) -> float:
+    """Return the GFLOP/s of OpenVINO in convolutions that follow each other.
+
+    A single one would be timed with the copies of what goes in and comes out.
+    """
+    graph = traced_graph(_Convolutions().eval(), False, LOGITS, (_SIDE, _SIDE))
+    run = engine_of_graph(graph, EngineChoice("openvino", dtype, batch))
+    images = np.random.default_rng(0).random((batch, 1, _SIDE, _SIDE), np.float32)
+    seconds = min(measure(lambda: run(images), rounds=rounds))
+    return 2 * _LAYERS * _multiplications(batch) / seconds / 1e9
+
+
+class _Convolutions(nn.Module):
+    """From grey images to grey images by convolutions of many channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*[_convolution() for _ in range(_LAYERS)])
+
+    def forward(self, images: Tensor) -> Tensor:
+        many = images.expand(-1, _CHANNELS, -1, -1)
+        found: Tensor = self.layers(many).mean(dim=1, keepdim=True)
+        return found
+
+
+def _convolution() -> nn.Conv2d:
+    return nn.Conv2d(_CHANNELS, _CHANNELS, 3, padding=1, bias=False)
+
+
+def _multiplications(batch: int) -> int:
+    """Return those of a direct convolution of a batch."""
+    return batch * _SIDE**2 * _CHANNELS**2 * 9
 
 
 def peak_of(setting: Setting) -> Peak:
@@ -69,13 +113,15 @@ def peak_of(setting: Setting) -> Peak:
 
 
 def measure_peak(setting: Setting) -> Measured:
-    """Take the peak of a matrix product and of a convolution in both dtypes."""
+    """Take the peak of a matrix product and of convolutions in both dtypes."""
     peak = peak_of(setting)
     cells = [
-        [dtype, peak.matrix[dtype], peak.convolution[dtype], torch.get_num_threads()]
+        [dtype, peak.matrix[dtype], peak.convolution[dtype], peak.engine.get(dtype, ""),
+         torch.get_num_threads()]
         for dtype in peak.matrix
-    ]
-    head = ["dtype", "matrix product, GFLOP/s", "3x3 convolution, GFLOP/s", "threads"]
+    ]  # fmt: skip
+    head = ["dtype", "matrix product, GFLOP/s", "3x3 convolution, GFLOP/s",
+            "the same by OpenVINO, GFLOP/s", "threads"]  # fmt: skip
     title = f"Peak: {setting.effort.matrix} x {setting.effort.matrix} matrices; 128 channels"
     return Measured(
         [Row("peak", f"peak in {d}", peak.of(d), "GFLOP/s") for d in peak.matrix],

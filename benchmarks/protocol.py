@@ -93,9 +93,9 @@ def compare_each(
     cores: dict[str, list[float]] = {name: [] for name in works}
     for number in range(rounds):
         for name in works if number % 2 == 0 else reversed(list(works)):
-            processor = time.process_time()
-            seconds[name].append(seconds_of(works[name]))
-            cores[name].append((time.process_time() - processor) / seconds[name][-1])
+            took, busy = seconds_and_cores(works[name])
+            seconds[name].append(took)
+            cores[name].append(busy)
     if torch.get_num_threads() != threads:
         raise RuntimeError(f"threads changed from {threads} to {torch.get_num_threads()}")
     first, *others = works
@@ -119,12 +119,18 @@ def measure(work: Callable[[], object], *, rounds: int = ROUNDS, warm_up: int = 
 
 def seconds_of(work: Callable[[], object]) -> float:
     """Return the seconds that a piece of work takes, without the garbage of what came before."""
+    return seconds_and_cores(work)[0]
+
+
+def seconds_and_cores(work: Callable[[], object]) -> tuple[float, float]:
+    """Return the seconds of a piece of work as `seconds_of`, and how many cores it kept busy."""
     gc.collect()
     wait_for_card()
-    started = time.perf_counter()
+    processor, started = time.process_time(), time.perf_counter()
     work()
     wait_for_card()
-    return time.perf_counter() - started
+    seconds, busy = time.perf_counter() - started, time.process_time() - processor
+    return seconds, busy / seconds
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:

@@ -103,6 +103,20 @@ def test_a_cache_that_cannot_be_written_is_no_error(model: Path, graphs: Path) -
     assert graph_of(stored(model), 32, 32) == logits_graph(stored(model).net(), 32, 32)
 
 
+@pytest.mark.usefixtures("graphs")
+def test_graphs_of_a_cache_that_may_only_be_read_are_used(
+    model: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = graph_of(stored(model), 32, 32)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(graph_store.os, "utime", refuse)
+    request.getfixturevalue("no_building")
+    assert graph_of(stored(model), 32, 32) == graph
+
+
 def test_the_graphs_that_were_not_used_for_longest_go(
     model: Path, graphs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,9 @@
 
 import doctest
 import json
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import performance
 import performance_page
@@ -31,6 +33,20 @@ def test_a_candidate_that_changes_the_threads_is_refused() -> None:
             )
     finally:
         torch.set_num_threads(before)
+
+
+def test_garbage_of_before_counts_neither_as_time_nor_as_busy_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def burn() -> None:
+        until = time.process_time() + 0.2
+        while time.process_time() < until:
+            pass
+
+    monkeypatch.setattr(protocol.gc, "collect", burn)
+    found = protocol.compare(lambda: time.sleep(0.02), burn, rounds=3, warm_up=0)
+    assert found.cores is not None
+    assert found.cores[0] < 0.1 < found.cores[1]  # others may take a part of the processor
 
 
 def test_the_ratio_is_the_median_of_the_rounds() -> None:
@@ -166,3 +182,154 @@ def test_the_bare_loop_makes_the_steps_of_the_product(tmp_path: Path) -> None:
     bare()
     assert any(not torch.equal(a, b) for a, b in zip(before, bare.net.parameters(), strict=True))
     assert bare.next_batch()[0].shape == (2, 1, 101, 101)
+
+
+def test_the_exact_path_of_a_card_is_held_to_the_processor(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import numpy as np
+    import performance_inference as inference
+    from performance_setting import Setting
+
+    from diapir.data.synthetic import generate_tiles
+    from diapir.inference.predict import PredictOptions
+
+    off = {"cpu": 0.0, "cuda": 0.01}
+
+    def answer(_: Path, images: np.ndarray, chosen: PredictOptions) -> SimpleNamespace:
+        probs = np.full(images.shape, 0.5 + off[chosen.device], np.float32)
+        predictor = SimpleNamespace(predict_probs=lambda *_: probs)
+        return SimpleNamespace(predictor=predictor, engine=chosen.engine)
+
+    monkeypatch.setattr(inference, "ready", answer)
+    setting = Setting(protocol.TINY, None, tmp_path, tmp_path, device="cuda")
+    error, share, _ = inference._logit_error(setting, tmp_path, generate_tiles(2, seed=0))
+    assert error == pytest.approx(0.04, abs=0.001)
+    assert share == 1
+
+
+def test_submissions_take_turns_with_their_predictor_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from dataclasses import replace
+
+    import performance_submission as submission
+    from performance_setting import Setting
+
+    turns: list[str] = []
+
+    def submit(*_: object) -> submission.Submitted:
+        turns.append("submitted")
+        return submission.Submitted(2, 3.0 * len(turns), 1.0, 0.5, 100.0 * len(turns))
+
+    alone = SimpleNamespace(predict_probs=lambda images: turns.append(f"{len(images)} alone"))
+    monkeypatch.setattr(submission, "submit_apart", submit)
+    monkeypatch.setattr(
+        submission, "ready", lambda *_: SimpleNamespace(predictor=alone, engine="eager")
+    )
+    monkeypatch.setattr(submission, "keep_freed_memory", lambda: None)
+    effort = replace(protocol.TINY, rounds=3)
+    found = submission.measure_submission(Setting(effort, None, tmp_path, tmp_path)).rows
+    assert turns == ["submitted", "2 alone", "2 alone", "submitted", "submitted", "2 alone"]
+    assert [row.rounds for row in found[:4]] == [3, 3, 3, 3]
+    assert (found[2].value, found[2].quartiles) == (24.0, (15.0, 27.0))
+    assert found[4].value == 500
+
+
+def test_memory_of_the_packaged_model_is_taken_with_a_cold_and_with_a_warm_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import os
+
+    import performance_growth as growth
+    from performance_setting import Setting
+    from performance_submission import Submitted
+
+    from diapir.io.digests import file_sha256
+
+    calls: list[tuple[int, str]] = []
+
+    def submit(_: Setting, models: list[Path], __: Path) -> Submitted:
+        calls.append((len({file_sha256(model) for model in models}), os.environ["DIAPIR_CACHE"]))
+        return Submitted(22_000, 1.0, 1.0, 1.0, 100.0 * len(calls))
+
+    monkeypatch.setattr(growth, "submit_apart", submit)
+    (tmp_path / "data").mkdir()
+    setting = Setting(protocol.FULL, None, tmp_path, tmp_path)
+    rows = growth.packaged_memory(setting, tmp_path / "data")
+    assert [models for models, _ in calls] == [1, 1, 2, 2]
+    caches = [cache for _, cache in calls]
+    assert caches[0] == caches[1] != caches[2] == caches[3]
+    assert [row.value for row in rows] == [100, 200, 300, 400]
+    assert [row.what.partition(" by ")[2] for row in rows] == [
+        "the packaged model, cold cache",
+        "the packaged model, warm cache",
+        "an ensemble of two of its kind, cold cache",
+        "an ensemble of two of its kind, warm cache",
+    ]
+
+
+def test_tables_of_growth_say_what_computed(tmp_path: Path) -> None:
+    from performance_growth import _models, _table
+    from performance_setting import Setting
+
+    found = _models(Setting(protocol.TINY, None, tmp_path, tmp_path))
+    assert "recipe `demo`, computed by eager, float32" in _table(found).note
+
+
+def test_a_note_says_which_tiles_flips_and_scores_are_of() -> None:
+    from performance_inference import _counted_on
+
+    from diapir.data.synthetic import generate_tiles
+
+    fresh, labelled = generate_tiles(3, seed=0), generate_tiles(2, seed=1)
+    assert _counted_on(fresh, fresh, "drawn") == (
+        "Flips and scores are of 3 drawn tiles that did not train it."
+    )
+    assert _counted_on(fresh, labelled, "real") == (
+        "Flips are counted on 3 real test tiles; the scores are of 2 labelled tiles that trained "
+        "it, so only their difference counts."
+    )
+
+
+def test_a_note_says_that_untrained_networks_have_no_pixel_near_the_threshold() -> None:
+    from performance_inference import _Candidate, _told
+
+    from diapir.models.packaged import packaged_model
+
+    untrained = _told(_Candidate("resnet34", packaged_model(), trained=False), 64)
+    assert untrained.startswith("resnet34, untrained, with a head bias of 5 so that no engine")
+    trained = _told(_Candidate("the packaged model", packaged_model(), trained=True), 64)
+    assert trained.startswith("the packaged model: one pass without mirroring over 64 tiles")
+
+
+def test_predicting_is_measured_with_the_engine_that_is_chosen(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from dataclasses import replace
+
+    from performance_inference import measure_inference
+    from performance_setting import Setting
+
+    from diapir.inference.engine import installed_backends
+
+    monkeypatch.setenv("DIAPIR_CACHE", str(tmp_path / "cache"))
+    effort = replace(protocol.TINY, encoders=(), engine="auto")  # the packaged model alone
+    found = measure_inference(Setting(effort, None, tmp_path, tmp_path))
+    assert [row.what.partition(" path")[0] for row in found.rows] == ["fast", "exact"]
+    _, fast, exact = found.tables[0].cells
+    assert {fast[2].partition(", ")[0], exact[2].partition(", ")[0]} <= set(installed_backends())
+    assert ", float32, " in exact[2]
+    assert len(json.loads((tmp_path / "cache" / "engines.json").read_text())) >= 2
+
+
+def test_the_peak_is_the_best_of_torch_and_of_the_engine_that_is_used() -> None:
+    from performance_peak import Peak, find_peak
+
+    from diapir.inference.engine import installed_backends
+
+    peak = Peak({"float32": 1.0, "bf16": 5.0}, {"float32": 2.0, "bf16": 4.0}, {"float32": 3.0})
+    assert (peak.of("float32"), peak.of("bf16")) == (3.0, 5.0)
+    found = find_peak(16, 1, "cpu")
+    assert set(found.engine) == (set(found.matrix) if "openvino" in installed_backends() else set())
+    assert all(rate > 0 for rate in found.engine.values())

@@ -88,6 +88,21 @@ def test_pseudo_labels_only_train(data: Path, teacher: Path, tiny_recipe: Make) 
     assert np.array_equal(lessons.tiles.truth[60:], says)
 
 
+def test_blank_tiles_get_no_pseudo_labels_where_the_split_drops_them(
+    easy_tiles: Tiles, data: Path, teacher: Path, tiny_recipe: Make, tmp_path: Path
+) -> None:
+    unlabelled = easy_tiles.subset(range(60, 70))
+    unlabelled.images[:4] = 0
+    write(unlabelled, tmp_path, "test", masks=False)
+    tiles = read_tiles(data, "train")
+    recipe = tiny_recipe(pseudo_labels__models=[str(teacher)], pseudo_labels__share=1.0)
+    split = make_splits(tiles, recipe.split)[0]
+    for drop, added in ((False, unlabelled.ids), (True, unlabelled.ids[4:])):
+        own = recipe.split.model_copy(update={"drop_blank": drop})
+        dropping = recipe.model_copy(update={"split": own})
+        assert ask_teachers(tiles, split, dropping, tmp_path).tiles.ids[60:] == added
+
+
 def test_pseudo_labels_are_cleaned_up_as_the_teacher_says(
     data: Path, teacher: Path, tiny_recipe: Make, tmp_path: Path
 ) -> None:

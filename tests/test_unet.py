@@ -288,6 +288,18 @@ def test_auto_precision_asks_the_processor(
     assert net.autocast_dtype == (torch.bfloat16 if supported else None)
 
 
+@pytest.mark.parametrize(
+    ("precision", "device", "allowed"),
+    [("float32", "cuda", False), ("auto", "cuda", True), ("float32", "cpu", True)],
+)
+def test_float32_on_a_card_is_no_tf32(
+    monkeypatch: pytest.MonkeyPatch, precision: str, device: str, allowed: bool
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    build().set_precision(precision, device)
+    assert torch.backends.cudnn.allow_tf32 is allowed
+
+
 # --- the empty-tile head
 
 

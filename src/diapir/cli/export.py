@@ -34,13 +34,13 @@ def export(
         )
     require_libraries(libraries[format_], "export")
 
-    from diapir.export.onnx import AGREEMENT, FORMATS, export_model
+    from diapir.export.onnx import AGREEMENT, FORMATS, export_model, origins_of
     from diapir.inference.predict import PredictOptions, load_predictor
 
     options = PredictOptions(flip, threshold, device="cpu")
-    predictor, cards = load_predictor(models or [], options)
+    predictor, _ = load_predictor(models or [], options)
     path = out or Path("salt").with_suffix(FORMATS[format_])
-    apart = export_model(predictor, cards[0], path, format_=format_)
+    apart = export_model(predictor, origins_of(models or []), path, format_=format_)
     if as_json:
         print_json({"file": str(path), "format": format_, "difference": apart})
         return

@@ -5,8 +5,8 @@ and temperature are part of the graph. The threshold and where the model comes f
 metadata. The file is compared with the model before it gets its name.
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,15 +16,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from diapir.config import Recipe
 from diapir.errors import RunError
 from diapir.inference.engine import compile_openvino, quiet_openvino
 from diapir.inference.graph_store import DEPTHS, IMAGES
 from diapir.inference.graphs import plain_copy, traced_graph
 from diapir.inference.predict import Predictor
 from diapir.io.atomic import write_bytes_atomic
+from diapir.io.digests import file_sha256
 from diapir.io.json_text import json_text
 from diapir.io.lock import sole_writer
-from diapir.models.modelcard import ModelCard
+from diapir.models.ensemble import read_members
+from diapir.models.modelcard import ModelCard, read_card
+from diapir.models.packaged import models_or_packaged
 from diapir.models.stored import built
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml"}
@@ -34,8 +38,43 @@ PROBS = "probs"
 AGREEMENT = 1e-4
 """Largest difference of probabilities between the exported file and the model."""
 _Run = Callable[[dict[str, NDArray[Any]]], NDArray[np.float32]]
-_CHECKED_SHAPES = ((3, 101, 101), (1, 128, 160), (2, 77, 240))
-"""Of the images that the check predicts, one set for each: another number, another size."""
+_CHECKED_SHAPES = ((3, 101, 101), (1, 128, 160), (2, 77, 240), (1, 20, 45), (1, 9, 9))
+"""Of the images that the check predicts, one set for each: another number, another size.
+
+The last are smaller than a stride, and too small to be mirrored up to one.
+"""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a network comes from.
+
+    Args:
+        recipe: That trained it.
+        card: Of its file, which may hold more networks.
+        digest: SHA-256 of its file.
+    """
+
+    recipe: Recipe
+    card: ModelCard
+    digest: str
+
+
+def origins_of(paths: Sequence[Path]) -> list[Origin]:
+    """Return where each network of model files comes from, in the order of `load_predictor`.
+
+    Args:
+        paths: As of `load_predictor`.
+
+    Raises:
+        ModelFileError: A file is no usable model.
+    """
+    found: list[Origin] = []
+    for path in models_or_packaged(paths):
+        card, digest = read_card(path), file_sha256(path)
+        recipes = [member.recipe for member in read_members(path)] or [card.recipe]
+        found += [Origin(recipe, card, digest) for recipe in recipes]
+    return found
 
 
 class SaltProbs(nn.Module):
@@ -76,13 +115,13 @@ def _mirrored(x: Tensor) -> Tensor:
 
 
 def export_model(
-    predictor: Predictor, card: ModelCard, out: Path, *, format_: str = "onnx"
+    predictor: Predictor, origins: Sequence[Origin], out: Path, *, format_: str = "onnx"
 ) -> float:
     """Write a model for other programs, checked, and return by how much it differs.
 
     Args:
         predictor: The model, on the CPU.
-        card: What the metadata say.
+        origins: Of its networks, for the metadata.
         out: File with the suffix of the format; OpenVINO puts the weights beside it, in a `.bin`.
         format_: One of `FORMATS`.
 
@@ -103,11 +142,33 @@ def export_model(
     with sole_writer(out):
         probs = SaltProbs(predictor).eval()
         graph = traced_graph(probs, predictor.needs_depth, PROBS, dtype=torch.uint8)
-        return write(graph, metadata(predictor, card), predictor, out)
+        return write(graph, metadata(predictor, origins), predictor, out)
 
 
-def metadata(predictor: Predictor, card: ModelCard) -> dict[str, str]:
-    """Return what an exported file says of itself; `diapir` holds the whole card as JSON."""
+def metadata(predictor: Predictor, origins: Sequence[Origin]) -> dict[str, str]:
+    """Return what an exported file says of itself; `diapir` holds as JSON where it comes from.
+
+    Args:
+        predictor: The model.
+        origins: Of its networks. Metrics and notes are told where all are of one file: those of
+            one among several files would not be those of their mean.
+    """
+    about: dict[str, Any] = {"flip": predictor.flip, "rule": asdict(predictor.rule)}
+    if len({origin.digest for origin in origins}) == 1:
+        about |= {"metrics": origins[0].card.metrics, "notes": origins[0].card.notes}
+    about["networks"] = [
+        {
+            "recipe": origin.recipe.model_dump(mode="json"),
+            "recipe_sha256": origin.recipe.sha256(),
+            "weight": share,
+            "file_sha256": origin.digest,
+            "data_fingerprint": origin.card.data_fingerprint,
+            "versions": origin.card.versions,
+            "git": origin.card.git,
+            "created": origin.card.created,
+        }
+        for origin, share in zip(origins, predictor.shares, strict=True)
+    ]
     return {
         "threshold": repr(float(predictor.threshold)),
         "min_body": str(predictor.rule.min_body),
@@ -115,20 +176,7 @@ def metadata(predictor: Predictor, card: ModelCard) -> dict[str, str]:
         "min_peak": repr(float(predictor.rule.min_peak)),
         "images": "uint8 grey values 0..255, (N, 1, H, W)",
         "probs": "float32 probability of salt 0..1, (N, 1, H, W); salt is above the threshold",
-        "diapir": json_text(
-            {
-                "recipe": card.recipe.model_dump(mode="json"),
-                "recipe_sha256": card.recipe.sha256(),
-                "data_fingerprint": card.data_fingerprint,
-                "metrics": card.metrics,
-                "flip": predictor.flip,
-                "rule": asdict(predictor.rule),
-                "versions": card.versions,
-                "git": card.git,
-                "created": card.created,
-                "notes": card.notes,
-            }
-        ),
+        "diapir": json_text(about),
     }
 
 

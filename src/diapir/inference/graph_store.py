@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -81,9 +82,10 @@ def _read(path: Path) -> bytes | None:
     """Return a graph, None where the file is not there or is not what was written."""
     try:
         stored = path.read_bytes()
-        os.utime(path)  # the last one to go
     except OSError:
         return None
+    with suppress(OSError):  # a cache that others fill and this user only reads
+        os.utime(path)  # the last one to go
     graph = stored[_DIGEST:]
     return graph if hashlib.sha256(graph).digest() == stored[:_DIGEST] else None
 

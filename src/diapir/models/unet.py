@@ -143,10 +143,16 @@ class SaltNet(nn.Module):
     def set_precision(self, precision: str, device: str) -> None:
         """Choose the dtype of the convolutions: 'float32', 'bf16', or the faster one ('auto').
 
-        On a CPU 'auto' is bf16 where the processor has instructions for it, else float32.
+        On a CPU 'auto' is bf16 where the processor has instructions for it, else float32. Once a
+        network is to compute in float32 on a card, no convolution of this process uses TF32 there,
+        whose mantissa has 10 bits and which torch allows by default.
+
+        Source: PyTorch, CUDA semantics, TensorFloat-32.
         """
         if precision == "auto" and device == "cpu":
             precision = fastest_precision()
+        if precision == "float32" and device != "cpu":
+            torch.backends.cudnn.allow_tf32 = False
         self.autocast_dtype = None if precision == "float32" else torch.bfloat16
 
     def forward(self, images: Tensor, z_feet: Tensor | None = None) -> Tensor:
@@ -201,6 +207,8 @@ class SaltNet(nn.Module):
         return Outputs(on_images(logits), aux, salt)
 
     def _padded(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        if is_traced():
+            return _padded_in_graph(x, self.stride, self.config.pad_mode)
         # below one stride even 'none' pads: some encoders would halve the tile away
         if self.config.pad_mode == "none" and min(x.shape[-2:]) >= self.stride:
             return x, (0, 0)
@@ -264,6 +272,27 @@ def _at_tile_side(images: Tensor, tile_side: int | None) -> Tensor:
         max(1, (2 * side * tile_side + TILE_SIZE) // (2 * TILE_SIZE)) for side in images.shape[-2:]
     )
     return _resize(images, (height, width))
+
+
+def _padded_in_graph(x: Tensor, stride: int, mode: str) -> tuple[Tensor, tuple[int, int]]:
+    """Return what `SaltNet._padded` does, chosen in the graph by the size that an image has there.
+
+    A condition of Python is settled while a graph is traced, for the one size that it is traced
+    with; so pixels are picked by indices that follow from the size.
+    """
+    sides = torch.stack([torch.as_tensor(side) for side in x.shape[-2:]])
+    missing = (stride - sides % stride) % stride
+    if mode == "none":
+        missing = missing * (sides.min() < stride)
+    before = missing // 2
+    for dim, (side, more, start) in enumerate(zip(sides, missing, before, strict=True), start=2):
+        place, last = torch.arange(side + more) - start, side - 1
+        chosen = place.clamp(min=0).minimum(last)
+        if mode == "reflect":
+            mirrored = last - (last - place.abs()).abs()
+            chosen = torch.where((missing - before < sides).all(), mirrored, chosen)
+        x = x.index_select(dim, chosen)
+    return x, (before[0], before[1])  # type: ignore[return-value]  # a trace counts in tensors
 
 
 def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:

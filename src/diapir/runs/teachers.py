@@ -60,6 +60,8 @@ def ask_teachers(
     if hard:
         teacher = _load(hard, tiles, split, "pseudo_labels.models")
         unlabelled = read_tiles(data, "test", progress=progress)
+        if recipe.split.drop_blank:  # a teacher is most certain of them
+            unlabelled = unlabelled.subset(np.flatnonzero(~unlabelled.blank))
         probs = predict_with_bar(teacher, unlabelled, progress, "Pseudo-labels")
         masks = teacher.make_masks(probs)
         salty = np.asarray(masks.any(axis=(1, 2)))
