@@ -267,6 +267,11 @@ def test_a_horizon_without_any_salt_is_written_all_the_same(tmp_path, make_frame
     assert all(path.exists() for path in paths)
 
 
+def test_a_format_that_is_left_out_leaves_no_earlier_file(horizon, written, tmp_path):
+    write_horizons(tmp_path / "new", horizon, ["xyz", "csv"])
+    assert {path.suffix for path in (tmp_path / "new").iterdir()} == {".xyz", ".csv"}
+
+
 def test_a_place_that_cannot_be_written_is_told(horizon, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError):

@@ -245,6 +245,36 @@ def test_mdio_stores_open(tmp_path: Path) -> None:
     assert found.attrs["mean"] == pytest.approx(values[mask].mean(), abs=1e-6)
 
 
+def test_a_fill_value_of_0_is_a_value(tmp_path: Path) -> None:
+    """Zarr of version 2 fills with 0 unless told otherwise, and counts that as any other value."""
+    mask = np.ones((4, 5), bool)
+    mask[1, 2] = False
+    values = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6) - 60
+    values[3, 4, 5] = -99
+    content = {
+        "amplitude": (values, ["inline", "crossline", "time"], -99),
+        "inline": (np.arange(4), ["inline"], 0),
+        "crossline": (np.arange(5), ["crossline"], 0),
+        "time": (np.arange(0, 24, 4), ["time"], 0),
+        "trace_mask": (mask, ["inline", "crossline"], False),
+    }
+    store = zarr.open_group(tmp_path / "cube.mdio", mode="w", zarr_format=2)
+    for name, (array, dims, fill) in content.items():
+        store.create_array(
+            name, data=array, fill_value=fill, attributes={"_ARRAY_DIMENSIONS": dims}
+        )
+    store["amplitude"].attrs["scale_factor"] = 0.5
+    zarr.consolidate_metadata(tmp_path / "cube.mdio", zarr_format=2)
+    found = open_volume(tmp_path / "cube.mdio")
+    assert found["inline"].to_numpy().tolist() == [0, 1, 2, 3]
+    assert found["crossline"].to_numpy().tolist() == [0, 1, 2, 3, 4]
+    assert found["sample"].to_numpy().tolist() == [0, 4, 8, 12, 16, 20]
+    np.testing.assert_array_equal(found["trace_mask"], mask)
+    values[3, 4, 5] = 0  # this one was filled
+    np.testing.assert_array_equal(found["amplitude"], values * 0.5)
+    assert np.isnan(open_volume(tmp_path / "cube.mdio", keep_nan=True)["amplitude"]).sum() == 1
+
+
 @pytest.fixture
 def multidimio_store(tmp_path: Path) -> tuple[Path, np.ndarray, np.ndarray]:
     """A store laid out as multidimio 1.1 lays it out: NaN in gaps, no delay on the time axis."""

@@ -113,16 +113,20 @@ def write_horizons(
         folder: Takes `NAME.xyz`, `NAME.dat` (OpendTect), `NAME.zmap`, `NAME.csv` and
             `NAME.parquet`.
         horizon: The surface.
-        formats: Some of `WRITERS`; None: all. A 2-D line has no grid, and no lines for OpendTect.
+        formats: Some of `WRITERS`, none of the others is left there; None: all. A 2-D line has no
+            grid, and no lines for OpendTect.
 
     Raises:
         RunError: A file cannot be written.
     """
     paths = []
-    for suffix in WRITERS if formats is None else formats:
+    for suffix, write in WRITERS.items():
         path = folder / f"{horizon.name}.{suffix}"
-        WRITERS[suffix](path, horizon)
-        paths.append(path)
+        if formats is None or suffix in formats:
+            write(path, horizon)
+            paths.append(path)
+        else:
+            path.unlink(missing_ok=True)  # of an earlier map
     return paths
 
 

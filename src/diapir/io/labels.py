@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from diapir.errors import DataError
 from diapir.io.images import read_grey
-from diapir.io.stores import check_coordinates, guarded
+from diapir.io.stores import check_coordinates, guarded, open_zarr
 from diapir.io.volume import open_volume
 
 ACROSS = {"inline": "crossline", "crossline": "inline", "line": "trace"}
@@ -234,23 +234,15 @@ def _open_labels(path: Path, survey: Any, options: dict[str, Any]) -> tuple[Any,
 
 
 def _open_store(path: Path) -> Any | None:
-    """Return `labels` or `mask` of a Zarr store that has one of them, NaN where it is filled.
-
-    A fill value of 0 or 1 is a label: Zarr of version 2 knows none that means nothing.
-    """
-    import xarray as xr
-
+    """Return `labels` or `mask` of a Zarr store that has one of them, NaN where it is filled."""
     try:
-        store = xr.open_zarr(path, chunks=None, mask_and_scale=False, decode_times=False)
+        store = open_zarr(path, meant=(0, 1))
         check_coordinates(store, path)
         store = store.assign_coords({name: store[name].load() for name in store.coords})
     except Exception:  # whatever it is, open_volume says what is wrong
         return None
     found = next((store[name] for name in ("labels", "mask") if name in store), None)
-    if found is None:
-        return None
-    labels, fill = guarded(found, path), found.attrs.get("_FillValue")
-    return labels if fill in (None, 0, 1) else labels.where(labels != fill)
+    return None if found is None else guarded(found, path)
 
 
 def coded(

@@ -60,8 +60,6 @@ def open_store(path: Path, start: float | None = None, *, keep_nan: bool = False
     Raises:
         DataError: It is no Zarr store, holds no amplitudes, or its ingest is unfinished.
     """
-    import xarray as xr
-
     if (path / JOURNAL).exists():
         raise DataError(
             "the store is not complete: its ingest was interrupted",
@@ -76,15 +74,7 @@ def open_store(path: Path, start: float | None = None, *, keep_nan: bool = False
             mend="Give the file or the store itself; a folder of images is for 'diapir predict'.",
         )
     try:
-        # MDIO keeps trace headers as structures, which not every Zarr reader knows
-        old = (path / ".zmetadata").exists()  # version 2; in version 3 it is part of zarr.json
-        found: xr.Dataset = xr.open_zarr(
-            path,
-            chunks=None,
-            consolidated=old,
-            drop_variables=_HEADERS,
-            decode_times=False,  # a time axis in seconds is no date
-        )
+        found = open_zarr(path)
         check_coordinates(found, path)
         own = set(STATISTICS) <= set(found.attrs) and "amplitude" in found
         if not own:
@@ -101,6 +91,31 @@ def open_store(path: Path, start: float | None = None, *, keep_nan: bool = False
         raise
     except Exception as error:  # whatever Zarr, its codecs and xarray make of a damaged store
         raise _damaged(path, "cannot open it as a Zarr store", error) from error
+
+
+def open_zarr(path: Path, meant: tuple[int, ...] = (0,)) -> "xr.Dataset":
+    """Return a Zarr store whose values are NaN where they are its fill value, unless that is meant.
+
+    Args:
+        path: The store.
+        meant: Fill values that are values like others. Zarr of version 2 has no other way to say
+            that what is not stored is 0, and xarray takes every fill value for a missing one.
+    """
+    import xarray as xr
+
+    raw = xr.open_zarr(
+        path,
+        chunks=None,
+        consolidated=(path / ".zmetadata").exists(),  # version 3 has it in zarr.json
+        mask_and_scale=False,
+        decode_times=False,  # a time axis in seconds is no date
+        drop_variables=_HEADERS,  # MDIO's are structures, which not every Zarr reader knows
+    )
+    for variable in raw.variables.values():
+        if variable.dtype.kind in "biuf" and variable.attrs.get("_FillValue") in meant:
+            del variable.attrs["_FillValue"]
+    decoded: xr.Dataset = xr.decode_cf(raw, decode_times=False)
+    return decoded
 
 
 def check_coordinates(found: "xr.Dataset", path: Path) -> None:
