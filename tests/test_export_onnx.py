@@ -225,3 +225,12 @@ def test_the_graph_pads_images_smaller_than_a_stride(mode: str, tmp_path: Path) 
         pixels = images(*shape)
         (probs,) = session.run(["probs"], {"images": pixels[:, None]})
         assert np.abs(probs[:, 0] - predictor.predict_probs(pixels)).max() < 1e-5, shape
+
+
+@pytest.mark.parametrize("mode", ["reflect", "edge", "none"])
+def test_openvino_pads_images_smaller_than_a_stride(mode: str, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    deep = {"scratch_channels": (4,) * 5, "decoder_channels": (4,) * 4}
+    predictor = Predictor([network(pad_mode=mode, **deep)], precision="float32")
+    # compared for such sizes before it is kept
+    assert export_model(predictor, origins(), tmp_path / "salt.xml", format_="openvino") < 1e-5

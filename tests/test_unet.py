@@ -290,7 +290,7 @@ def test_auto_precision_asks_the_processor(
 
 @pytest.mark.parametrize(
     ("precision", "device", "allowed"),
-    [("float32", "cuda", False), ("auto", "cuda", True), ("float32", "cpu", True)],
+    [("float32", "cuda", False), ("bf16", "cuda", True), ("float32", "cpu", True)],
 )
 def test_float32_on_a_card_is_no_tf32(
     monkeypatch: pytest.MonkeyPatch, precision: str, device: str, allowed: bool

@@ -86,7 +86,10 @@ class SaltProbs(nn.Module):
 
     def __init__(self, predictor: Predictor) -> None:
         super().__init__()
-        self.nets = nn.ModuleList(plain_copy(built(net)) for net in predictor.nets)
+        copies = [plain_copy(built(net)) for net in predictor.nets]
+        for net in copies:
+            net.pads_any_size = True
+        self.nets = nn.ModuleList(copies)
         self.shares = predictor.shares
         self.flip, self.temperature = predictor.flip, predictor.rule.temperature
 

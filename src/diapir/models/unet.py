@@ -130,6 +130,8 @@ class SaltNet(nn.Module):
         self.salt_head = nn.Linear(info.channels[-1], 1) if config.empty_head else None
         self.to(memory_format=torch.channels_last)
         self.autocast_dtype: torch.dtype | None = None
+        # a graph of one size keeps its plain padding, which is quicker and known to every engine
+        self.pads_any_size = False
         self.train()
 
     def train(self, mode: bool = True) -> Self:
@@ -207,7 +209,7 @@ class SaltNet(nn.Module):
         return Outputs(on_images(logits), aux, salt)
 
     def _padded(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        if is_traced():
+        if self.pads_any_size and is_traced():
             return _padded_in_graph(x, self.stride, self.config.pad_mode)
         # below one stride even 'none' pads: some encoders would halve the tile away
         if self.config.pad_mode == "none" and min(x.shape[-2:]) >= self.stride:
