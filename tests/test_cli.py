@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -265,6 +266,19 @@ def test_demo_goes_the_whole_way(run: Run, data: Path, tmp_path: Path) -> None:
     assert "score on hold-out" in rows
     assert "if every mask were empty" in rows
     assert " with salt, in " in rows["test tiles"]
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_demo_needs_neither_depths_nor_a_test_part(run: Run, data: Path, tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    shutil.copytree(data / "train", plain)
+    words = ("demo", "--data", plain, "--out", tmp_path / "demo", "--minutes", 0.05)
+    code, out, err = run(*words, "--json", "--quiet")
+    assert code == 0, err
+    rows = json.loads(out)
+    assert rows["submission"] == "none: the data has no test part"
+    assert Path(rows["model"]).is_file()
+    assert "test tiles" not in rows
 
 
 @pytest.mark.parametrize("options", [["--data", "{data}"], ["--survey"]])

@@ -28,6 +28,11 @@ class Layout:
     masks: dict[str, str] | None
     tables: Path
 
+    @property
+    def depths(self) -> Path:
+        """The table of depths, which need not be there."""
+        return self.tables / "depths.csv"
+
 
 def find_layout(path: Path, part: Part) -> Layout:
     """Return where the files of `part` are.
