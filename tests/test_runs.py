@@ -346,6 +346,36 @@ def test_interrupted_run_has_a_model_and_goes_on(
     assert table(rest.folder.metrics)["epochs"] == 3
 
 
+@pytest.mark.usefixtures("no_figures")
+@pytest.mark.parametrize("fixed", [None, 0.3])
+def test_ctrl_c_while_scoring_leaves_the_model_and_how_to_go_on(
+    data: Path,
+    tiny_recipe: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fixed: float | None,
+) -> None:
+    recipe = tiny_recipe(train__epochs=1, **({"predict__threshold": fixed} if fixed else {}))
+    with monkeypatch.context() as patch:
+        patch.setattr("diapir.runs.score.evaluate", lambda *_, **__: signal.raise_signal(2))
+        with pytest.raises(RunError, match="SIGINT ended the scoring; the model is saved") as told:
+            train_recipe(recipe, data, tmp_path, QUIET)
+    assert told.value.exit_code == 130
+    (path,) = tmp_path.iterdir()
+    folder = RunFolder(path)
+    assert str(folder.next_steps) in str(told.value)
+    assert f"diapir train --resume {path} " in folder.next_steps.read_text(encoding="utf-8")
+    net, card = load_model(folder.model)
+    assert card.threshold == (fixed or 0.5)
+    assert not card.metrics
+    assert not folder.is_finished()
+    resume_run(path, data, QUIET)
+    assert folder.is_finished()
+    scored, card = load_model(folder.model)
+    assert "val_score" in card.metrics
+    assert all(map(np.array_equal, net.state_dict().values(), scored.state_dict().values()))
+
+
 def test_folds_end_at_an_interruption(
     data: Path, tiny_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
