@@ -391,6 +391,9 @@ def test_folds_end_at_an_interruption(
         train_recipe(recipe, data, tmp_path, QUIET)
     assert caught.value.exit_code == 128 + signal.SIGINT
     (folder,) = tmp_path.iterdir()
+    assert caught.value.mend == f"Go on with the command in {folder / 'next.txt'}."
+    said = (folder / "next.txt").read_text(encoding="utf-8")
+    assert f"diapir train --resume {folder} --data '{data}'" in said
     assert not (folder / "fold-1").exists()
     assert not (folder / "metrics.json").exists()
     monkeypatch.undo()

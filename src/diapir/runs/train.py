@@ -2,7 +2,8 @@
 
 import os
 import tempfile
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 
 from diapir.config import Recipe, load_recipe
 from diapir.data.splits import Split, make_splits
-from diapir.errors import DataError, RecipeError, RunError
+from diapir.errors import DataError, RecipeError, RunError, signal_exit_code
 from diapir.io.atomic import remove_leftovers, write_text_atomic
 from diapir.io.csv_tables import read_groups
 from diapir.io.tiles import Tiles, read_tiles
@@ -114,16 +115,17 @@ def _train_splits(
     The result of the folds together comes last.
     """
     results = []
-    for split in splits:
-        place = _placed(tiles, split, recipe, folder)
-        if place.is_finished():
-            results.append(score_again(tiles, split, recipe, place, hardware.scoring_device))
-            continue
-        begun = (place.path / LAST_CHECKPOINT).is_file()
-        fitted, result = _train_split(tiles, split, recipe, place, data, hardware, resume=begun)
-        results += result
-        if fitted.interrupted is not None:
-            break
+    with _to_be_continued(folder, data) if len(splits) > 1 else nullcontext():
+        for split in splits:
+            place = _placed(tiles, split, recipe, folder)
+            if place.is_finished():
+                results.append(score_again(tiles, split, recipe, place, hardware.scoring_device))
+                continue
+            begun = (place.path / LAST_CHECKPOINT).is_file()
+            fitted, result = _train_split(tiles, split, recipe, place, data, hardware, resume=begun)
+            results += result
+            if fitted.interrupted is not None:
+                break
     _leave_to_main_process()
     if len(splits) > 1 and results[-1].interrupted is not None:
         return _to_be_resumed(results, folder, data)
@@ -140,6 +142,23 @@ def _train_splits(
         interrupted=None,
     )
     return [*results, together]
+
+
+@contextmanager
+def _to_be_continued(folder: RunFolder, data: Path) -> Iterator[None]:
+    """Where a signal ends one of several trainings, leave the command that goes on with all.
+
+    Raises:
+        RunError: That of the signal, which tells where the command is.
+    """
+    try:
+        yield
+    except RunError as error:
+        if error.exit_code > signal_exit_code(0):
+            if is_main_process():
+                write_text_atomic(folder.next_steps, after_interruption(folder, data))
+            error.mend = f"Go on with the command in {folder.next_steps}."
+        raise
 
 
 def _to_be_resumed(results: list[RunResult], folder: RunFolder, data: Path) -> list[RunResult]:
@@ -182,9 +201,10 @@ def _train_rounds(
         _train_ahead(tiles, members, folder, data, hardware)
 
     at_once = hardware.networks_at_once(len(member_encoders(recipe)))
-    found = train_rounds(
-        recipe, folder, data, train, train_ahead, at_once, progress=hardware.progress
-    )
+    with _to_be_continued(folder, data):
+        found = train_rounds(
+            recipe, folder, data, train, train_ahead, at_once, progress=hardware.progress
+        )
     if found.made is None:
         return _to_be_resumed(found.results, folder, data)
     together = RunResult(
@@ -222,8 +242,9 @@ def _train_ahead(
     )
     if ended is None:
         return
-    write_text_atomic(folder.next_steps, after_interruption(folder, data))
-    raise ended_early(ended, folder)
+    saved = [run for _, run in missing if any(run.path.rglob(run.model.name))]
+    left = f"the best models so far are saved, of {len(saved)} of {len(missing)} networks"
+    raise ended_early(ended, folder, left=left if saved else "no epoch had ended, so no model is")
 
 
 def _resume_rounds(
