@@ -13,6 +13,7 @@ from PIL import Image
 
 from diapir.errors import DataError
 from diapir.io import stack as stack_module
+from diapir.io.layout import has_part
 from diapir.io.rle import encode_rle
 from diapir.io.tiles import Tiles, read_tiles
 
@@ -142,6 +143,10 @@ UNLABELLED = {
     ),
     "zip with a leading test/": lambda root: pack(root / "test.zip", image_files("test/")),
     "images in test/": lambda root: write(root, image_files("test/")),
+    "images/ beside the table of train.zip": lambda root: write(
+        pack(root / "train.zip", labelled()),
+        image_files("images/") | {"train.csv": rle_table()},
+    ),
     "images/ without masks/": lambda root: write(root, image_files("images/")),
     "a folder of images": lambda root: write(root, image_files() | {"notes.txt": "mine"}),
     "a zip of images": lambda root: pack(root / "my.zip", image_files()) / "my.zip",
@@ -439,10 +444,27 @@ def test_nothing_there(tmp_path, part):
     assert f"{part}.zip" in caught.value.expected
 
 
-def test_labelled_images_are_not_taken_for_the_test_part(tmp_path):
-    write(tmp_path, labelled())
+@pytest.mark.parametrize(
+    "files", [labelled(), image_files("images/") | {"train.csv": rle_table()}], ids=["masks", "RLE"]
+)
+def test_labelled_images_are_not_taken_for_the_test_part(tmp_path, files):
+    write(tmp_path, files)
     with pytest.raises(DataError, match="no test images"):
         read_tiles(tmp_path, "test")
+    assert has_part(tmp_path, "train")
+    assert not has_part(tmp_path, "test")
+
+
+@pytest.mark.parametrize("spoil", ["cut short", "an id twice"])
+def test_a_part_that_cannot_be_read_is_not_taken_for_none(tmp_path, spoil):
+    zipped_competition(tmp_path)
+    if spoil == "cut short":
+        packed = tmp_path / "test.zip"
+        packed.write_bytes(packed.read_bytes()[:-40])
+    else:
+        write(tmp_path, {"test/a.png": b"", "test/a.PNG": b""})
+    with pytest.raises(DataError, match=r"cannot open the zip|duplicate id"):
+        has_part(tmp_path, "test")
 
 
 def test_a_place_that_may_not_be_entered(tmp_path, monkeypatch):

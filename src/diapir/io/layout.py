@@ -39,8 +39,9 @@ def find_layout(path: Path, part: Part) -> Layout:
 
     Args:
         path: The competition's folder with ``train.zip`` / ``test.zip`` or with these unzipped; a
-            folder or zip with ``images/`` and, for training, ``masks/``; for the test part also
-            a folder or zip of images, or one image. Unzipped folders go before zips.
+            folder or zip with ``images/`` and, for training, ``masks/`` or ``train.csv``; for the
+            test part also a folder or zip of images, or one image. Unzipped folders go before
+            zips.
         part: ``"train"`` or ``"test"``.
 
     Raises:
@@ -62,12 +63,20 @@ def find_layout(path: Path, part: Part) -> Layout:
 
 
 def has_part(path: Path, part: Part) -> bool:
-    """Return whether there are files of this part, readable or not."""
+    """Return whether there are files of this part.
+
+    Raises:
+        DataError: There are, but they cannot be listed or two share an id.
+    """
     try:
         find_layout(path, part).source.close()
-    except DataError:
+    except _NothingFoundError:
         return False
     return True
+
+
+class _NothingFoundError(DataError):
+    """There are no images of the part."""
 
 
 def index_files(source: Source, names: Sequence[str]) -> dict[str, str]:
@@ -95,7 +104,9 @@ def index_files(source: Source, names: Sequence[str]) -> dict[str, str]:
 def _choose(path: Path, part: Part) -> tuple[Source, str, Path]:
     """Return the source, the folder inside it that holds the images, and the tables' folder."""
     if not path.exists():
-        raise DataError("no such folder or file", where=path, mend="Check the path of the data.")
+        raise _NothingFoundError(
+            "no such folder or file", where=path, mend="Check the path of the data."
+        )
     if path.is_file():
         if part == "test" and path.suffix.lower() == ".png":
             return _OneFile(path), "", path.parent
@@ -109,7 +120,7 @@ def _choose(path: Path, part: Part) -> tuple[Source, str, Path]:
 def _choose_inside(source: Source, part: Part, tables: Path) -> tuple[Source, str, Path]:
     folders = [f"{part}/images", "images"]
     if part == "test":
-        folders = ["test/images", "test", *([] if source.names("masks") else ["images"]), ""]
+        folders = ["test/images", "test", *([] if _labelled(source) else ["images"]), ""]
     try:
         for folder in folders:
             if any(name.lower().endswith(".png") for name in source.names(folder)):
@@ -120,9 +131,16 @@ def _choose_inside(source: Source, part: Part, tables: Path) -> tuple[Source, st
         raise
 
 
+def _labelled(source: Source) -> bool:
+    """Return whether images/ at the top has labels: masks, or the table of a data set by itself."""
+    top = source.names("")
+    elsewhere = "train.zip" in top or bool(source.names("train/images"))
+    return bool(source.names("masks")) or ("train.csv" in top and not elsewhere)
+
+
 def _nothing_found(source: Source, folders: list[str], part: Part) -> DataError:
     others = [name for folder in folders for name in source.names(folder)]
-    return DataError(
+    return _NothingFoundError(
         f"no {part} images" + (f"; found other files, such as {others[0]}" if others else ""),
         where=source.path,
         expected=f"{part}.zip, or PNG files in " + ", ".join(f"{f}/" for f in folders if f),
