@@ -13,7 +13,7 @@ from PIL import Image
 
 from diapir.errors import DataError
 from diapir.io import stack as stack_module
-from diapir.io.layout import has_part
+from diapir.io.layout import find_images, has_part
 from diapir.io.rle import encode_rle
 from diapir.io.tiles import Tiles, read_tiles
 
@@ -169,6 +169,29 @@ def test_unlabelled_layouts(tmp_path, layout):
 def test_depths_beside_the_data(tmp_path, write_layout, part):
     write(write_layout(tmp_path), {"depths.csv": depth_table()})
     check(read_tiles(tmp_path, part), masks=part == "train", depths=True)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_all_in_one_more_folder(tmp_path, packed, part):
+    inside = labelled("mine/") if part == "train" else image_files("mine/")
+    files = inside | {"mine/depths.csv": depth_table(), "__MACOSX/mine/._a.png": b"", "a.txt": ""}
+    root = pack(tmp_path / "mine.zip", files) / "mine.zip" if packed else write(tmp_path, files)
+    check(read_tiles(root, part), masks=part == "train", depths=not packed)
+
+
+def test_the_folder_of_the_other_part_is_no_folder_around_all(tmp_path):
+    write(tmp_path, image_files("train/images/") | {"train.csv": rle_table()})
+    assert not has_part(tmp_path, "test")
+
+
+@pytest.mark.parametrize("top", ["", "mine/"])
+def test_images_to_predict_may_have_masks(tmp_path, top):
+    with find_images(write(tmp_path, labelled(top))).source as source:
+        assert source.names(f"{top}images") == [f"{top}images/{id_}.png" for id_ in IDS]
+    with pytest.raises(DataError, match="no images") as caught:
+        find_images(write(tmp_path / "none", {"readme.txt": ""}))
+    assert caught.value.expected.startswith("a PNG file, or a folder or zip of them")
 
 
 def test_one_image(tmp_path):

@@ -17,7 +17,7 @@ from diapir.io.atomic import write_bytes_atomic
 from diapir.io.csv_tables import read_rle_csv
 from diapir.io.digests import file_sha256
 from diapir.io.images import encode_png, read_grey, write_mask_png
-from diapir.io.layout import find_layout
+from diapir.io.layout import find_images
 from diapir.io.lock import sole_writer
 from diapir.io.rle import encode_rle_many
 from diapir.io.sources import Source
@@ -188,7 +188,7 @@ def _predict_files(
     options: PredictOptions,
     progress: bool,
 ) -> PredictResult:
-    layout = find_layout(source, "test")
+    layout = find_images(source)
     count, with_salt = 0, 0
     predictor.expected = len(layout.images)
     with layout.source, counting(len(layout.images), "predicting", shown=progress) as advance:
