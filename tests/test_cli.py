@@ -318,12 +318,36 @@ def test_groups_stay_together(run: Run, data: Path, tmp_path: Path) -> None:
     groups = tmp_path / "groups.csv"
     groups.write_text("id,group\n" + "".join(f"{id_},{i // 4}\n" for i, id_ in enumerate(ids)))
     words = ["--data", data, "--runs", tmp_path / "runs", "--quiet", *QUICK]
-    assert run("train", "demo", *words, "--set", f"split.groups={groups}")[0] == 0
+    code, _, err = run("train", "demo", *words, "--set", f"split.groups={groups}")
+    assert code == 0
+    assert "group by itself" not in err
     (folder,) = (tmp_path / "runs").iterdir()
     split = json.loads((folder / "split.json").read_text())
     part_of = {id_: part for part in ("train", "val", "holdout") for id_ in split[part]}
     for start in range(0, len(ids), 4):
         assert len({part_of[id_] for id_ in ids[start : start + 4]}) == 1
+
+
+@pytest.mark.parametrize("matching", [0, 5])
+def test_groups_of_other_tiles_are_told_of(
+    run: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, matching: int
+) -> None:
+    from diapir.runs import train
+
+    monkeypatch.setattr(train, "_train_splits", lambda *_: (_ for _ in ()).throw(SystemExit(7)))
+    ids = sorted(path.stem for path in (data / "train" / "images").iterdir())
+    rows = [f"{id_}{'' if i < matching else '.png'},{i // 5}\n" for i, id_ in enumerate(ids)]
+    groups = tmp_path / "groups.csv"
+    groups.write_text("id,group\n" + "".join(rows))
+    words = ["--data", data, "--runs", tmp_path / "runs", "--quiet", *QUICK]
+    code, _, err = run("train", "demo", *words, "--set", f"split.groups={groups}")
+    if matching:
+        assert code == 7
+        assert f"warning: 35 of 40 tiles are not in {groups}; each" in " ".join(err.split())
+    else:
+        assert code == 2
+        assert "no tile has a group" in err
+        assert not (tmp_path / "runs").exists()
 
 
 BAD_CALLS = {

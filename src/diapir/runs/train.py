@@ -1,6 +1,7 @@
 """Trains by a recipe: read, split, fit, score, write, report."""
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -56,7 +57,9 @@ def train_recipe(
         DiapirError: Of any kind; nothing half-written is left under a final name.
     """
     tiles = read_tiles(data, "train", progress=hardware.progress and is_main_process())
-    splits = make_splits(tiles, recipe.split, _read_groups(recipe, tiles))
+    groups = _read_groups(recipe, tiles)
+    splits = make_splits(tiles, recipe.split, groups)
+    _tell_of_lone_tiles(recipe, groups)
     members = [recipe]
     if recipe.joins_trainings:
         check_one_machine(hardware.on_cpu, hardware.devices, hardware.num_nodes)
@@ -261,11 +264,33 @@ def _resume_rounds(
 
 
 def _read_groups(recipe: Recipe, tiles: Tiles) -> list[str] | None:
-    """Return the group of each tile, its own id where the file has none."""
+    """Return the group of each tile, its own id where the file has none.
+
+    Raises:
+        DataError: The table is malformed, or has a group for none of the tiles.
+    """
     if recipe.split.groups is None:
         return None
     groups = read_groups(Path(recipe.split.groups))
+    if groups and not groups.keys() & set(tiles.ids):
+        raise DataError(
+            f"no tile has a group: the table's first id is {next(iter(groups))!r}, the first tile "
+            f"{tiles.ids[0]!r}",
+            where=f"split.groups = {recipe.split.groups}",
+            expected="ids of the tiles, in the same letters and without '.png'",
+            mend="Write the ids as the files are named, or give the table of this data.",
+        )
     return [f"group {groups[i]}" if i in groups else f"tile {i}" for i in tiles.ids]
+
+
+def _tell_of_lone_tiles(recipe: Recipe, groups: list[str] | None) -> None:
+    """Say how many tiles the table of groups leaves out, for who did not mean to."""
+    lone = sum(group.startswith("tile ") for group in groups or ())
+    if lone and groups and is_main_process():
+        sys.stderr.write(
+            f"warning: {lone:,} of {len(groups):,} tiles are not in {recipe.split.groups}; each of "
+            "them is a group by itself\n"
+        )
 
 
 def _check_trainable(recipe: Recipe, tiles: Tiles) -> None:
