@@ -281,6 +281,17 @@ def test_a_frozen_encoder_needs_weights(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_figures")
+@pytest.mark.parametrize("channel", ["model__depth_channel", "model__coord_channels"])
+def test_a_frozen_stem_never_learns_of_more_channels(
+    channel: str, data: Path, tiny_recipe: Make, tmp_path: Path
+) -> None:
+    frozen = {"model__encoder": "test_resnet", "model__weights": "imagenet", "model__freeze": 1}
+    with pytest.raises(RecipeError, match="never look at them") as caught:
+        train_recipe(tiny_recipe(**frozen, **{channel: True}), data, tmp_path, QUIET)
+    assert "--set model.freeze=none" in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
 def test_folds_give_every_tile_one_prediction(
     data: Path, tiny_recipe: Make, tmp_path: Path
 ) -> None:

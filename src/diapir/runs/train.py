@@ -319,6 +319,15 @@ def _check_trainable(recipe: Recipe, tiles: Tiles) -> None:
             expected="weights to keep, or an encoder that learns",
             mend="Add --set model.freeze=none, or give weights.",
         )
+    elif model.freeze not in ("none", 0) and (model.depth_channel or model.coord_channels):
+        raise RecipeError(
+            "the encoder's first convolution is frozen, whose weights for depth and coordinates "
+            "begin at 0, so that the network would never look at them",
+            where="model.freeze, with model.depth_channel or model.coord_channels",
+            expected="an encoder that learns, or images alone",
+            mend="Add --set model.freeze=none, or --set model.depth_channel=false --set "
+            "model.coord_channels=false.",
+        )
     SaltNet(model)
 
 
