@@ -208,6 +208,44 @@ def test_predict_images_of_any_size(run: Run, model: Path, tmp_path: Path, kind:
         assert set(np.unique(mask)) <= {0, 255}
 
 
+def test_a_damaged_image_is_found_before_any_is_predicted(
+    run: Run, model: Path, tmp_path: Path
+) -> None:
+    images, out = tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    for name, side in (("a", 40), ("b", 41), ("c", 40)):
+        Image.fromarray(np.zeros((side, side), np.uint8)).save(images / f"{name}.png")
+    damaged = images / "c.png"
+    damaged.write_bytes(damaged.read_bytes()[:-20])
+    code, _, err = run("predict", model, images, out, "--quiet")
+    assert code == 2
+    assert "the PNG is truncated" in err
+    assert str(damaged) in err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("wrong", ["sample", "id", "json", "folder"])
+def test_what_no_submission_can_be_is_found_before_predicting(
+    run: Run, tmp_path: Path, wrong: str
+) -> None:
+    out, name = tmp_path / "out.csv", "a b" if wrong == "id" else "a"
+    data = tmp_path / "data"
+    (data / "test").mkdir(parents=True)
+    Image.fromarray(np.zeros((40, 40), np.uint8)).save(data / "test" / f"{name}.png")
+    if wrong == "sample":
+        (data / "sample_submission.csv").write_text("id;rle_mask\na;\n")
+    if wrong == "json":
+        out = out.with_suffix(".json")
+    if wrong == "folder":
+        out.mkdir()
+    # no such model: who reads it has come too far
+    code, _, err = run("submit", "none.safetensors", "--data", data, "--out", out, "--quiet")
+    assert code == 2
+    said = {"sample": "sample_submission.csv row 1", "id": "'a b' does not fit"}
+    said |= {"json": "would take its place", "folder": "Give .*out.csv/submission.csv"}
+    assert re.search(said[wrong], err)
+
+
 def test_info(run: Run, model: Path, tmp_path: Path) -> None:
     assert "recipe SHA-256" in run("info", model)[1]
     noted = tmp_path / "noted.safetensors"
