@@ -434,6 +434,13 @@ def test_bad_mask_tables(tmp_path, change, what, where):
     assert caught.value.where == str(tmp_path / "train.csv") + where
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="others take no such names")
+def test_a_name_that_is_no_text(tmp_path):
+    write(tmp_path, {"images/\udcff.png": b"", "images/sé.png": b""})
+    with pytest.raises(DataError, match=r"'\\udcff.png' is not in UTF-8"):
+        read_tiles(tmp_path, "test")
+
+
 def test_an_id_twice_in_a_zip(tmp_path):
     pack(tmp_path / "train.zip", [*labelled().items(), ("images/a1.png", png(IMAGES[0]))])
     with pytest.raises(DataError, match="duplicate id 'a1'") as caught:

@@ -100,13 +100,15 @@ def index_files(source: Source, names: Sequence[str]) -> dict[str, str]:
     """Return the PNG files by id (the name without folder and suffix), sorted by id.
 
     Raises:
-        DataError: Two files share an id.
+        DataError: Two files share an id, or a name is not in UTF-8.
     """
     by_id: dict[str, str] = {}
     for name in names:
         file = PurePosixPath(name)
         if file.suffix.lower() != ".png":
             continue
+        if not file.name.isascii():
+            _check_utf8(file.name, source)
         if file.stem in by_id:
             raise DataError(
                 f"duplicate id {file.stem!r}",
@@ -116,6 +118,18 @@ def index_files(source: Source, names: Sequence[str]) -> dict[str, str]:
             )
         by_id[file.stem] = name
     return dict(sorted(by_id.items()))
+
+
+def _check_utf8(name: str, source: Source) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:  # Python stands in surrogates for bytes that are no text
+        raise DataError(
+            f"the file name {name!a} is not in UTF-8",
+            where=source.path,
+            expected="names that tables and reports can hold",
+            mend="Rename the file.",
+        ) from error
 
 
 def _choose(path: Path, part: _Wanted) -> tuple[Source, str, Path]:
