@@ -120,14 +120,12 @@ def fit(
     callbacks += [Divergence(lambda: journal.rows)]
     callbacks += [stop, _last_checkpoint(run)]
     with _quiet(), stop:
-        lightning.seed_everything(recipe.train.seed, verbose=False)
-        if start is None:
-            net = SaltNet(recipe.model)
-        else:
-            net = SaltNet(recipe.model.model_copy(update={"weights": "none"}))
-            net.load_state_dict(start)
-        task = SaltTask(net, recipe, clock.progress)
-        trainer = _trainer(recipe, run, callbacks, accelerator, devices, num_nodes)
+        try:
+            lightning.seed_everything(recipe.train.seed, verbose=False)
+            task = SaltTask(_build(recipe, start), recipe, clock.progress)
+            trainer = _trainer(recipe, run, callbacks, accelerator, devices, num_nodes)
+        except Interrupted as error:  # asked twice
+            raise _ended_too_soon("the training ended before it began", run, error.number) from None
         failure: TrainingError | None = None
         try:
             with suppress(Interrupted):  # `stop` knows
@@ -161,6 +159,14 @@ def fit(
         interrupted=stop.received,
         failure=failure,
     )
+
+
+def _build(recipe: Recipe, start: dict[str, Tensor] | None) -> SaltNet:
+    if start is None:
+        return SaltNet(recipe.model)
+    net = SaltNet(recipe.model.model_copy(update={"weights": "none"}))
+    net.load_state_dict(start)
+    return net
 
 
 def _trainer(
@@ -212,15 +218,16 @@ def _last_checkpoint(run: Path) -> ModelCheckpoint:
 
 def _best_net(task: SaltTask, run: Path, interrupted: int | None) -> SaltNet:
     if not (run / BEST_FILE).is_file():
-        error = RunError(
-            "the training ended before its first epoch, so there is no model",
-            where=run,
-            mend="Train again and let it run for longer.",
-        )
-        if interrupted is not None:
-            error.exit_code = signal_exit_code(interrupted)
-        raise error
+        what = "the training ended before its first epoch, so there is no model"
+        raise _ended_too_soon(what, run, interrupted)
     return _with_weights(task.net, run / BEST_FILE)
+
+
+def _ended_too_soon(what: str, run: Path, interrupted: int | None) -> RunError:
+    error = RunError(what, where=run, mend="Train again and let it run for longer.")
+    if interrupted is not None:
+        error.exit_code = signal_exit_code(interrupted)
+    return error
 
 
 def _snapshots(task: SaltTask, run: Path, cycles: int) -> list[SaltNet]:
