@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from diapir.config import Recipe, load_recipe
+from diapir.config import TO_RANDOM_WEIGHTS, Recipe, load_recipe
 from diapir.data.splits import Split, make_splits
 from diapir.errors import DataError, RecipeError, RunError, signal_exit_code
 from diapir.io.atomic import remove_leftovers, write_text_atomic
@@ -317,7 +317,8 @@ def _check_trainable(recipe: Recipe, tiles: Tiles) -> None:
             "the encoder starts from random weights and is frozen, so that it would never learn",
             where="model.weights = 'none', model.freeze",
             expected="weights to keep, or an encoder that learns",
-            mend="Add --set model.freeze=none, or give weights.",
+            mend="Give weights, or let the encoder learn, with a loss that does not stall: "
+            f"{TO_RANDOM_WEIGHTS}",
         )
     elif model.freeze not in ("none", 0) and (model.depth_channel or model.coord_channels):
         raise RecipeError(
