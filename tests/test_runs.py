@@ -23,7 +23,7 @@ from diapir.config import Recipe, load_recipe
 from diapir.data.competition import write_competition
 from diapir.data.datamodule import TileDataModule
 from diapir.data.splits import make_splits
-from diapir.errors import DataError, RecipeError, RunError, WeightsError
+from diapir.errors import DataError, ModelFileError, RecipeError, RunError, WeightsError
 from diapir.inference.evaluate import evaluate
 from diapir.inference.postprocess import choose
 from diapir.inference.predict import Predictor
@@ -274,6 +274,33 @@ def test_a_frozen_encoder_needs_weights(data: Path, tmp_path: Path) -> None:
     recipe = load_recipe("classic-vgg19", ["model.weights=none"])
     with pytest.raises(RecipeError, match=r"random weights and is frozen(.|\n)*model.freeze=none"):
         train_recipe(recipe, data, tmp_path, QUIET)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "devices", "changes", "said"),
+    [
+        ("gpu", "auto", {}, "cannot train on this hardware"),
+        ("cpu", "many", {}, "cannot train on this hardware"),
+        ("cpu", "auto", {"train__start_from": "none.safetensors"}, "does not exist"),
+        ("cpu", "auto", {"pseudo_labels__models": ["none.safetensors"]}, "does not exist"),
+        ("cpu", "auto", {"distill__models": ["none.safetensors"]}, "does not exist"),
+    ],
+)
+def test_what_is_not_there_is_found_before_there_is_a_folder(
+    accelerator: str,
+    devices: str,
+    changes: dict[str, Any],
+    said: str,
+    data: Path,
+    tiny_recipe: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    hardware = Hardware(accelerator, devices, progress=False)
+    with pytest.raises((RunError, ModelFileError), match=said):
+        train_recipe(tiny_recipe(**changes), data, tmp_path, hardware)
     assert not list(tmp_path.iterdir())
 
 

@@ -35,8 +35,8 @@ from diapir.runs.rounds import (
     train_rounds,
 )
 from diapir.runs.side_by_side import train_side_by_side
-from diapir.runs.teachers import ask_teachers
-from diapir.training.fit import LAST_CHECKPOINT, FitResult, fit
+from diapir.runs.teachers import ask_teachers, check_teachers
+from diapir.training.fit import LAST_CHECKPOINT, FitResult, check_hardware, fit
 
 
 def train_recipe(
@@ -64,8 +64,11 @@ def train_recipe(
     if recipe.joins_trainings:
         check_one_machine(hardware.on_cpu, hardware.devices, hardware.num_nodes)
         members = [member_recipe(recipe, encoder, (), None) for encoder in member_encoders(recipe)]
+    devices = 1 if recipe.joins_trainings else hardware.devices
+    check_hardware(hardware.accelerator, devices, hardware.num_nodes)
     for member in members if is_main_process() else ():
         _check_trainable(member, tiles)
+        check_teachers(tiles, splits, member)
         if hardware.on_cpu:
             check_precision(member.train.precision, "train.precision = 'bf16'")
     if recipe.pseudo_labels.rounds:

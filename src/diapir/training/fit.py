@@ -48,7 +48,7 @@ from diapir.training.checkpoints import (
 from diapir.training.task import SaltTask
 from diapir.training.watch import Divergence, out_of_memory
 
-__all__ = ["LAST_CHECKPOINT", "FitResult", "fit"]
+__all__ = ["LAST_CHECKPOINT", "FitResult", "check_hardware", "fit"]
 
 
 @dataclass(frozen=True)
@@ -177,25 +177,51 @@ def _trainer(
     devices: int | str,
     num_nodes: int,
 ) -> lightning.Trainer:
+    return _on_hardware(
+        accelerator,
+        devices,
+        num_nodes,
+        precision="32-true",  # the network chooses the precision of its parts itself
+        max_epochs=recipe.train.epochs,
+        check_val_every_n_epoch=recipe.train.validate_every,
+        gradient_clip_val=recipe.optim.clip_norm,
+        deterministic=recipe.train.deterministic,
+        use_distributed_sampler=False,
+        callbacks=callbacks,
+        plugins=[WholeCheckpoints()],
+        logger=[TensorBoardLogger(run, name="logs", version="")],
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,  # nothing is logged by steps; a larger one draws a warning
+    )
+
+
+def check_hardware(accelerator: str, devices: int | str, num_nodes: int) -> None:
+    """Refuse hardware that is not there, before anything is made for a training on it.
+
+    Args:
+        accelerator: As of `fit`.
+        devices: As of `fit`.
+        num_nodes: As of `fit`.
+
+    Raises:
+        RunError: It is not there, or no such thing can be.
+    """
+    with _quiet():
+        _on_hardware(accelerator, devices, num_nodes, logger=False, enable_checkpointing=False)
+
+
+def _on_hardware(
+    accelerator: str, devices: int | str, num_nodes: int, **options: Any
+) -> lightning.Trainer:
     on_one_cpu = accelerator == "cpu" or not torch.cuda.is_available()
     try:
         return lightning.Trainer(
             accelerator=accelerator,
             devices=1 if on_one_cpu and devices == "auto" else devices,
             num_nodes=num_nodes,
-            precision="32-true",  # the network chooses the precision of its parts itself
-            max_epochs=recipe.train.epochs,
-            check_val_every_n_epoch=recipe.train.validate_every,
-            gradient_clip_val=recipe.optim.clip_norm,
-            deterministic=recipe.train.deterministic,
-            use_distributed_sampler=False,
-            callbacks=callbacks,
-            plugins=[WholeCheckpoints()],
-            logger=[TensorBoardLogger(run, name="logs", version="")],
             enable_progress_bar=False,
             enable_model_summary=False,
-            num_sanity_val_steps=0,
-            log_every_n_steps=1,  # nothing is logged by steps; a larger one draws a warning
+            **options,
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise RunError(
