@@ -29,6 +29,7 @@ from diapir.inference.postprocess import choose
 from diapir.inference.predict import Predictor
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.metrics.score import competition_score
+from diapir.models import processor
 from diapir.models.modelfile import load_model
 from diapir.models.unet import SaltNet
 from diapir.runs.folder import RunFolder, is_main_process, new_run_folder
@@ -461,6 +462,51 @@ def test_after_an_interrupted_fold_all_folds_are_resumed(
     assert results[-1].folder.path == folder
     said = (folder / "next.txt").read_text(encoding="utf-8")
     assert f"diapir train --resume {folder} --data '{data}'" in said
+
+
+@pytest.fixture
+def sees_depths(data: Path, tiny_recipe: Make, tmp_path: Path) -> RunFolder:
+    """A run that was killed before its first epoch, of a network that sees depths."""
+    tiles, recipe = read_tiles(data, "train"), tiny_recipe(model__depth_channel=True)
+    folder = RunFolder(tmp_path / "run")
+    folder.make()
+    folder.write_inputs(recipe, make_splits(tiles, recipe.split)[0], tiles)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "said"), [("vanished", "has none any more"), ("other", "differ from those")]
+)
+def test_other_depths_are_noticed(
+    change: str, said: str, sees_depths: RunFolder, data: Path
+) -> None:
+    tiles = read_tiles(data, "train")
+    assert tiles.z_feet is not None
+    z_feet = None if change == "vanished" else tiles.z_feet[::-1].copy()
+    other = dataclasses.replace(tiles, z_feet=z_feet)
+    sees_depths.read_inputs(tiles)
+    with pytest.raises(RunError, match=said):
+        sees_depths.read_inputs(other)
+    stored = table(sees_depths.split)
+    del stored["data"]["depths_fingerprint"]  # as older runs have it
+    sees_depths.split.write_text(json.dumps(stored), encoding="utf-8")
+    sees_depths.read_inputs(tiles)
+    blind = table(sees_depths.recipe)
+    blind["model"]["depth_channel"] = False
+    sees_depths.recipe.write_text(json.dumps(blind), encoding="utf-8")
+    sees_depths.read_inputs(other)
+
+
+def test_a_resumed_run_is_refused_what_its_processor_cannot(
+    sees_depths: RunFolder, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = table(sees_depths.recipe)
+    recipe["train"]["precision"] = "bf16"
+    sees_depths.recipe.write_text(json.dumps(recipe), encoding="utf-8")
+    monkeypatch.setattr(processor, "has_fast_bf16", lambda: False)
+    with pytest.raises(RunError, match="no instructions for bf16"):
+        resume_run(sees_depths.path, data, QUIET)
+    assert not sees_depths.starts.exists()
 
 
 @pytest.mark.parametrize("drop", ["drop_blank", "drop_vertical"])

@@ -158,6 +158,12 @@ class Tiles:
             digest.update(np.ascontiguousarray(self.masks).data)
         return digest.hexdigest()
 
+    def depths_fingerprint(self) -> str | None:
+        """Return the SHA-256 over the depths in the order of the ids; None without depths."""
+        if self.z_feet is None:
+            return None
+        return hashlib.sha256(np.ascontiguousarray(self.z_feet).data).hexdigest()
+
 
 def read_tiles(path: Path, part: Part, *, progress: bool = False) -> Tiles:
     """Return all tiles of one part of a data set, sorted by id.

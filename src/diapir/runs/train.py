@@ -69,8 +69,7 @@ def train_recipe(
     for member in members if is_main_process() else ():
         _check_trainable(member, tiles)
         check_teachers(tiles, splits, member)
-        if hardware.on_cpu:
-            check_precision(member.train.precision, "train.precision = 'bf16'")
+        _check_processor(member, hardware)
     if recipe.pseudo_labels.rounds:
         _check_unlabelled(data)
     folder = _shared_folder(runs, recipe.name)
@@ -335,6 +334,11 @@ def _check_trainable(recipe: Recipe, tiles: Tiles) -> None:
     SaltNet(model)
 
 
+def _check_processor(recipe: Recipe, hardware: Hardware) -> None:
+    if hardware.on_cpu:
+        check_precision(recipe.train.precision, "train.precision = 'bf16'")
+
+
 def _check_unlabelled(data: Path) -> None:
     """Raise where a round would find nothing to label, before there is a folder for it."""
     try:
@@ -364,6 +368,7 @@ def _train_split(
 ) -> tuple[FitResult, list[RunResult]]:
     """Train, score and report one split in its folder; only the first process has a result."""
     keep_freed_memory()
+    _check_processor(recipe, hardware)  # that of who resumes may be another
     with folder.locked() if is_main_process() else nullcontext():
         if is_main_process():
             remove_leftovers(folder.path)
