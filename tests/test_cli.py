@@ -127,6 +127,30 @@ def test_evaluate_leaves_out_what_the_model_has_seen(run: Run, data: Path, model
     assert found["metrics"] == reported["metrics"]
 
 
+def test_other_tiles_under_the_same_ids_are_offered_to_be_scored(
+    run: Run, data: Path, model: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(data / "train", other)
+    split = json.loads((model.parent / "split.json").read_text())
+    changed = other / "images" / f"{split['train'][0]}.png"
+    Image.fromarray(np.zeros((101, 101), np.uint8)).save(changed)
+    code, out, err = run("evaluate", model, "--data", other, "--json", "--quiet")
+    assert code == 0
+    seen = len(split["train"]) + len(split["val"])
+    assert f"{seen} tiles are left out as seen, by their ids" in " ".join(err.split())
+    assert json.loads(out)["tiles_are"].endswith("that no model has seen")
+    code, _, err = run("evaluate", model, "--data", other, "--part", "all", "--json", "--quiet")
+    assert code == 0
+    assert "unless these are other tiles" in " ".join(err.split())
+    for id_ in split["holdout"]:
+        for folder in ("images", "masks"):
+            (other / folder / f"{id_}.png").unlink()
+    code, _, err = run("evaluate", model, "--data", other, "--quiet")
+    assert code == 2
+    assert "other tiles under the same ids, give --part all" in " ".join(err.split())
+
+
 def test_evaluate_all_tiles_warns(run: Run, data: Path, model: Path, tmp_path: Path) -> None:
     out_folder = tmp_path / "evaluated"
     words = ("--data", data, "--part", "all", "--out", out_folder, "--quiet")
