@@ -174,6 +174,30 @@ def test_evaluate_leaves_out_what_the_model_has_seen(run: Run, data: Path, model
     assert found["metrics"] == reported["metrics"]
 
 
+def test_other_tiles_under_the_same_ids_are_offered_to_be_scored(
+    run: Run, data: Path, model: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(data / "train", other)
+    split = json.loads((model.parent / "split.json").read_text())
+    changed = other / "images" / f"{split['train'][0]}.png"
+    Image.fromarray(np.zeros((101, 101), np.uint8)).save(changed)
+    code, out, err = run("evaluate", model, "--data", other, "--json", "--quiet")
+    assert code == 0
+    seen = len(split["train"]) + len(split["val"])
+    assert f"{seen} tiles are left out as seen, by their ids" in " ".join(err.split())
+    assert json.loads(out)["tiles_are"].endswith("that no model has seen")
+    code, _, err = run("evaluate", model, "--data", other, "--part", "all", "--json", "--quiet")
+    assert code == 0
+    assert "unless these are other tiles" in " ".join(err.split())
+    for id_ in split["holdout"]:
+        for folder in ("images", "masks"):
+            (other / folder / f"{id_}.png").unlink()
+    code, _, err = run("evaluate", model, "--data", other, "--quiet")
+    assert code == 2
+    assert "other tiles under the same ids, give --part all" in " ".join(err.split())
+
+
 def test_evaluate_all_tiles_warns(run: Run, data: Path, model: Path, tmp_path: Path) -> None:
     out_folder = tmp_path / "evaluated"
     words = ("--data", data, "--part", "all", "--out", out_folder, "--quiet")
@@ -268,6 +292,44 @@ def test_predict_images_of_any_size(run: Run, model: Path, tmp_path: Path, kind:
         assert set(np.unique(mask)) <= {0, 255}
 
 
+def test_a_damaged_image_is_found_before_any_is_predicted(
+    run: Run, model: Path, tmp_path: Path
+) -> None:
+    images, out = tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    for name, side in (("a", 40), ("b", 41), ("c", 40)):
+        Image.fromarray(np.zeros((side, side), np.uint8)).save(images / f"{name}.png")
+    damaged = images / "c.png"
+    damaged.write_bytes(damaged.read_bytes()[:-20])
+    code, _, err = run("predict", model, images, out, "--quiet")
+    assert code == 2
+    assert "the PNG is truncated" in err
+    assert str(damaged) in err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("wrong", ["sample", "id", "json", "folder"])
+def test_what_no_submission_can_be_is_found_before_predicting(
+    run: Run, tmp_path: Path, wrong: str
+) -> None:
+    out, name = tmp_path / "out.csv", "a b" if wrong == "id" else "a"
+    data = tmp_path / "data"
+    (data / "test").mkdir(parents=True)
+    Image.fromarray(np.zeros((40, 40), np.uint8)).save(data / "test" / f"{name}.png")
+    if wrong == "sample":
+        (data / "sample_submission.csv").write_text("id;rle_mask\na;\n")
+    if wrong == "json":
+        out = out.with_suffix(".json")
+    if wrong == "folder":
+        out.mkdir()
+    # no such model: who reads it has come too far
+    code, _, err = run("submit", "none.safetensors", "--data", data, "--out", out, "--quiet")
+    assert code == 2
+    said = {"sample": "sample_submission.csv row 1", "id": "'a b' does not fit"}
+    said |= {"json": "would take its place", "folder": "Give .*out.csv/submission.csv"}
+    assert re.search(said[wrong], err)
+
+
 def test_info(run: Run, model: Path, tmp_path: Path) -> None:
     assert "recipe SHA-256" in run("info", model)[1]
     noted = tmp_path / "noted.safetensors"
@@ -328,6 +390,19 @@ def test_demo_goes_the_whole_way(run: Run, data: Path, tmp_path: Path) -> None:
     assert " with salt, in " in rows["test tiles"]
 
 
+@pytest.mark.usefixtures("no_figures")
+def test_demo_needs_neither_depths_nor_a_test_part(run: Run, data: Path, tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    shutil.copytree(data / "train", plain)
+    words = ("demo", "--data", plain, "--out", tmp_path / "demo", "--minutes", 0.05)
+    code, out, err = run(*words, "--json", "--quiet")
+    assert code == 0, err
+    rows = json.loads(out)
+    assert rows["submission"] == "none: the data has no test part"
+    assert Path(rows["model"]).is_file()
+    assert "test tiles" not in rows
+
+
 @pytest.mark.parametrize("options", [["--data", "{data}"], ["--survey"]])
 def test_an_interrupted_demo_says_so(
     run: Run, options: list[str], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -365,12 +440,36 @@ def test_groups_stay_together(run: Run, data: Path, tmp_path: Path) -> None:
     groups = tmp_path / "groups.csv"
     groups.write_text("id,group\n" + "".join(f"{id_},{i // 4}\n" for i, id_ in enumerate(ids)))
     words = ["--data", data, "--runs", tmp_path / "runs", "--quiet", *QUICK]
-    assert run("train", "demo", *words, "--set", f"split.groups={groups}")[0] == 0
+    code, _, err = run("train", "demo", *words, "--set", f"split.groups={groups}")
+    assert code == 0
+    assert "group by itself" not in err
     (folder,) = (tmp_path / "runs").iterdir()
     split = json.loads((folder / "split.json").read_text())
     part_of = {id_: part for part in ("train", "val", "holdout") for id_ in split[part]}
     for start in range(0, len(ids), 4):
         assert len({part_of[id_] for id_ in ids[start : start + 4]}) == 1
+
+
+@pytest.mark.parametrize("matching", [0, 5])
+def test_groups_of_other_tiles_are_told_of(
+    run: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, matching: int
+) -> None:
+    from diapir.runs import train
+
+    monkeypatch.setattr(train, "_train_splits", lambda *_: (_ for _ in ()).throw(SystemExit(7)))
+    ids = sorted(path.stem for path in (data / "train" / "images").iterdir())
+    rows = [f"{id_}{'' if i < matching else '.png'},{i // 5}\n" for i, id_ in enumerate(ids)]
+    groups = tmp_path / "groups.csv"
+    groups.write_text("id,group\n" + "".join(rows))
+    words = ["--data", data, "--runs", tmp_path / "runs", "--quiet", *QUICK]
+    code, _, err = run("train", "demo", *words, "--set", f"split.groups={groups}")
+    if matching:
+        assert code == 7
+        assert f"warning: 35 of 40 tiles are not in {groups}; each" in " ".join(err.split())
+    else:
+        assert code == 2
+        assert "no tile has a group" in err
+        assert not (tmp_path / "runs").exists()
 
 
 BAD_CALLS = {

@@ -1,6 +1,7 @@
 """Encoders: their pyramids, weights, stems, and what is frozen."""
 
 import copy
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from diapir.config import ModelConfig
+from diapir.config import TO_RANDOM_WEIGHTS, ModelConfig, load_recipe
 from diapir.errors import RecipeError, WeightsError
 from diapir.models.encoders import build_encoder, parameter_stages
 from diapir.models.quick_conv import depthwise
@@ -201,7 +202,16 @@ def test_offline_imagenet_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> No
     assert "Name or service not known" in text
     assert "Go online once" in text
     assert "--set model.weights=PATH" in text
-    assert "--set model.weights=none" in text
+    assert TO_RANDOM_WEIGHTS in text
+
+
+def test_options_for_random_weights_begin_without_lovasz() -> None:
+    recipe = load_recipe("classic-resnet34", shlex.split(TO_RANDOM_WEIGHTS)[1::2])
+    assert (recipe.model.weights, recipe.model.freeze) == ("none", "none")
+    assert recipe.loss.stage_at(0).lovasz == 0
+    assert recipe.loss.stages[-1] == load_recipe("classic-scratch").loss.stages[-1]
+    recipes = Path(__file__).parents[1] / "docs" / "recipes.md"
+    assert TO_RANDOM_WEIGHTS in recipes.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

@@ -67,6 +67,21 @@ def test_round_trip(path: Path, members: list[Member], card: ModelCard) -> None:
             assert torch.equal(net.net()(x), member.net(x))
 
 
+def test_each_network_keeps_its_normalisation(
+    tmp_path: Path, members: list[Member], card: ModelCard
+) -> None:
+    wanted = [(0.4, 0.3), (0.6, 0.2)]
+    for member, (mean, std) in zip(members, wanted, strict=True):
+        member.net.mean, member.net.std = mean, std
+    path = tmp_path / "both.safetensors"
+    save_ensemble(path, members, card)
+    nets = [stored.net() for stored in read_networks(path).nets]
+    assert [(net.mean, net.std) for net in nets] == wanted
+    save_model(path, members[0].net, card)
+    (stored,) = read_networks(path).nets
+    assert (stored.net().mean, stored.net().std) == wanted[0]
+
+
 def test_predictions_are_the_weighted_mean_at_one_temperature(
     path: Path, members: list[Member], images: np.ndarray
 ) -> None:

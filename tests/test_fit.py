@@ -323,6 +323,19 @@ def test_interrupted_before_an_epoch_leaves_no_model(
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_interrupted_twice_before_it_began_ends_in_one_error(
+    easy_tiles: Tiles, tiny_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def press_ctrl_c_twice(*_: Any) -> None:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("diapir.training.fit.SaltNet", press_ctrl_c_twice)
+    with pytest.raises(RunError, match="ended before it began") as caught:
+        train(easy_tiles, tiny_recipe(), tmp_path)
+    assert caught.value.exit_code == 130
+
+
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 

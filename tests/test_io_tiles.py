@@ -14,6 +14,7 @@ from PIL import Image
 from diapir.errors import DataError
 from diapir.io import stack as stack_module
 from diapir.io.images import encode_png
+from diapir.io.layout import find_images, has_part
 from diapir.io.rle import encode_rle
 from diapir.io.tiles import Tiles, read_outline, read_tiles
 
@@ -143,6 +144,10 @@ UNLABELLED = {
     ),
     "zip with a leading test/": lambda root: pack(root / "test.zip", image_files("test/")),
     "images in test/": lambda root: write(root, image_files("test/")),
+    "images/ beside the table of train.zip": lambda root: write(
+        pack(root / "train.zip", labelled()),
+        image_files("images/") | {"train.csv": rle_table()},
+    ),
     "images/ without masks/": lambda root: write(root, image_files("images/")),
     "a folder of images": lambda root: write(root, image_files() | {"notes.txt": "mine"}),
     "a zip of images": lambda root: pack(root / "my.zip", image_files()) / "my.zip",
@@ -165,6 +170,29 @@ def test_unlabelled_layouts(tmp_path, layout):
 def test_depths_beside_the_data(tmp_path, write_layout, part):
     write(write_layout(tmp_path), {"depths.csv": depth_table()})
     check(read_tiles(tmp_path, part), masks=part == "train", depths=True)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_all_in_one_more_folder(tmp_path, packed, part):
+    inside = labelled("mine/") if part == "train" else image_files("mine/")
+    files = inside | {"mine/depths.csv": depth_table(), "__MACOSX/mine/._a.png": b"", "a.txt": ""}
+    root = pack(tmp_path / "mine.zip", files) / "mine.zip" if packed else write(tmp_path, files)
+    check(read_tiles(root, part), masks=part == "train", depths=not packed)
+
+
+def test_the_folder_of_the_other_part_is_no_folder_around_all(tmp_path):
+    write(tmp_path, image_files("train/images/") | {"train.csv": rle_table()})
+    assert not has_part(tmp_path, "test")
+
+
+@pytest.mark.parametrize("top", ["", "mine/"])
+def test_images_to_predict_may_have_masks(tmp_path, top):
+    with find_images(write(tmp_path, labelled(top))).source as source:
+        assert source.names(f"{top}images") == [f"{top}images/{id_}.png" for id_ in IDS]
+    with pytest.raises(DataError, match="no images") as caught:
+        find_images(write(tmp_path / "none", {"readme.txt": ""}))
+    assert caught.value.expected.startswith("a PNG file, or a folder or zip of them")
 
 
 def test_one_image(tmp_path):
@@ -407,6 +435,13 @@ def test_bad_mask_tables(tmp_path, change, what, where):
     assert caught.value.where == str(tmp_path / "train.csv") + where
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="others take no such names")
+def test_a_name_that_is_no_text(tmp_path):
+    write(tmp_path, {"images/\udcff.png": b"", "images/sé.png": b""})
+    with pytest.raises(DataError, match=r"'\\udcff.png' is not in UTF-8"):
+        read_tiles(tmp_path, "test")
+
+
 def test_an_id_twice_in_a_zip(tmp_path):
     pack(tmp_path / "train.zip", [*labelled().items(), ("images/a1.png", png(IMAGES[0]))])
     with pytest.raises(DataError, match="duplicate id 'a1'") as caught:
@@ -440,10 +475,27 @@ def test_nothing_there(tmp_path, part):
     assert f"{part}.zip" in caught.value.expected
 
 
-def test_labelled_images_are_not_taken_for_the_test_part(tmp_path):
-    write(tmp_path, labelled())
+@pytest.mark.parametrize(
+    "files", [labelled(), image_files("images/") | {"train.csv": rle_table()}], ids=["masks", "RLE"]
+)
+def test_labelled_images_are_not_taken_for_the_test_part(tmp_path, files):
+    write(tmp_path, files)
     with pytest.raises(DataError, match="no test images"):
         read_tiles(tmp_path, "test")
+    assert has_part(tmp_path, "train")
+    assert not has_part(tmp_path, "test")
+
+
+@pytest.mark.parametrize("spoil", ["cut short", "an id twice"])
+def test_a_part_that_cannot_be_read_is_not_taken_for_none(tmp_path, spoil):
+    zipped_competition(tmp_path)
+    if spoil == "cut short":
+        packed = tmp_path / "test.zip"
+        packed.write_bytes(packed.read_bytes()[:-40])
+    else:
+        write(tmp_path, {"test/a.png": b"", "test/a.PNG": b""})
+    with pytest.raises(DataError, match=r"cannot open the zip|duplicate id"):
+        has_part(tmp_path, "test")
 
 
 def test_a_place_that_may_not_be_entered(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import pickle
 import struct
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from torch import Tensor
 from diapir.config import Recipe
 from diapir.errors import ModelFileError, RunError
 from diapir.models import modelcard
-from diapir.models.modelcard import ModelCard, read_card
+from diapir.models.modelcard import ModelCard, Normalisation, read_card
 from diapir.models.modelfile import load_model, save_model, serialise
 from diapir.models.unet import SaltNet
+from diapir.runs.provenance import provenance
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def path(tmp_path: Path, net: SaltNet, card: ModelCard) -> Path:
 
 def test_round_trip(path: Path, net: SaltNet, card: ModelCard) -> None:
     again, found = load_model(path)
-    assert found == card
+    assert found == replace(card, normalisation=Normalisation(net.mean, net.std))
     assert not again.training
     x = torch.rand(2, 1, 101, 101)
     with torch.no_grad():
@@ -264,6 +266,9 @@ def test_missing_part_of_the_card(path: Path, key: str) -> None:
         ("metrics", [], "its metadata cannot be read"),
         ("metrics", {"score": "good"}, "its metadata cannot be read"),
         ("format", "1", "its metadata cannot be read"),
+        ("normalisation", {"mean": 0.5, "std": 0}, "its metadata cannot be read"),
+        ("normalisation", {"mean": float("nan"), "std": 1}, "its metadata cannot be read"),
+        ("normalisation", {"mean": 10**400, "std": 1}, "not a usable"),
         ("rule", {"temperature": 10**400, "min_body": 0, "empty_below": 0}, "not a usable"),
         ("rule", {"temperature": 1, "min_body": 10**400, "empty_below": 0}, "not a usable"),
         ("rule", {"temperature": 1, "min_body": float("inf"), "empty_below": 0}, "not a usable"),
@@ -282,7 +287,25 @@ def test_card_that_is_no_table(path: Path, text: str) -> None:
 
 def test_card_is_read_without_weights(path: Path, card: ModelCard) -> None:
     rewrite(path, lambda state: state.clear())
-    assert read_card(path) == card
+    assert read_card(path) == replace(card, normalisation=Normalisation(0.5, 0.5))
+
+
+def test_normalisation_is_that_of_the_training(
+    tmp_path: Path, net: SaltNet, card: ModelCard
+) -> None:
+    net.mean, net.std = 0.4, 0.3  # as another version of timm had it
+    path = tmp_path / "model.safetensors"
+    save_model(path, net, card)
+    again, found = load_model(path)
+    assert (again.mean, again.std) == (0.4, 0.3)
+    shown = ("normalisation of pixels", "mean 0.4000, standard deviation 0.3000")
+    assert shown in provenance(found)
+    save_model(path, again, found)
+    assert read_card(path) == found
+    rewrite(path, card=lambda table: table.pop("normalisation"))  # a file of before
+    again, found = load_model(path)
+    assert (again.mean, again.std) == (0.5, 0.5)
+    assert found.normalisation is None
 
 
 def test_unwritable_place_leaves_nothing(tmp_path: Path, net: SaltNet, card: ModelCard) -> None:

@@ -40,7 +40,7 @@ def test_the_model_file_keeps_them(tiny_recipe, tmp_path: Path):
     net = SaltNet(recipe.model)
     card = ModelCard(recipe, 0.5, pixels=replace(TGS_PIXELS, mean=0.4))
     save_model(tmp_path / "new.safetensors", net, card)
-    assert read_card(tmp_path / "new.safetensors") == card
+    assert read_card(tmp_path / "new.safetensors").pixels == card.pixels
     save_model(tmp_path / "silent.safetensors", net, ModelCard(recipe, 0.5))
     assert read_card(tmp_path / "silent.safetensors").pixels is None
 

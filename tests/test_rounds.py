@@ -3,7 +3,7 @@
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -322,6 +322,31 @@ def test_encoders_are_trained_side_by_side(data: Path, tiny_recipe: Make, tmp_pa
     assert seconds[-1] == max(seconds[:-1])
     assert table(folder.metrics)["training_seconds"] == round(seconds[-1], 1)
     assert read_members(folder.model)
+
+
+@pytest.mark.parametrize(
+    ("models", "said"), [(0, "no epoch had ended"), (1, "saved, of 1 of 2 networks")]
+)
+def test_encoders_side_by_side_that_are_ended_tell_what_is_saved(
+    models: int,
+    said: str,
+    data: Path,
+    tiny_recipe: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def end(runs: Sequence[Path], *_: Any, **__: Any) -> int:
+        for run in runs[:models]:
+            (run / "model.safetensors").touch()
+        return signal.SIGINT
+
+    monkeypatch.setattr(train_module, "train_side_by_side", end)
+    recipe = tiny_recipe(ensemble__encoders=["scratch", "test_efficientnet"])
+    with pytest.raises(RunError, match=said) as told:
+        train_recipe(recipe, data, tmp_path, Hardware("cpu", 2, progress=False))
+    (folder,) = tmp_path.iterdir()
+    assert told.value.exit_code == 130
+    assert f"--resume {folder}" in (folder / "next.txt").read_text(encoding="utf-8")
 
 
 def test_an_unknown_encoder_is_found_before_anything_trains(

@@ -23,12 +23,13 @@ from diapir.config import Recipe, load_recipe
 from diapir.data.competition import write_competition
 from diapir.data.datamodule import TileDataModule
 from diapir.data.splits import make_splits
-from diapir.errors import DataError, RecipeError, RunError, WeightsError
+from diapir.errors import DataError, ModelFileError, RecipeError, RunError, WeightsError
 from diapir.inference.evaluate import evaluate
 from diapir.inference.postprocess import choose
 from diapir.inference.predict import Predictor
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.metrics.score import competition_score
+from diapir.models import processor
 from diapir.models.modelfile import load_model
 from diapir.models.unet import SaltNet
 from diapir.runs.folder import RunFolder, is_main_process, new_run_folder
@@ -277,10 +278,48 @@ def test_a_frozen_encoder_needs_weights(data: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("accelerator", "devices", "changes", "said"),
+    [
+        ("gpu", "auto", {}, "cannot train on this hardware"),
+        ("cpu", "many", {}, "cannot train on this hardware"),
+        ("cpu", "auto", {"train__start_from": "none.safetensors"}, "does not exist"),
+        ("cpu", "auto", {"pseudo_labels__models": ["none.safetensors"]}, "does not exist"),
+        ("cpu", "auto", {"distill__models": ["none.safetensors"]}, "does not exist"),
+    ],
+)
+def test_what_is_not_there_is_found_before_there_is_a_folder(
+    accelerator: str,
+    devices: str,
+    changes: dict[str, Any],
+    said: str,
+    data: Path,
+    tiny_recipe: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    hardware = Hardware(accelerator, devices, progress=False)
+    with pytest.raises((RunError, ModelFileError), match=said):
+        train_recipe(tiny_recipe(**changes), data, tmp_path, hardware)
+    assert not list(tmp_path.iterdir())
+
+
 # --- folds
 
 
 @pytest.mark.usefixtures("no_figures")
+@pytest.mark.parametrize("channel", ["model__depth_channel", "model__coord_channels"])
+def test_a_frozen_stem_never_learns_of_more_channels(
+    channel: str, data: Path, tiny_recipe: Make, tmp_path: Path
+) -> None:
+    frozen = {"model__encoder": "test_resnet", "model__weights": "imagenet", "model__freeze": 1}
+    with pytest.raises(RecipeError, match="never look at them") as caught:
+        train_recipe(tiny_recipe(**frozen, **{channel: True}), data, tmp_path, QUIET)
+    assert "--set model.freeze=none" in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
 def test_folds_give_every_tile_one_prediction(
     data: Path, tiny_recipe: Make, tmp_path: Path
 ) -> None:
@@ -346,6 +385,36 @@ def test_interrupted_run_has_a_model_and_goes_on(
     assert table(rest.folder.metrics)["epochs"] == 3
 
 
+@pytest.mark.usefixtures("no_figures")
+@pytest.mark.parametrize("fixed", [None, 0.3])
+def test_ctrl_c_while_scoring_leaves_the_model_and_how_to_go_on(
+    data: Path,
+    tiny_recipe: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fixed: float | None,
+) -> None:
+    recipe = tiny_recipe(train__epochs=1, **({"predict__threshold": fixed} if fixed else {}))
+    with monkeypatch.context() as patch:
+        patch.setattr("diapir.runs.score.evaluate", lambda *_, **__: signal.raise_signal(2))
+        with pytest.raises(RunError, match="SIGINT ended the scoring; the model is saved") as told:
+            train_recipe(recipe, data, tmp_path, QUIET)
+    assert told.value.exit_code == 130
+    (path,) = tmp_path.iterdir()
+    folder = RunFolder(path)
+    assert str(folder.next_steps) in str(told.value)
+    assert f"diapir train --resume {path} " in folder.next_steps.read_text(encoding="utf-8")
+    net, card = load_model(folder.model)
+    assert card.threshold == (fixed or 0.5)
+    assert not card.metrics
+    assert not folder.is_finished()
+    resume_run(path, data, QUIET)
+    assert folder.is_finished()
+    scored, card = load_model(folder.model)
+    assert "val_score" in card.metrics
+    assert all(map(np.array_equal, net.state_dict().values(), scored.state_dict().values()))
+
+
 def test_folds_end_at_an_interruption(
     data: Path, tiny_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -361,6 +430,9 @@ def test_folds_end_at_an_interruption(
         train_recipe(recipe, data, tmp_path, QUIET)
     assert caught.value.exit_code == 128 + signal.SIGINT
     (folder,) = tmp_path.iterdir()
+    assert caught.value.mend == f"Go on with the command in {folder / 'next.txt'}."
+    said = (folder / "next.txt").read_text(encoding="utf-8")
+    assert f"diapir train --resume {folder} --data '{data}'" in said
     assert not (folder / "fold-1").exists()
     assert not (folder / "metrics.json").exists()
     monkeypatch.undo()
@@ -390,6 +462,51 @@ def test_after_an_interrupted_fold_all_folds_are_resumed(
     assert results[-1].folder.path == folder
     said = (folder / "next.txt").read_text(encoding="utf-8")
     assert f"diapir train --resume {folder} --data '{data}'" in said
+
+
+@pytest.fixture
+def sees_depths(data: Path, tiny_recipe: Make, tmp_path: Path) -> RunFolder:
+    """A run that was killed before its first epoch, of a network that sees depths."""
+    tiles, recipe = read_tiles(data, "train"), tiny_recipe(model__depth_channel=True)
+    folder = RunFolder(tmp_path / "run")
+    folder.make()
+    folder.write_inputs(recipe, make_splits(tiles, recipe.split)[0], tiles)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "said"), [("vanished", "has none any more"), ("other", "differ from those")]
+)
+def test_other_depths_are_noticed(
+    change: str, said: str, sees_depths: RunFolder, data: Path
+) -> None:
+    tiles = read_tiles(data, "train")
+    assert tiles.z_feet is not None
+    z_feet = None if change == "vanished" else tiles.z_feet[::-1].copy()
+    other = dataclasses.replace(tiles, z_feet=z_feet)
+    sees_depths.read_inputs(tiles)
+    with pytest.raises(RunError, match=said):
+        sees_depths.read_inputs(other)
+    stored = table(sees_depths.split)
+    del stored["data"]["depths_fingerprint"]  # as older runs have it
+    sees_depths.split.write_text(json.dumps(stored), encoding="utf-8")
+    sees_depths.read_inputs(tiles)
+    blind = table(sees_depths.recipe)
+    blind["model"]["depth_channel"] = False
+    sees_depths.recipe.write_text(json.dumps(blind), encoding="utf-8")
+    sees_depths.read_inputs(other)
+
+
+def test_a_resumed_run_is_refused_what_its_processor_cannot(
+    sees_depths: RunFolder, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = table(sees_depths.recipe)
+    recipe["train"]["precision"] = "bf16"
+    sees_depths.recipe.write_text(json.dumps(recipe), encoding="utf-8")
+    monkeypatch.setattr(processor, "has_fast_bf16", lambda: False)
+    with pytest.raises(RunError, match="no instructions for bf16"):
+        resume_run(sees_depths.path, data, QUIET)
+    assert not sees_depths.starts.exists()
 
 
 @pytest.mark.parametrize("drop", ["drop_blank", "drop_vertical"])

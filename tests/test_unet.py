@@ -300,6 +300,17 @@ def test_float32_on_a_card_is_no_tf32(
     assert torch.backends.cudnn.allow_tf32 is allowed
 
 
+@pytest.mark.parametrize("supported", [True, False])
+def test_auto_precision_asks_the_card(monkeypatch: pytest.MonkeyPatch, supported: bool) -> None:
+    def answer(including_emulation: bool = True) -> bool:
+        return supported or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", answer)
+    net = build()
+    net.set_precision("auto", "cuda")
+    assert net.autocast_dtype == (torch.bfloat16 if supported else None)
+
+
 # --- the empty-tile head
 
 

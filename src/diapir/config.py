@@ -19,6 +19,12 @@ from diapir.errors import RecipeError
 TILE_SIZE = 101
 """Height and width of a competition tile in pixels."""
 
+TO_RANDOM_WEIGHTS = (
+    "--set model.weights=none --set model.freeze=none "
+    '--set "loss.stages=[{bce=0.5,dice=0.5},{from_epoch=10,lovasz=0.7,bce=0.15,dice=0.15}]"'
+)
+"""Options that train a recipe of pretrained weights without any: Lovasz from the start stalls."""
+
 
 _MOST_RECIPE_CHARACTERS = 1 << 20
 # timm takes a ':' or '/' for the address of a repository or a folder

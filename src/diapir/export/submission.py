@@ -18,7 +18,14 @@ from diapir.io.atomic import write_text_atomic
 from diapir.io.csv_tables import RLE_HEADER
 from diapir.io.rle import encode_rle_many
 
-__all__ = ["KINDS", "Problem", "check_submission", "write_run_lengths", "write_submission"]
+__all__ = [
+    "KINDS",
+    "Problem",
+    "check_ids",
+    "check_submission",
+    "write_run_lengths",
+    "write_submission",
+]
 
 _UNFIT_FOR_CSV = re.compile(r'[\s,"\x00-\x1f]')
 
@@ -64,7 +71,7 @@ def write_run_lengths(
             CSV, or `order` names other tiles.
         RunError: The place cannot be written.
     """
-    _check_ids(ids)
+    check_ids(ids)
     if len(texts) != len(ids):
         raise SubmissionError(
             f"{len(texts)} run-lengths for {len(ids)} ids", mend="Give one for each id."
@@ -88,7 +95,12 @@ def _check_masks(ids: Sequence[str], masks: NDArray[Any]) -> None:
         )
 
 
-def _check_ids(ids: Sequence[str]) -> None:
+def check_ids(ids: Sequence[str]) -> None:
+    """Refuse names that no submission can hold, before anything is predicted for them.
+
+    Raises:
+        SubmissionError: One is there twice or would break the CSV.
+    """
     twice = [name for name, count in Counter(ids).items() if count > 1]
     if twice:
         raise SubmissionError(f"duplicate id {twice[0]!r}", mend="Give each tile once.")

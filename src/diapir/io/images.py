@@ -182,7 +182,7 @@ def _bad_mask(what: str, where: str) -> DataError:
 
 
 def _open(data: bytes, where: str) -> tuple[Image.Image, _Header]:
-    header = _check_png(data, where)
+    header = check_png(data, where)
     try:
         image = Image.open(BytesIO(data), formats=("PNG",))
         if image.size != (header.width, header.height):  # a second header, past the size check
@@ -193,8 +193,17 @@ def _open(data: bytes, where: str) -> tuple[Image.Image, _Header]:
     return image, header
 
 
-def _check_png(data: bytes, where: str) -> _Header:
-    """Walk over the chunks with their checksums, as Pillow skips those of the pixels.
+def check_png(data: bytes, where: str) -> _Header:
+    """Return the header of a PNG that is whole by its checksums, without decoding it.
+
+    Walks over all chunks, as Pillow skips the checksums of the pixels.
+
+    Args:
+        data: The bytes of a PNG file.
+        where: Its name, for the error.
+
+    Raises:
+        DataError: Not a PNG, truncated, damaged, or more than `MAX_PIXELS` pixels.
 
     Source: PNG Specification, third edition, 5.2 to 5.5 (signature, chunks, CRC) and 11.2.1.
     """

@@ -9,6 +9,7 @@ from diapir.errors import DataError
 from diapir.io.sources import FolderSource, Source, open_source
 
 Part = Literal["train", "test"]
+_Wanted = Literal["train", "test", "any"]
 
 
 @dataclass(frozen=True)
@@ -28,19 +29,41 @@ class Layout:
     masks: dict[str, str] | None
     tables: Path
 
+    @property
+    def depths(self) -> Path:
+        """The table of depths, which need not be there."""
+        return self.tables / "depths.csv"
+
 
 def find_layout(path: Path, part: Part) -> Layout:
     """Return where the files of `part` are.
 
     Args:
         path: The competition's folder with ``train.zip`` / ``test.zip`` or with these unzipped; a
-            folder or zip with ``images/`` and, for training, ``masks/``; for the test part also
-            a folder or zip of images, or one image. Unzipped folders go before zips.
+            folder or zip with ``images/`` and, for training, ``masks/`` or ``train.csv``; for the
+            test part also a folder or zip of images, or one image. All may lie in one folder more,
+            as a zip of a folder has it. Unzipped folders go before zips.
         part: ``"train"`` or ``"test"``.
 
     Raises:
         DataError: Nothing that fits is there, it holds no images, or two files share an id.
     """
+    return _find(path, part)
+
+
+def find_images(path: Path) -> Layout:
+    """Return where images to predict are: those of the test part, or else in ``images/``.
+
+    Args:
+        path: As in `find_layout`; images beside ``masks/`` will do.
+
+    Raises:
+        DataError: As in `find_layout`.
+    """
+    return _find(path, "any")
+
+
+def _find(path: Path, part: _Wanted) -> Layout:
     try:
         source, folder, tables = _choose(path, part)
     except OSError as error:
@@ -57,10 +80,14 @@ def find_layout(path: Path, part: Part) -> Layout:
 
 
 def has_part(path: Path, part: Part) -> bool:
-    """Return whether there are files of this part, readable or not."""
+    """Return whether there are files of this part.
+
+    Raises:
+        DataError: There are, but they cannot be listed or two share an id.
+    """
     try:
         find_layout(path, part).source.close()
-    except DataError:
+    except _NothingFoundError:
         return False
     return True
 
@@ -94,17 +121,23 @@ def _is_one(first: Layout, second: Layout) -> bool:
     return (first.source.path, first.images) == (second.source.path, second.images)
 
 
+class _NothingFoundError(DataError):
+    """There are no images of the part."""
+
+
 def index_files(source: Source, names: Sequence[str]) -> dict[str, str]:
     """Return the PNG files by id (the name without folder and suffix), sorted by id.
 
     Raises:
-        DataError: Two files share an id.
+        DataError: Two files share an id, or a name is not in UTF-8.
     """
     by_id: dict[str, str] = {}
     for name in names:
         file = PurePosixPath(name)
         if file.suffix.lower() != ".png":
             continue
+        if not file.name.isascii():
+            _check_utf8(file.name, source)
         if file.stem in by_id:
             raise DataError(
                 f"duplicate id {file.stem!r}",
@@ -116,12 +149,26 @@ def index_files(source: Source, names: Sequence[str]) -> dict[str, str]:
     return dict(sorted(by_id.items()))
 
 
-def _choose(path: Path, part: Part) -> tuple[Source, str, Path]:
+def _check_utf8(name: str, source: Source) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:  # Python stands in surrogates for bytes that are no text
+        raise DataError(
+            f"the file name {name!a} is not in UTF-8",
+            where=source.path,
+            expected="names that tables and reports can hold",
+            mend="Rename the file.",
+        ) from error
+
+
+def _choose(path: Path, part: _Wanted) -> tuple[Source, str, Path]:
     """Return the source, the folder inside it that holds the images, and the tables' folder."""
     if not path.exists():
-        raise DataError("no such folder or file", where=path, mend="Check the path of the data.")
+        raise _NothingFoundError(
+            "no such folder or file", where=path, mend="Check the path of the data."
+        )
     if path.is_file():
-        if part == "test" and path.suffix.lower() == ".png":
+        if part != "train" and path.suffix.lower() == ".png":
             return _OneFile(path), "", path.parent
         return _choose_inside(open_source(path), part, path.parent)
     unzipped, packed = FolderSource(path), path / f"{part}.zip"
@@ -130,31 +177,66 @@ def _choose(path: Path, part: Part) -> tuple[Source, str, Path]:
     return _choose_inside(unzipped, part, path)
 
 
-def _choose_inside(source: Source, part: Part, tables: Path) -> tuple[Source, str, Path]:
-    folders = [f"{part}/images", "images"]
-    if part == "test":
-        folders = ["test/images", "test", *([] if source.names("masks") else ["images"]), ""]
+def _choose_inside(source: Source, part: _Wanted, tables: Path) -> tuple[Source, str, Path]:
     try:
-        for folder in folders:
-            if any(name.lower().endswith(".png") for name in source.names(folder)):
-                return source, folder, tables
+        folders: list[str] = []
+        for top in ("", *_wrapping(source)):
+            beside = tables / top if isinstance(source, FolderSource) else tables
+            for folder in _candidates(source, part, top):
+                if any(name.lower().endswith(".png") for name in source.names(folder)):
+                    return source, folder, beside
+                folders.append(folder)
         raise _nothing_found(source, folders, part)
     except BaseException:
         source.close()
         raise
 
 
-def _nothing_found(source: Source, folders: list[str], part: Part) -> DataError:
+def _wrapping(source: Source) -> list[str]:
+    """Return the one folder around all, as a zip of a folder has it, if there is one."""
+    folders = source.folders()
+    return folders if len(folders) == 1 and folders[0] not in _OWN_FOLDERS else []
+
+
+_OWN_FOLDERS = ("train", "test", "images", "masks")
+
+
+def _candidates(source: Source, part: _Wanted, top: str) -> list[str]:
+    """Return the folders inside `top` that may hold the images, the best first."""
+    if part == "train":
+        found = ["train/images", "images"]
+    else:
+        usable = part == "any" or not _labelled(source, top)
+        found = ["test/images", "test", *(["images"] if usable else []), ""]
+    return [_joined(top, folder) for folder in found]
+
+
+def _labelled(source: Source, top: str) -> bool:
+    """Return whether images/ has labels: masks, or the table of a data set by itself."""
+    files = source.names(top)
+    elsewhere = _joined(top, "train.zip") in files or source.names(_joined(top, "train/images"))
+    table = _joined(top, "train.csv") in files and not elsewhere
+    return table or bool(source.names(_joined(top, "masks")))
+
+
+def _joined(top: str, name: str) -> str:
+    return "/".join(part for part in (top, name) if part)
+
+
+def _nothing_found(source: Source, folders: list[str], part: _Wanted) -> DataError:
+    wanted = "" if part == "any" else f"{part} "
     others = [name for folder in folders for name in source.names(folder)]
-    return DataError(
-        f"no {part} images" + (f"; found other files, such as {others[0]}" if others else ""),
+    return _NothingFoundError(
+        f"no {wanted}images" + (f"; found other files, such as {others[0]}" if others else ""),
         where=source.path,
-        expected=f"{part}.zip, or PNG files in " + ", ".join(f"{f}/" for f in folders if f),
+        expected="a PNG file, or a folder or zip of them, or with them in images/"
+        if part == "any"
+        else f"{part}.zip, or PNG files in " + ", ".join(f"{f}/" for f in folders if f),
         mend="Check the path of the data; images must be PNG.",
     )
 
 
-def _list_files(source: Source, folder: str, tables: Path, part: Part) -> Layout:
+def _list_files(source: Source, folder: str, tables: Path, part: _Wanted) -> Layout:
     images = index_files(source, source.names(folder))
     masks = None
     if part == "train":

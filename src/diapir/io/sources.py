@@ -19,6 +19,9 @@ MAX_FILE_BYTES = 1 << 27
 _UNPACKED_IN_STEPS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """Methods that zipfile unpacks piece by piece; with others a small entry may fill the memory."""
 
+_MAC_FOLDER = "__MACOSX"
+"""Holds what macOS adds to the files of a zip."""
+
 # What zipfile lets through on damaged input. RuntimeError: encrypted; NotImplementedError, a kind
 # of it: unknown compression; struct.error: an entry cut off inside its header.
 _ZIP_ERRORS = (
@@ -49,6 +52,14 @@ class Source(ABC):
 
         Raises:
             DataError: The folder cannot be listed.
+        """
+
+    @abstractmethod
+    def folders(self) -> list[str]:
+        """Return the names of the visible folders at the top, sorted.
+
+        Raises:
+            DataError: They cannot be listed.
         """
 
     @abstractmethod
@@ -111,6 +122,14 @@ class FolderSource(Source):
         except OSError as error:
             raise self._unreadable(folder, error) from error
 
+    def folders(self) -> list[str]:
+        """Return the names of the visible folders at the top, sorted."""
+        try:
+            with os.scandir(self.path) as entries:
+                return sorted(e.name for e in entries if _visible(e.name) and e.is_dir())
+        except OSError as error:
+            raise self._unreadable("", error) from error
+
     def read(self, name: str, most: int | None = None) -> bytes:
         """Return the bytes of a file."""
         try:
@@ -154,12 +173,18 @@ class ZipSource(Source):
         self._folders: dict[str, list[str]] = {}
         for name in self._zip.namelist():
             folder, _, base = name.rpartition("/")
-            if base and base[0] != "." and not name.startswith("__MACOSX/"):
+            if base and base[0] != "." and not name.startswith(f"{_MAC_FOLDER}/"):
                 self._folders.setdefault(folder, []).append(name)
 
     def names(self, folder: str) -> list[str]:
         """Return the names of the visible files right inside `folder`, sorted."""
         return sorted(self._folders.get(folder, []))
+
+    def folders(self) -> list[str]:
+        """Return the names of the visible folders at the top, sorted."""
+        return sorted(
+            {top for top in (f.partition("/")[0] for f in self._folders) if _visible(top)}
+        )
 
     def read(self, name: str, most: int | None = None) -> bytes:
         """Return the bytes of a file."""
@@ -186,6 +211,10 @@ class ZipSource(Source):
     def close(self) -> None:
         """Close the zip."""
         self._zip.close()
+
+
+def _visible(folder: str) -> bool:
+    return folder != _MAC_FOLDER and folder[:1] not in ("", ".")
 
 
 def open_source(path: Path) -> Source:

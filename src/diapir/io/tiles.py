@@ -158,6 +158,12 @@ class Tiles:
             digest.update(np.ascontiguousarray(self.masks).data)
         return digest.hexdigest()
 
+    def depths_fingerprint(self) -> str | None:
+        """Return the SHA-256 over the depths in the order of the ids; None without depths."""
+        if self.z_feet is None:
+            return None
+        return hashlib.sha256(np.ascontiguousarray(self.z_feet).data).hexdigest()
+
 
 def read_tiles(path: Path, part: Part, *, progress: bool = False) -> Tiles:
     """Return all tiles of one part of a data set, sorted by id.
@@ -178,7 +184,7 @@ def read_tiles(path: Path, part: Part, *, progress: bool = False) -> Tiles:
     with layout.source:
         ids = tuple(layout.images)
         # The cheap checks come first: no minute of decoding before a complaint about a table.
-        z_feet = _match_depths(ids, layout.tables / "depths.csv")
+        z_feet = _match_depths(ids, layout.depths)
         table = None
         if part == "train" and layout.masks is None:
             table = _match_rle_rows(ids, layout)
@@ -276,7 +282,7 @@ def arriving_tiles(path: Path) -> Iterator[ArrivingTiles]:
     layout = find_layout(path, "test")
     ids = tuple(layout.images)
     with layout.source:
-        z_feet = _match_depths(ids, layout.tables / "depths.csv")
+        z_feet = _match_depths(ids, layout.depths)
         with ImageStack(layout.source, list(layout.images.values()), read_grey) as images:
             yield ArrivingTiles(ids, images, z_feet, str(path))
 

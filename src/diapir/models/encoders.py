@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from diapir.config import ModelConfig
+from diapir.config import TO_RANDOM_WEIGHTS, ModelConfig
 from diapir.errors import RecipeError, WeightsError
 from diapir.models.blocks import ConvBlock
 
@@ -163,7 +163,8 @@ def _cannot_build(config: ModelConfig, pretrained: bool, error: Exception) -> Ex
             f"cannot get the ImageNet weights of {config.encoder!r}: {reason}",
             where="model.weights = 'imagenet' (downloaded by timm)",
             mend="Go online once so that timm can cache them, or give a .safetensors file with "
-            "--set model.weights=PATH, or start from random weights with --set model.weights=none.",
+            "--set model.weights=PATH, or start from random weights, with a loss that does not "
+            f"stall then: {TO_RANDOM_WEIGHTS}",
         )
     return RecipeError(
         f"timm cannot build {config.encoder!r} as a feature pyramid: {reason}",

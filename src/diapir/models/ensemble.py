@@ -7,7 +7,7 @@ each member beside what is common to all.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from diapir.config import Recipe, parse_recipe
 from diapir.errors import DiapirError, ModelFileError
 from diapir.io.atomic import write_bytes_atomic
 from diapir.io.digests import file_sha256
-from diapir.models.modelcard import ModelCard, broken, parse_card, read_table
+from diapir.models.modelcard import ModelCard, Normalisation, broken, parse_card, read_table
 from diapir.models.stored import StoredNet
 
 if TYPE_CHECKING:  # torch comes with them, and who has an engine of the networks needs none
@@ -79,16 +79,22 @@ def save_ensemble(
     Raises:
         RunError: The file cannot be written.
     """
-    from diapir.models.modelfile import serialise_state
+    from diapir.models.modelfile import normalisation_of, serialise_state
 
     state: dict[str, Tensor] = {}
     for number, member in enumerate(members):
         own = member.net.state_dict()
         state |= {f"{number}.{name}": tensor for name, tensor in own.items()}
     listed = [
-        {"recipe": m.recipe.model_dump(mode="json"), "weight": m.weight, "name": m.name}
+        {
+            "recipe": m.recipe.model_dump(mode="json"),
+            "weight": m.weight,
+            "name": m.name,
+            "normalisation": asdict(normalisation_of(m.net)),
+        }
         for m in members
     ]
+    card = replace(card, normalisation=None)
     extra = {"format": ENSEMBLE_FORMAT, "members": listed}
     write_bytes_atomic(path, serialise_state(state, card, extra, half=half))
 
@@ -104,23 +110,29 @@ def read_networks(path: Path) -> Networks:
     members, card = _parse_members(path, table), parse_card(path, table)
     digest = file_sha256(path)
     if not members:
-        return Networks((_stored(path, card.recipe, digest),), (1.0,), card)
+        net = _stored(path, card.recipe, card.normalisation, digest)
+        return Networks((net,), (1.0,), card)
     nets = tuple(
-        _stored(path, member.recipe, digest, number, len(members))
+        _stored(path, member.recipe, member.normalisation, digest, number, len(members))
         for number, member in enumerate(members)
     )
     return Networks(nets, tuple(member.weight for member in members), card)
 
 
 def _stored(
-    path: Path, recipe: Recipe, digest: str, number: int | None = None, members: int = 1
+    path: Path,
+    recipe: Recipe,
+    normalisation: Normalisation | None,
+    digest: str,
+    number: int | None = None,
+    members: int = 1,
 ) -> StoredNet:
     prefix = "" if number is None else f"{number}."
 
     def build() -> "SaltNet":
         from diapir.models.modelfile import build_network
 
-        net = build_network(path, recipe, prefix=prefix, members=members)
+        net = build_network(path, recipe, normalisation, prefix=prefix, members=members)
         if file_sha256(path) != digest:  # what is remembered of the file is not of these weights
             raise ModelFileError(
                 "the model file was replaced while it was in use",
@@ -140,11 +152,13 @@ class ListedMember:
         recipe: That trained it.
         weight: Relative to those of the others.
         name: Where it comes from.
+        normalisation: Of its pixels; None: the file is of before it was stored.
     """
 
     recipe: Recipe
     weight: float
     name: str
+    normalisation: Normalisation | None
 
 
 def read_members(path: Path) -> list[ListedMember]:
@@ -173,4 +187,5 @@ def _parse_member(entry: dict[str, Any], path: Path) -> ListedMember:
         recipe = parse_recipe(entry["recipe"], where=str(path))
     except DiapirError as error:
         raise broken(path, f"a member's recipe is not valid: {error.what}") from error
-    return ListedMember(recipe, weight, str(entry["name"]))
+    normalisation = Normalisation.from_json(entry.get("normalisation"))
+    return ListedMember(recipe, weight, str(entry["name"]), normalisation)

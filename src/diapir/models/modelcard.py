@@ -4,6 +4,7 @@ Whoever only reads the card, or has an engine of the network from an earlier run
 """
 
 import json
+import math
 import platform
 import struct
 import subprocess
@@ -33,6 +34,41 @@ _LIBRARIES = ("diapir", "torch", "timm", "lightning", "numpy", "safetensors")
 
 
 @dataclass(frozen=True)
+class Normalisation:
+    """What a network takes from its pixels and divides them by before anything else.
+
+    Stored with the weights: where the recipe leaves it to the encoder, it is what timm says of it,
+    which another version of timm may say otherwise.
+
+    Args:
+        mean: Of pixels in 0..1.
+        std: Of pixels in 0..1.
+    """
+
+    mean: float
+    std: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):
+            raise ValueError(f"a normalisation cannot be {self}")
+
+    @classmethod
+    def from_json(cls, table: dict[str, Any] | None) -> "Normalisation | None":
+        """Return that of a table as `dataclasses.asdict` makes it; None for None.
+
+        Raises:
+            KeyError: Something is missing.
+            ValueError: It says what cannot be.
+        """
+        if table is None:
+            return None
+        try:
+            return cls(float(table["mean"]), float(table["std"]))
+        except OverflowError as error:  # no ValueError, for Python
+            raise ValueError(f"a normalisation cannot have this number: {error}") from error
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """What a model file says of its weights.
 
@@ -50,6 +86,8 @@ class ModelCard:
         notes: Anything for the reader.
         pixels: What the training pixels look like; None: the file does not say it.
         rule: Calibration and clean-up of masks, beside the threshold.
+        normalisation: Of the network in the file, which is asked when it is saved; None in files of
+            several networks, each of which has its own, and of before it was stored.
     """
 
     recipe: Recipe
@@ -65,6 +103,7 @@ class ModelCard:
     notes: str = ""
     pixels: PixelStatistics | None = None
     rule: MaskRule = AS_THRESHOLDED
+    normalisation: Normalisation | None = None
 
     def stamped(self) -> "ModelCard":
         """Return the card with versions and commit of this process, and the time of now."""
@@ -162,6 +201,7 @@ def _parse_card(path: Path, table: dict[str, Any]) -> ModelCard:
         notes=str(table["notes"]),
         pixels=None if table.get("pixels") is None else PixelStatistics.from_json(table["pixels"]),
         rule=MaskRule.from_json(table["rule"]) if "rule" in table else AS_THRESHOLDED,
+        normalisation=Normalisation.from_json(table.get("normalisation")),
     )
 
 

@@ -8,7 +8,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from diapir.models.modelcard import (
     FORMAT,
     KEY,
     ModelCard,
+    Normalisation,
     broken,
     parse_card,
     read_table,
@@ -53,7 +54,13 @@ def save_model(path: Path, net: SaltNet, card: ModelCard, *, half: bool = False)
 
 def serialise(net: SaltNet, card: ModelCard, *, half: bool = False) -> bytes:
     """Return the bytes of a model file; the same network and card give the same bytes."""
+    card = replace(card, normalisation=normalisation_of(net))
     return serialise_state(net.state_dict(), card, {"format": FORMAT}, half=half)
+
+
+def normalisation_of(net: SaltNet) -> Normalisation:
+    """Return how a network normalises its pixels."""
+    return Normalisation(net.mean, net.std)
 
 
 def serialise_state(
@@ -81,15 +88,23 @@ def load_model(path: Path) -> tuple[SaltNet, ModelCard]:
             expected="the model file of one network",
             mend="Give the model.safetensors of one of the runs in it.",
         )
-    return build_network(path, card.recipe), card
+    return build_network(path, card.recipe, card.normalisation), card
 
 
-def build_network(path: Path, recipe: Recipe, *, prefix: str = "", members: int = 1) -> SaltNet:
+def build_network(
+    path: Path,
+    recipe: Recipe,
+    normalisation: Normalisation | None,
+    *,
+    prefix: str = "",
+    members: int = 1,
+) -> SaltNet:
     """Return a network of a file, in evaluation mode on the CPU.
 
     Args:
         path: The file.
         recipe: That trained the network.
+        normalisation: That it was trained with; None: what the recipe says here and now.
         prefix: Before the names of its tensors.
         members: Networks in the file.
 
@@ -104,6 +119,8 @@ def build_network(path: Path, recipe: Recipe, *, prefix: str = "", members: int 
         raise
     except DiapirError as error:
         raise broken(path, f"its recipe cannot be built: {error.what}") from error
+    if normalisation is not None:
+        net.mean, net.std = normalisation.mean, normalisation.std
     net.load_state_dict(_read_state(path, net.state_dict(), prefix, members))
     return net.eval()
 

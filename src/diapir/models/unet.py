@@ -145,14 +145,14 @@ class SaltNet(nn.Module):
     def set_precision(self, precision: str, device: str) -> None:
         """Choose the dtype of the convolutions: 'float32', 'bf16', or the faster one ('auto').
 
-        On a CPU 'auto' is bf16 where the processor has instructions for it, else float32. Once a
+        'auto' is bf16 where the processor or the card has instructions for it, else float32. Once a
         network is to compute in float32 on a card, no convolution of this process uses TF32 there,
         whose mantissa has 10 bits and which torch allows by default.
 
         Source: PyTorch, CUDA semantics, TensorFloat-32.
         """
-        if precision == "auto" and device == "cpu":
-            precision = fastest_precision()
+        if precision == "auto":
+            precision = _fastest_on(device)
         if precision == "float32" and device != "cpu":
             torch.backends.cudnn.allow_tf32 = False
         self.autocast_dtype = None if precision == "float32" else torch.bfloat16
@@ -249,6 +249,14 @@ class SaltNet(nn.Module):
             for project, level in zip(self.hyper, levels[:-1], strict=True)
         ]
         return torch.cat([*columns, levels[-1]], dim=1)
+
+
+def _fastest_on(device: str) -> str:
+    if device == "cpu":
+        return fastest_precision()
+    # a card from before Ampere takes bf16, too, but step by step in float32
+    emulated = device == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
+    return "float32" if emulated else "bf16"
 
 
 def _decoder_channels(channels: tuple[int, ...], steps: int) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from diapir.config import load_recipe
 from diapir.data.competition import write_competition
 from diapir.data.synthetic import generate_tiles
+from diapir.io.layout import find_layout, has_part
 from diapir.runs.folder import new_run_folder
 from diapir.runs.hardware import Hardware
 from diapir.runs.outcome import ended_early
@@ -21,6 +22,9 @@ def run_demo(
 ) -> list[tuple[str, str]]:
     """Go the whole way once and return a table of results and paths.
 
+    Tiles are divided by depth, or by coverage where the data has no depths. The submission is left
+    out, which is told, where the data has no test part.
+
     Args:
         out: Takes a new folder for each demo, so that two never mix.
         data: A data set; None draws a synthetic one.
@@ -35,7 +39,11 @@ def run_demo(
         write_competition(
             data, generate_tiles(LABELLED, 0), generate_tiles(UNLABELLED, 1, labelled=False)
         )
-    recipe = load_recipe("demo", [f"train.max_minutes={minutes}"])
+    settings = [f"train.max_minutes={minutes}"]
+    if not _has_depths(data):
+        settings.append("split.stratify=coverage")
+    submits = has_part(data, "test")  # known before minutes of training
+    recipe = load_recipe("demo", settings)
     result = train_recipe(recipe, data, out, Hardware(progress=progress))[0]
     folder = result.folder
     if result.interrupted is not None:
@@ -50,12 +58,22 @@ def run_demo(
     rows += [
         ("training", f"{result.seconds / 60:.1f} minutes"),
         ("model", str(folder.model)),
-        *_submission(folder.model, data, folder.path / "submission.csv", progress),
+        *(
+            _submission(folder.model, data, folder.path / "submission.csv", progress)
+            if submits
+            else [("submission", "none: the data has no test part")]
+        ),
         ("figures", str(folder.figures)),
         ("report", str(folder.report)),
         ("what next", str(folder.next_steps)),
     ]
     return rows
+
+
+def _has_depths(data: Path) -> bool:
+    layout = find_layout(data, "train")
+    layout.source.close()
+    return layout.depths.exists()
 
 
 def _submission(model: Path, data: Path, file: Path, progress: bool) -> list[tuple[str, str]]:

@@ -42,7 +42,7 @@ class Judgement:
         probs: (N, H, W) calibrated probabilities of the tiles.
         subtitle: What the tiles are, in words.
         cards: Of the models, by file name.
-        warning: Why the scores flatter, where they do.
+        warning: Why the scores flatter, or which tiles they leave out by their ids alone.
         choice: How threshold and rule were chosen, where that happened here.
     """
 
@@ -139,7 +139,9 @@ def _judge_models(
         rule=predictor.rule,
         tiles=tiles,
         probs=probs,
-        subtitle=warning or f"{len(tiles):,} tiles of {data.name} that no model has seen",
+        subtitle=f"{len(tiles):,} tiles of {data.name} that no model has seen"
+        if warning is None or part == "auto"
+        else warning,
         cards={f"{k} {file.name}": c for k, (file, c) in enumerate(zip(files, cards, strict=True))}
         if len(files) > 1
         else {files[0].name: cards[0]},
@@ -286,6 +288,7 @@ def _unseen(tiles: Tiles, cards: Sequence[ModelCard], part: str) -> tuple[Tiles,
         raise DataError(f"no part named {part!r}", where="--part", expected="auto or all")
     seen = {id_ for card in cards for id_ in (*card.train_ids, *card.val_ids)}
     known = sum(id_ in seen for id_ in tiles.ids)
+    other = known > 0 and _is_other_data(tiles, cards)
     if part == "auto":
         dropped = {id_ for card in cards for id_ in card.dropped_ids}
         fresh = [i for i, id_ in enumerate(tiles.ids) if id_ not in seen | dropped]
@@ -293,11 +296,30 @@ def _unseen(tiles: Tiles, cards: Sequence[ModelCard], part: str) -> tuple[Tiles,
             raise DataError(
                 f"the models' training has seen all {len(tiles):,} tiles",
                 where=tiles.source,
-                mend="Give other labelled tiles, or --part all for a score that flatters.",
+                mend="Give other labelled tiles, or --part all for a score that flatters."
+                if not other
+                else "Tiles are known by their ids, and this is other data than the models': where "
+                "it is other tiles under the same ids, give --part all, which takes all of them.",
             )
-        return tiles.subset(fresh), None
+        told = (
+            f"{known:,} tiles are left out as seen, by their ids; this is other data than the "
+            "models': where it is other tiles under the same ids, give --part all"
+        )
+        return tiles.subset(fresh), told if other else None
     warning = (
         f"{known:,} of {len(tiles):,} tiles trained these models or picked their thresholds: the "
         "score flatters them"
     )
+    if other:
+        warning += ", unless these are other tiles under the same ids: the data is not the models'"
     return tiles, warning if known else None
+
+
+def _is_other_data(tiles: Tiles, cards: Sequence[ModelCard]) -> bool:
+    """Return whether a model's ids occur among the tiles, but its data was not these."""
+    ids, fingerprint = set(tiles.ids), tiles.fingerprint()
+    return any(
+        card.data_fingerprint not in ("", fingerprint)
+        and not ids.isdisjoint((*card.train_ids, *card.val_ids))
+        for card in cards
+    )

@@ -17,6 +17,7 @@ from diapir.io.atomic import write_text_atomic
 from diapir.io.json_text import json_text
 from diapir.io.tiles import Tiles
 
+_DEPTHS = "depths_fingerprint"
 _COPY = "Copy the run folder again from where it was trained."
 
 
@@ -118,14 +119,20 @@ class RunFolder:
     def write_inputs(self, recipe: Recipe, split: Split, tiles: Tiles) -> None:
         """Store what the run starts from: resolved recipe, split and identity of the data."""
         write_json(self.recipe, recipe.model_dump(mode="json"))
-        data = {"source": tiles.source, "tiles": len(tiles), "fingerprint": tiles.fingerprint()}
+        data = {
+            "source": tiles.source,
+            "tiles": len(tiles),
+            "fingerprint": tiles.fingerprint(),
+            _DEPTHS: tiles.depths_fingerprint(),
+        }
         write_json(self.split, {"data": data, **split.to_json(tiles.ids)})
 
     def read_inputs(self, tiles: Tiles) -> tuple[Recipe, Split]:
         """Return the stored recipe and split of a run that is to go on with the same tiles.
 
         Raises:
-            RunError: The folder is no run, or the data has changed since.
+            RunError: The folder is no run, or the data has changed since; depths count only where
+                the network sees them.
         """
         if not self.recipe.is_file() or not self.split.is_file():
             raise RunError(
@@ -143,7 +150,23 @@ class RunFolder:
                 expected=f"the data of {self.path}",
                 mend="Give the same data, or start a new run.",
             )
-        return load_recipe(str(self.recipe)), Split.from_json(stored, tiles.ids)
+        recipe = load_recipe(str(self.recipe))
+        if recipe.model.depth_channel:
+            self._check_depths(data, tiles)
+        return recipe, Split.from_json(stored, tiles.ids)
+
+    def _check_depths(self, data: dict[str, Any], tiles: Tiles) -> None:
+        found = tiles.depths_fingerprint()
+        # older runs did not note their depths
+        if found is None or data.get(_DEPTHS, found) != found:
+            raise RunError(
+                "the network sees depths, and they differ from those of the run"
+                if found
+                else "the network sees depths, and the data has none any more",
+                where=tiles.source,
+                expected=f"the depths of {self.path}",
+                mend="Bring back depths.csv as it was, or start a new run.",
+            )
 
     def note_start(self, about: dict[str, Any]) -> None:
         """Add a start of the training to those before.

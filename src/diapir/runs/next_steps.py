@@ -93,7 +93,7 @@ def after_rounds(folder: RunFolder, data: Path, places: Sequence[Path], split: S
 
 
 def after_interruption(folder: RunFolder, data: Path) -> str:
-    """Return the command that goes on with several trainings."""
+    """Return the command that goes on with several trainings, or scores one that has ended."""
     again = f"diapir train --resume {_quoted(folder.path)} --data {_quoted(data)}"
     return f"# go on where it was interrupted\n{again}\n"
 

@@ -19,9 +19,9 @@ from diapir.io.tiles import Tiles
 from diapir.models.modelfile import load_model, save_model
 from diapir.runs.folder import RunFolder, read_json, write_json
 from diapir.runs.machine import command_line, describe_machine
-from diapir.runs.next_steps import after_training
+from diapir.runs.next_steps import after_interruption, after_training
 from diapir.runs.report import save_data_figures, write_run_report
-from diapir.runs.score import SECONDS_WHEN_ASKED_TO_END, Scored, score_network
+from diapir.runs.score import SECONDS_WHEN_ASKED_TO_END, Scored, score_network, unscored_card
 from diapir.training.fit import FitResult
 
 
@@ -56,15 +56,23 @@ class RunResult:
         return [f"on {name}, {warning}" for name, warning in found if warning is not None]
 
 
-def ended_early(number: int, folder: RunFolder) -> RunError:
+def ended_early(
+    number: int,
+    folder: RunFolder,
+    *,
+    work: str = "the training",
+    left: str = "the best model so far is saved",
+) -> RunError:
     """Return the error of work that cannot go on, as a signal has ended the training before it.
 
     Args:
         number: Of the signal; the command line ends with it.
         folder: Of the training.
+        work: That it ended.
+        left: What is there of it.
     """
     error = RunError(
-        f"{signal.Signals(number).name} ended the training; the best model so far is saved",
+        f"{signal.Signals(number).name} ended {work}; {left}",
         where=folder.path,
         mend=f"Go on with the command in {folder.next_steps}.",
     )
@@ -77,6 +85,8 @@ def write_outcome(
 ) -> RunResult:
     """Score a network that was just trained, and write all that its run folder is to hold.
 
+    The model is saved first, so that Ctrl-C while it is scored loses nothing but the scores.
+
     Args:
         tiles: The labelled tiles.
         split: Which of them trained, validate and report.
@@ -86,8 +96,22 @@ def write_outcome(
         fitted: What the training gave; its network is on the device that scores.
 
     Raises:
-        DiapirError: Something cannot be written.
+        DiapirError: Something cannot be written, or Ctrl-C ended the scoring.
     """
+    if not folder.is_finished():  # else its model is there, with scores
+        card = replace(unscored_card(tiles, split, recipe), git=folder.commits())
+        save_model(folder.model, fitted.net, card)
+        write_text_atomic(folder.next_steps, after_interruption(folder, data))
+    try:
+        return _write_scored(tiles, split, recipe, folder, data, fitted)
+    except KeyboardInterrupt as error:
+        left = "the model is saved, but not its scores"
+        raise ended_early(signal.SIGINT, folder, work="the scoring", left=left) from error
+
+
+def _write_scored(
+    tiles: Tiles, split: Split, recipe: Recipe, folder: RunFolder, data: Path, fitted: FitResult
+) -> RunResult:
     device = next(fitted.net.parameters()).device
     ending = fitted.interrupted is not None
     most = SECONDS_WHEN_ASKED_TO_END / (1 + len(fitted.snapshots)) if ending else math.inf

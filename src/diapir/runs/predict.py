@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from diapir.errors import DataError
-from diapir.export.submission import check_submission, write_run_lengths
+from diapir.errors import DataError, RunError
+from diapir.export.submission import check_ids, check_submission, write_run_lengths
 from diapir.inference.blend import blend_sections, windows_of
 from diapir.inference.predict import AS_TRAINED, PredictOptions, Predictor, load_predictor
 from diapir.io.atomic import write_bytes_atomic
 from diapir.io.csv_tables import read_rle_csv
 from diapir.io.digests import file_sha256
-from diapir.io.images import encode_png, read_grey, write_mask_png
-from diapir.io.layout import find_layout
+from diapir.io.images import check_png, encode_png, read_grey, write_mask_png
+from diapir.io.layout import find_images
 from diapir.io.lock import sole_writer
 from diapir.io.rle import encode_rle_many
 from diapir.io.sources import Source
@@ -83,8 +83,26 @@ def submit(
     Raises:
         DiapirError: A model or the data cannot be used, or the file cannot be written.
     """
+    _check_out(out)
     with sole_writer(out):
         return _submit(models, data, out, options, progress)
+
+
+def _check_out(out: Path) -> None:
+    if out.suffix.lower() == ".json":
+        raise RunError(
+            "the JSON that says what made the submission would take its place",
+            where=f"--out {out}",
+            expected="the name of a CSV file",
+            mend=f"Give {out.with_suffix('.csv')}.",
+        )
+    if out.is_dir():
+        raise RunError(
+            "a folder has the name of the submission",
+            where=f"--out {out}",
+            expected="the name of a CSV file",
+            mend=f"Give {out / 'submission.csv'}.",
+        )
 
 
 def _submit(
@@ -92,12 +110,14 @@ def _submit(
 ) -> SubmitResult:
     started = time.perf_counter()
     with arriving_tiles(data) as arriving:
+        check_ids(arriving.ids)
+        order = _sample_order(data, arriving.ids)
         predictor, cards = load_predictor(models, options)
         files = models_or_packaged(models)
         digests = [file_sha256(path) for path in files]
         texts = _run_lengths(predictor, arriving, progress)
         tiles = arriving.all()
-    write_run_lengths(out, tiles.ids, texts, order=_sample_order(data, tiles.ids))
+    write_run_lengths(out, tiles.ids, texts, order=order)
     with_salt = sum(text != "" for text in texts)
     result = SubmitResult(
         tiles=len(tiles),
@@ -188,10 +208,12 @@ def _predict_files(
     options: PredictOptions,
     progress: bool,
 ) -> PredictResult:
-    layout = find_layout(source, "test")
+    layout = find_images(source)
     count, with_salt = 0, 0
     sizes: set[tuple[int, ...]] = set()
     with layout.source, counting(len(layout.images), "predicting", shown=progress) as advance:
+        for file in layout.images.values():  # else a damaged one in the middle would leave half
+            check_png(layout.source.read(file), layout.source.describe(file))
         for names, images in _same_sized(layout.source, layout.images, options.batch_size):
             sizes.add(images.shape[1:])
             # what comes is taken to be of one size until there is a second

@@ -24,6 +24,10 @@ def provenance(card: "ModelCard") -> list[tuple[str, str]]:
         ("source commit", card.git or "not from a source tree"),
         ("created", card.created),
     ]
+    normalised = card.normalisation
+    if normalised is not None:
+        told = f"mean {normalised.mean:.4f}, standard deviation {normalised.std:.4f}"
+        rows.append(("normalisation of pixels", told))
     return rows + [(name, found) for name, found in card.versions.items()]
 
 

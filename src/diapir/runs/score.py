@@ -80,6 +80,19 @@ def score_network(
     return Scored(threshold, on_val, on_holdout, val_probs, shown_probs, card, choice.calibration)
 
 
+def unscored_card(tiles: Tiles, split: Split, recipe: Recipe) -> ModelCard:
+    """Return the card of a network before it is scored, with the recipe's threshold or 0.5.
+
+    Args:
+        tiles: All labelled tiles.
+        split: Which train, validate and are held out.
+        recipe: That trained it.
+    """
+    nothing = tiles.subset([])
+    choice = choose_masks(np.zeros(nothing.images.shape, np.float32), nothing, recipe.predict)
+    return _card(tiles, split, recipe, choice.threshold, choice.rule, None, None)
+
+
 def _scorable(
     tiles: Tiles, split: Split, predictor: Predictor, most_seconds: float
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

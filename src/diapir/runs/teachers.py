@@ -1,6 +1,8 @@
 """Earlier models as teachers: masks for unlabelled tiles, probabilities to learn from, a start."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from diapir.data.splits import Split
 from diapir.errors import DataError, ModelFileError
 from diapir.inference.predict import Predictor, load_predictor
 from diapir.io.tiles import Tiles, read_tiles
-from diapir.models.modelcard import ModelCard
+from diapir.models.modelcard import ModelCard, read_card
 from diapir.models.modelfile import load_model
 from diapir.models.unet import SaltNet
 from diapir.runs.evaluate import predict_with_bar
@@ -80,6 +82,30 @@ def ask_teachers(
             told = predict_with_bar(teacher, tiles, progress, "Teachers")
         taught = np.rint(255 * told).astype(np.uint8)
     return Lessons(tiles, split, taught, start)
+
+
+def check_teachers(tiles: Tiles, splits: Sequence[Split], recipe: Recipe) -> None:
+    """Raise what `ask_teachers` would of its model files, by their cards alone.
+
+    Args:
+        tiles: The labelled tiles.
+        splits: All that are going to be trained.
+        recipe: Names the files.
+
+    Raises:
+        DataError: One has seen tiles that a split validates on or holds out.
+        ModelFileError: One is missing or no model.
+    """
+    start = recipe.train.start_from
+    named = {
+        "train.start_from": () if start is None else (start,),
+        "pseudo_labels.models": recipe.pseudo_labels.models,
+        "distill.models": recipe.distill.models,
+    }
+    for where, models in named.items():
+        for model, split in product(models, splits):
+            path = _of_fold(model, split)
+            _check_unseen(path, read_card(path), tiles, split, where)
 
 
 def most_certain(

@@ -1,8 +1,10 @@
 """Trains by a recipe: read, split, fit, score, write, report."""
 
 import os
+import sys
 import tempfile
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from diapir.config import Recipe, load_recipe
+from diapir.config import TO_RANDOM_WEIGHTS, Recipe, load_recipe
 from diapir.data.splits import Split, make_splits
-from diapir.errors import DataError, RecipeError, RunError
+from diapir.errors import DataError, RecipeError, RunError, signal_exit_code
 from diapir.io.atomic import remove_leftovers, write_text_atomic
 from diapir.io.csv_tables import read_groups
 from diapir.io.tiles import Tiles, read_tiles
@@ -33,8 +35,8 @@ from diapir.runs.rounds import (
     train_rounds,
 )
 from diapir.runs.side_by_side import train_side_by_side
-from diapir.runs.teachers import ask_teachers
-from diapir.training.fit import LAST_CHECKPOINT, FitResult, fit
+from diapir.runs.teachers import ask_teachers, check_teachers
+from diapir.training.fit import LAST_CHECKPOINT, FitResult, check_hardware, fit
 
 
 def train_recipe(
@@ -55,15 +57,19 @@ def train_recipe(
         DiapirError: Of any kind; nothing half-written is left under a final name.
     """
     tiles = read_tiles(data, "train", progress=hardware.progress and is_main_process())
-    splits = make_splits(tiles, recipe.split, _read_groups(recipe, tiles))
+    groups = _read_groups(recipe, tiles)
+    splits = make_splits(tiles, recipe.split, groups)
+    _tell_of_lone_tiles(recipe, groups)
     members = [recipe]
     if recipe.joins_trainings:
         check_one_machine(hardware.on_cpu, hardware.devices, hardware.num_nodes)
         members = [member_recipe(recipe, encoder, (), None) for encoder in member_encoders(recipe)]
+    devices = 1 if recipe.joins_trainings else hardware.devices
+    check_hardware(hardware.accelerator, devices, hardware.num_nodes)
     for member in members if is_main_process() else ():
         _check_trainable(member, tiles)
-        if hardware.on_cpu:
-            check_precision(member.train.precision, "train.precision = 'bf16'")
+        check_teachers(tiles, splits, member)
+        _check_processor(member, hardware)
     if recipe.pseudo_labels.rounds:
         _check_unlabelled(data)
     folder = _shared_folder(runs, recipe.name)
@@ -114,16 +120,17 @@ def _train_splits(
     The result of the folds together comes last.
     """
     results = []
-    for split in splits:
-        place = _placed(tiles, split, recipe, folder)
-        if place.is_finished():
-            results.append(score_again(tiles, split, recipe, place, hardware.scoring_device))
-            continue
-        begun = (place.path / LAST_CHECKPOINT).is_file()
-        fitted, result = _train_split(tiles, split, recipe, place, data, hardware, resume=begun)
-        results += result
-        if fitted.interrupted is not None:
-            break
+    with _to_be_continued(folder, data) if len(splits) > 1 else nullcontext():
+        for split in splits:
+            place = _placed(tiles, split, recipe, folder)
+            if place.is_finished():
+                results.append(score_again(tiles, split, recipe, place, hardware.scoring_device))
+                continue
+            begun = (place.path / LAST_CHECKPOINT).is_file()
+            fitted, result = _train_split(tiles, split, recipe, place, data, hardware, resume=begun)
+            results += result
+            if fitted.interrupted is not None:
+                break
     _leave_to_main_process()
     if len(splits) > 1 and results[-1].interrupted is not None:
         return _to_be_resumed(results, folder, data)
@@ -140,6 +147,23 @@ def _train_splits(
         interrupted=None,
     )
     return [*results, together]
+
+
+@contextmanager
+def _to_be_continued(folder: RunFolder, data: Path) -> Iterator[None]:
+    """Where a signal ends one of several trainings, leave the command that goes on with all.
+
+    Raises:
+        RunError: That of the signal, which tells where the command is.
+    """
+    try:
+        yield
+    except RunError as error:
+        if error.exit_code > signal_exit_code(0):
+            if is_main_process():
+                write_text_atomic(folder.next_steps, after_interruption(folder, data))
+            error.mend = f"Go on with the command in {folder.next_steps}."
+        raise
 
 
 def _to_be_resumed(results: list[RunResult], folder: RunFolder, data: Path) -> list[RunResult]:
@@ -182,9 +206,10 @@ def _train_rounds(
         _train_ahead(tiles, members, folder, data, hardware)
 
     at_once = hardware.networks_at_once(len(member_encoders(recipe)))
-    found = train_rounds(
-        recipe, folder, data, train, train_ahead, at_once, progress=hardware.progress
-    )
+    with _to_be_continued(folder, data):
+        found = train_rounds(
+            recipe, folder, data, train, train_ahead, at_once, progress=hardware.progress
+        )
     if found.made is None:
         return _to_be_resumed(found.results, folder, data)
     together = RunResult(
@@ -222,8 +247,9 @@ def _train_ahead(
     )
     if ended is None:
         return
-    write_text_atomic(folder.next_steps, after_interruption(folder, data))
-    raise ended_early(ended, folder)
+    saved = [run for _, run in missing if any(run.path.rglob(run.model.name))]
+    left = f"the best models so far are saved, of {len(saved)} of {len(missing)} networks"
+    raise ended_early(ended, folder, left=left if saved else "no epoch had ended, so no model is")
 
 
 def _resume_rounds(
@@ -240,11 +266,33 @@ def _resume_rounds(
 
 
 def _read_groups(recipe: Recipe, tiles: Tiles) -> list[str] | None:
-    """Return the group of each tile, its own id where the file has none."""
+    """Return the group of each tile, its own id where the file has none.
+
+    Raises:
+        DataError: The table is malformed, or has a group for none of the tiles.
+    """
     if recipe.split.groups is None:
         return None
     groups = read_groups(Path(recipe.split.groups))
+    if groups and not groups.keys() & set(tiles.ids):
+        raise DataError(
+            f"no tile has a group: the table's first id is {next(iter(groups))!r}, the first tile "
+            f"{tiles.ids[0]!r}",
+            where=f"split.groups = {recipe.split.groups}",
+            expected="ids of the tiles, in the same letters and without '.png'",
+            mend="Write the ids as the files are named, or give the table of this data.",
+        )
     return [f"group {groups[i]}" if i in groups else f"tile {i}" for i in tiles.ids]
+
+
+def _tell_of_lone_tiles(recipe: Recipe, groups: list[str] | None) -> None:
+    """Say how many tiles the table of groups leaves out, for who did not mean to."""
+    lone = sum(group.startswith("tile ") for group in groups or ())
+    if lone and groups and is_main_process():
+        sys.stderr.write(
+            f"warning: {lone:,} of {len(groups):,} tiles are not in {recipe.split.groups}; each of "
+            "them is a group by itself\n"
+        )
 
 
 def _check_trainable(recipe: Recipe, tiles: Tiles) -> None:
@@ -271,9 +319,24 @@ def _check_trainable(recipe: Recipe, tiles: Tiles) -> None:
             "the encoder starts from random weights and is frozen, so that it would never learn",
             where="model.weights = 'none', model.freeze",
             expected="weights to keep, or an encoder that learns",
-            mend="Add --set model.freeze=none, or give weights.",
+            mend="Give weights, or let the encoder learn, with a loss that does not stall: "
+            f"{TO_RANDOM_WEIGHTS}",
+        )
+    elif model.freeze not in ("none", 0) and (model.depth_channel or model.coord_channels):
+        raise RecipeError(
+            "the encoder's first convolution is frozen, whose weights for depth and coordinates "
+            "begin at 0, so that the network would never look at them",
+            where="model.freeze, with model.depth_channel or model.coord_channels",
+            expected="an encoder that learns, or images alone",
+            mend="Add --set model.freeze=none, or --set model.depth_channel=false --set "
+            "model.coord_channels=false.",
         )
     SaltNet(model)
+
+
+def _check_processor(recipe: Recipe, hardware: Hardware) -> None:
+    if hardware.on_cpu:
+        check_precision(recipe.train.precision, "train.precision = 'bf16'")
 
 
 def _check_unlabelled(data: Path) -> None:
@@ -305,6 +368,7 @@ def _train_split(
 ) -> tuple[FitResult, list[RunResult]]:
     """Train, score and report one split in its folder; only the first process has a result."""
     keep_freed_memory()
+    _check_processor(recipe, hardware)  # that of who resumes may be another
     with folder.locked() if is_main_process() else nullcontext():
         if is_main_process():
             remove_leftovers(folder.path)

@@ -48,7 +48,7 @@ from diapir.training.checkpoints import (
 from diapir.training.task import SaltTask
 from diapir.training.watch import Divergence, out_of_memory
 
-__all__ = ["LAST_CHECKPOINT", "FitResult", "fit"]
+__all__ = ["LAST_CHECKPOINT", "FitResult", "check_hardware", "fit"]
 
 
 @dataclass(frozen=True)
@@ -120,14 +120,12 @@ def fit(
     callbacks += [Divergence(lambda: journal.rows)]
     callbacks += [stop, _last_checkpoint(run)]
     with _quiet(), stop:
-        lightning.seed_everything(recipe.train.seed, verbose=False)
-        if start is None:
-            net = SaltNet(recipe.model)
-        else:
-            net = SaltNet(recipe.model.model_copy(update={"weights": "none"}))
-            net.load_state_dict(start)
-        task = SaltTask(net, recipe, clock.progress)
-        trainer = _trainer(recipe, run, callbacks, accelerator, devices, num_nodes)
+        try:
+            lightning.seed_everything(recipe.train.seed, verbose=False)
+            task = SaltTask(_build(recipe, start), recipe, clock.progress)
+            trainer = _trainer(recipe, run, callbacks, accelerator, devices, num_nodes)
+        except Interrupted as error:  # asked twice
+            raise _ended_too_soon("the training ended before it began", run, error.number) from None
         failure: TrainingError | None = None
         try:
             with suppress(Interrupted):  # `stop` knows
@@ -163,6 +161,14 @@ def fit(
     )
 
 
+def _build(recipe: Recipe, start: dict[str, Tensor] | None) -> SaltNet:
+    if start is None:
+        return SaltNet(recipe.model)
+    net = SaltNet(recipe.model.model_copy(update={"weights": "none"}))
+    net.load_state_dict(start)
+    return net
+
+
 def _trainer(
     recipe: Recipe,
     run: Path,
@@ -171,25 +177,51 @@ def _trainer(
     devices: int | str,
     num_nodes: int,
 ) -> lightning.Trainer:
+    return _on_hardware(
+        accelerator,
+        devices,
+        num_nodes,
+        precision="32-true",  # the network chooses the precision of its parts itself
+        max_epochs=recipe.train.epochs,
+        check_val_every_n_epoch=recipe.train.validate_every,
+        gradient_clip_val=recipe.optim.clip_norm,
+        deterministic=recipe.train.deterministic,
+        use_distributed_sampler=False,
+        callbacks=callbacks,
+        plugins=[WholeCheckpoints()],
+        logger=[TensorBoardLogger(run, name="logs", version="")],
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,  # nothing is logged by steps; a larger one draws a warning
+    )
+
+
+def check_hardware(accelerator: str, devices: int | str, num_nodes: int) -> None:
+    """Refuse hardware that is not there, before anything is made for a training on it.
+
+    Args:
+        accelerator: As of `fit`.
+        devices: As of `fit`.
+        num_nodes: As of `fit`.
+
+    Raises:
+        RunError: It is not there, or no such thing can be.
+    """
+    with _quiet():
+        _on_hardware(accelerator, devices, num_nodes, logger=False, enable_checkpointing=False)
+
+
+def _on_hardware(
+    accelerator: str, devices: int | str, num_nodes: int, **options: Any
+) -> lightning.Trainer:
     on_one_cpu = accelerator == "cpu" or not torch.cuda.is_available()
     try:
         return lightning.Trainer(
             accelerator=accelerator,
             devices=1 if on_one_cpu and devices == "auto" else devices,
             num_nodes=num_nodes,
-            precision="32-true",  # the network chooses the precision of its parts itself
-            max_epochs=recipe.train.epochs,
-            check_val_every_n_epoch=recipe.train.validate_every,
-            gradient_clip_val=recipe.optim.clip_norm,
-            deterministic=recipe.train.deterministic,
-            use_distributed_sampler=False,
-            callbacks=callbacks,
-            plugins=[WholeCheckpoints()],
-            logger=[TensorBoardLogger(run, name="logs", version="")],
             enable_progress_bar=False,
             enable_model_summary=False,
-            num_sanity_val_steps=0,
-            log_every_n_steps=1,  # nothing is logged by steps; a larger one draws a warning
+            **options,
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise RunError(
@@ -212,15 +244,16 @@ def _last_checkpoint(run: Path) -> ModelCheckpoint:
 
 def _best_net(task: SaltTask, run: Path, interrupted: int | None) -> SaltNet:
     if not (run / BEST_FILE).is_file():
-        error = RunError(
-            "the training ended before its first epoch, so there is no model",
-            where=run,
-            mend="Train again and let it run for longer.",
-        )
-        if interrupted is not None:
-            error.exit_code = signal_exit_code(interrupted)
-        raise error
+        what = "the training ended before its first epoch, so there is no model"
+        raise _ended_too_soon(what, run, interrupted)
     return _with_weights(task.net, run / BEST_FILE)
+
+
+def _ended_too_soon(what: str, run: Path, interrupted: int | None) -> RunError:
+    error = RunError(what, where=run, mend="Train again and let it run for longer.")
+    if interrupted is not None:
+        error.exit_code = signal_exit_code(interrupted)
+    return error
 
 
 def _snapshots(task: SaltTask, run: Path, cycles: int) -> list[SaltNet]:
