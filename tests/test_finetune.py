@@ -311,6 +311,15 @@ def test_no_labels_no_training(tiny_recipe):
         finetune_net(SaltNet(tiny_recipe().model), [empty], tiny_recipe(), Tuning())
 
 
+def test_too_little_in_a_step_is_told(tiny_recipe):
+    labels = LabelledSection("s", np.zeros((9, 9), np.uint8), np.ones((9, 9), np.uint8))
+    recipe = tiny_recipe()
+    with pytest.raises(TrainingError, match="a single pixel") as caught:
+        finetune_net(SaltNet(recipe.model), [labels], recipe, Tuning(steps=1, batch=1, window=2))
+    assert "--batch-size 2" in caught.value.mend
+    finetune_net(SaltNet(recipe.model), [labels], recipe, Tuning(steps=1, batch=2, window=2))
+
+
 def test_the_verb_tells_what_was_in_doubt_in_the_file(make_segy, model, tmp_path):
     file, values = make_segy(shape=(40, 36, 48))
     with file.open("ab") as end:

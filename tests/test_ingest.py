@@ -53,6 +53,15 @@ def test_a_store_holds_what_the_file_does(make_segy: Make, tmp_path: Path, code:
     assert not (tmp_path / "cube.zarr" / JOURNAL).exists()
 
 
+@pytest.mark.parametrize("damaged", ["{", "3"])
+def test_damaged_facts_of_a_store_are_told(make_segy: Make, tmp_path: Path, damaged: str) -> None:
+    path, _ = make_segy()
+    ingest(path, tmp_path / "cube.zarr")
+    zarr.open_group(tmp_path / "cube.zarr", mode="r+").attrs["segy"] = damaged
+    with pytest.raises(DataError, match="cannot open it as a Zarr store"):
+        open_volume(tmp_path / "cube.zarr")
+
+
 def test_a_line_has_traces_and_samples(make_segy: Make, tmp_path: Path) -> None:
     path, values = make_segy(shape=(40, 30), first=(1,))
     stored = ingest(path, tmp_path / "line.zarr", chunk=16).volume

@@ -82,6 +82,8 @@ def open_store(path: Path, start: float | None = None, *, keep_nan: bool = False
         numbers = [float(found.attrs[name]) for name in STATISTICS]
         if not np.isfinite(numbers).all():
             raise ValueError("its statistics are no numbers")
+        if not isinstance(json.loads(found.attrs.get("segy", "{}")), dict):
+            raise ValueError("what it says of its SEG-Y file is no table")
         loaded = {name: found[name].load() for name in found.coords}
         if start is not None:
             axis = loaded["sample"]

@@ -12,7 +12,7 @@ from torch import Tensor
 from diapir.config import Recipe
 from diapir.errors import TrainingError
 from diapir.io.labels import UNLABELLED
-from diapir.models.unet import SaltNet
+from diapir.models.unet import Outputs, SaltNet
 from diapir.training.losses import combined_loss
 
 
@@ -79,7 +79,8 @@ def finetune_net(
         advance: Called with 1 after every step.
 
     Raises:
-        TrainingError: No section has labels, or the loss is no longer a number.
+        TrainingError: No section has labels, the loss is no longer a number, or there is too little
+            in a step for the network's statistics.
     """
     drawer = WindowDrawer(sections, tuning)
     device = next(net.parameters()).device
@@ -94,7 +95,7 @@ def finetune_net(
         for group in optimizer.param_groups:
             group["lr"] = group["full_lr"] * rate
         images, labels = (each.to(device) for each in drawer.draw())
-        outputs = net.forward_all(images, None)
+        outputs = _outputs(net, images)
         loss = combined_loss(outputs.final_logits, labels, weights, recipe.loss, ignore=UNLABELLED)
         if not torch.isfinite(loss):
             raise TrainingError(
@@ -108,6 +109,19 @@ def finetune_net(
         advance(1)
     net.eval()
     return float(np.mean(losses[-max(1, len(losses) // 10) :]))
+
+
+def _outputs(net: SaltNet, images: Tensor) -> Outputs:
+    try:
+        return net.forward_all(images, None)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise TrainingError(
+            f"one window of {images.shape[-1]} pixels a step leaves a single pixel where the "
+            "network is coarsest, of which there is no mean and deviation",
+            mend="Give --batch-size 2 or more, or a larger --side.",
+        ) from error
 
 
 class WindowDrawer:
