@@ -35,6 +35,7 @@ LINEAR = 1.1
 TOY = "a toy network of two levels"
 """What the submissions of the growth are predicted by, so that their own cost shows."""
 _ROUNDS = 5
+"""Of each cost at full effort; one at less, which proves nothing."""
 
 
 @dataclass(frozen=True)
@@ -167,8 +168,8 @@ def packaged_memory(setting: Setting, data: Path) -> list[Row]:
 def _arrays(setting: Setting) -> list[Series]:
     counts = setting.effort.counts
     masks = {count: draw_masks(count) for count in counts}
-    encoded = _seconds([lambda n=n: encode_rle_many(masks[n]) for n in counts])
-    scored = _seconds([lambda n=n: competition_score(masks[n], masks[n]) for n in counts])
+    encoded = _seconds(setting, [lambda n=n: encode_rle_many(masks[n]) for n in counts])
+    scored = _seconds(setting, [lambda n=n: competition_score(masks[n], masks[n]) for n in counts])
     return [
         Series("run-lengths", "tiles", counts, encoded),
         Series("the score", "tiles", counts, scored),
@@ -180,7 +181,9 @@ def _sides(setting: Setting) -> Series:
     model, sides = small_model(setting.work), setting.effort.sides
     predictor = _predictor(setting, [model])
     images = [generate_tiles(4, seed=0, size=side, labelled=False).images for side in sides]
-    seconds = _seconds([lambda some=some: predictor.predict_probs(some) for some in images])
+    seconds = _seconds(
+        setting, [lambda some=some: predictor.predict_probs(some) for some in images]
+    )
     pixels = [side**2 for side in sides]
     note = _computed(predictor)
     return Series("predicting four tiles", "pixels a tile", pixels, seconds, note=note)
@@ -196,7 +199,7 @@ def _models(setting: Setting) -> Series:
         for path in paths:
             write_bytes_atomic(path, model.read_bytes())
         predictors.append(_predictor(setting, paths))
-    seconds = _seconds([lambda one=one: one.predict_probs(images) for one in predictors])
+    seconds = _seconds(setting, [lambda one=one: one.predict_probs(images) for one in predictors])
     what, note = f"predicting {len(images)} tiles", _computed(predictors[-1])
     return Series(what, "models", counts, seconds, note=note)
 
@@ -213,7 +216,7 @@ def _computed(predictor: Predictor) -> str:
     return f"An untrained network of recipe `demo`, computed by {engines}."
 
 
-def _seconds(works: Sequence[Callable[[], object]]) -> list[float]:
+def _seconds(setting: Setting, works: Sequence[Callable[[], object]]) -> list[float]:
     """Return the seconds of each work in its fastest round; they take turns, and warm up first.
 
     In a round each is repeated for as long as the longest takes once. Of a machine whose speed
@@ -225,7 +228,8 @@ def _seconds(works: Sequence[Callable[[], object]]) -> list[float]:
     once = [seconds_of(work) for work in works]
     times = [round(max(once) / seconds) for seconds in once]
     rounds = [
-        [_mean_seconds(*one) for one in zip(works, times, strict=True)] for _ in range(_ROUNDS)
+        [_mean_seconds(*one) for one in zip(works, times, strict=True)]
+        for _ in range(_ROUNDS if setting.effort.gates else 1)
     ]
     return [min(column) for column in zip(*rounds, strict=True)]
 

@@ -144,7 +144,8 @@ def test_describe_images_beside_their_table(run: Run, data: Path, tmp_path: Path
     code, out, err = run("describe", tmp_path / "data", "--json", "--quiet")
     assert code == 0, err
     assert list(json.loads(out)) == ["labelled"]
-    code, _, err = run("describe", tmp_path, "--quiet")
+    (tmp_path / "nothing").mkdir()
+    code, _, err = run("describe", tmp_path / "nothing", "--quiet")
     assert code == 2
     assert "no train images" in err
 
