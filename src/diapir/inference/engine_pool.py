@@ -76,6 +76,7 @@ class EnginePool:
         self._memory = memory
         self._engines: dict[_Key, Engine] = {}
         self._looked: dict[_Key, int] = {}  # how far an engine was looked for, in works
+        self._sizes: dict[tuple[int, int], None] = {}  # the one used last comes last
         self._building = threading.Lock()
 
     def prepare(self, size: tuple[int, int], tiles: int, some: Sample) -> None:
@@ -97,6 +98,7 @@ class EnginePool:
                 if self._looked.get(key, -1) < worth:
                     self._looked[key] = worth
                     self._engines[key] = self._make(net, size, worth, some)
+            self._sizes[size] = self._sizes.pop(size, None)  # the last one to go
             self._forget_sizes()
 
     def __call__(self, number: int, images: Floats, z_feet: Floats | None) -> Floats:
@@ -114,10 +116,10 @@ class EnginePool:
 
     def _forget_sizes(self) -> None:
         """Keep the engines of the last sizes: each holds memory, and folders hold many sizes."""
-        sizes = list(dict.fromkeys(key[1:] for key in self._engines))
-        for key in list(self._engines):
-            if key[1:] in sizes[:-_KEPT_SIZES]:
-                del self._engines[key], self._looked[key]
+        for size in list(self._sizes)[:-_KEPT_SIZES]:
+            del self._sizes[size]
+            for number in range(len(self._nets)):
+                del self._engines[number, *size], self._looked[number, *size]
 
     def _make(self, net: AnyNet, shape: tuple[int, int], worth: int, some: Sample) -> Engine:
         if self._backend != "auto" or self._device != "cpu" or worth < WORTH_BUILDING:
