@@ -411,6 +411,20 @@ def test_many_images_to_come_are_worth_measuring(chosen: list[int]) -> None:
     assert len(chosen) == 1
 
 
+def test_an_engine_named_is_made_once_however_much_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[EngineChoice] = []
+
+    def build(net: AnyNet, choice: EngineChoice, height: int, width: int) -> Engine:
+        made.append(choice)
+        return build_engine(net, choice, height, width)
+
+    monkeypatch.setattr("diapir.inference.engine_pool.build_engine", build)
+    pool = EnginePool([network()], "eager", "float32")
+    for count in (1, 400, 5000):
+        pool.prepare(*work(tiles(4, 101, 101), count))
+    assert len(made) == 1
+
+
 def test_an_engine_named_is_the_engine_used(chosen: list[int]) -> None:
     pool = EnginePool([network()], "eager", "float32")
     pool.prepare(*work(tiles(), 10**6))

@@ -89,15 +89,13 @@ class EnginePool:
                 channel; only called to measure.
         """
         height, width = size
-        work = tiles * height * width // _TILE
-        # more work is looked at again only where it reaches further
-        worth = max(level for level in (0, WORTH_BUILDING, WORTH_MEASURING) if work >= level)
+        worth = self._worth(tiles * height * width // _TILE)
         with self._building:
             for number, net in enumerate(self._nets):
                 key = (number, height, width)
-                if self._looked.get(key, -1) < worth:
-                    self._looked[key] = worth
+                if self._looked.get(key, -1) < worth:  # else more work reaches no further
                     self._engines[key] = self._make(net, size, worth, some)
+                    self._looked[key] = worth
             self._sizes[size] = self._sizes.pop(size, None)  # the last one to go
             self._forget_sizes()
 
@@ -121,8 +119,14 @@ class EnginePool:
             for number in range(len(self._nets)):
                 del self._engines[number, *size], self._looked[number, *size]
 
+    def _worth(self, work: int) -> int:
+        """Return the most that so many tiles are worth; nothing where there is no choice."""
+        if self._backend != "auto" or self._device != "cpu":
+            return 0
+        return max(level for level in (0, WORTH_BUILDING, WORTH_MEASURING) if work >= level)
+
     def _make(self, net: AnyNet, shape: tuple[int, int], worth: int, some: Sample) -> Engine:
-        if self._backend != "auto" or self._device != "cpu" or worth < WORTH_BUILDING:
+        if worth < WORTH_BUILDING:
             return self._small(net, shape)
         try:
             found = self._remembered(net, shape, some)

@@ -85,11 +85,17 @@ def has_part(path: Path, part: Part) -> bool:
     Raises:
         DataError: There are, but they cannot be listed or two share an id.
     """
+    return _look_for(path, part) is not None
+
+
+def _look_for(path: Path, part: Part) -> Layout | None:
+    """Return the layout of a part that is there, its source closed; None where there is none."""
     try:
-        find_layout(path, part).source.close()
+        found = find_layout(path, part)
     except _NothingFoundError:
-        return False
-    return True
+        return None
+    found.source.close()
+    return found
 
 
 def present_parts(path: Path) -> list[Part]:
@@ -103,11 +109,8 @@ def present_parts(path: Path) -> list[Part]:
     Raises:
         DataError: There is neither.
     """
-    found: dict[Part, Layout] = {}
-    for part in get_args(Part):
-        if has_part(path, part):
-            found[part] = find_layout(path, part)
-            found[part].source.close()
+    looked = {part: _look_for(path, part) for part in get_args(Part)}
+    found: dict[Part, Layout] = {part: one for part, one in looked.items() if one is not None}
     if not found:
         find_layout(path, "train").source.close()  # which says what is missing
     if len(found) == 2 and _is_one(*found.values()):
