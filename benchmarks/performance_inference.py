@@ -9,11 +9,13 @@ import torch
 from baseline import plain_unet, predict_plainly
 from numpy.typing import NDArray
 from performance_models import SURE, Ready, cpu_recipe, options, plain_recipe, random_model, ready
+from performance_operations import operations_table
 from performance_peak import dtypes, gflop_of, peak_of
 from performance_setting import Setting
 from protocol import Measured, Row, Table, compare_each, ratio_row
 
 from diapir.config import ModelConfig
+from diapir.inference.engine import EngineChoice
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.metrics.score import competition_score
 from diapir.models.modelcard import read_card
@@ -26,6 +28,8 @@ ALIKE = "as the baseline has it"
 """A network that pads as the baseline does, and has as many channels."""
 _UNTRAINED = f", untrained, with a head bias of {SURE:g} so that no engine flips its pixels"
 _LOWEST, _HIGHEST = 1e-5, 0.99
+_PASS = EngineChoice.batch
+"""Tiles whose operations are timed."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,11 @@ def _compare_models(
                 _share(setting, candidate.name, kind, first[name].engine, gflop,
                        compared[name].candidate, starts)
             )  # fmt: skip
+        fast = first[f"fast {candidate.name}"].engine
+        if candidate.gated and fast.startswith("openvino"):
+            precision = "bf16" if "bf16" in fast else "float32"
+            batch = images[:_PASS]
+            found.tables.append(operations_table(candidate.path, batch, precision, candidate.name))
 
 
 def _told(candidate: _Candidate, tiles: int) -> str:

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import performance
 import performance_page
 import protocol
@@ -133,6 +134,16 @@ def test_other_loops_take_as_many_steps_as_the_product() -> None:
     assert len(taken) == 6
     assert {name: len(found) for name, found in turns.seconds.items()} == {"product": 2, "other": 2}
     assert len(turns.compared("other", "product").ratios) == len(turns.data_shares) == 2
+
+
+def test_operations_share_the_whole_time_of_a_pass(model: Path) -> None:
+    from performance_operations import operations_table
+
+    images = np.zeros((2, 32, 32), np.uint8)
+    table = operations_table(model, images, "float32", "a tiny network")
+    kinds, _, shares = zip(*table.cells, strict=True)
+    assert "Convolution" in kinds
+    assert sum(float(str(share).rstrip("%")) for share in shares) == pytest.approx(100, abs=1)
 
 
 def test_slopes_are_those_of_the_upper_half() -> None:

@@ -178,12 +178,7 @@ def engine_of_graph(graph: bytes, choice: EngineChoice) -> Engine:
 
 
 def _openvino(graph: bytes, precision: str) -> Run:
-    settings = {
-        "INFERENCE_PRECISION_HINT": "f32" if precision == "float32" else "bf16",
-        "INFERENCE_NUM_THREADS": threads(),
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    compiled = compile_openvino(graph, settings)
+    compiled = compile_openvino(graph, openvino_settings(precision))
 
     def run(images: Floats, z_feet: Floats | None) -> Floats:
         # a request of its own: threads of a service share the engine
@@ -192,6 +187,15 @@ def _openvino(graph: bytes, precision: str) -> Run:
         return logits
 
     return run
+
+
+def openvino_settings(precision: str) -> dict[str, Any]:
+    """Return the settings by which OpenVINO computes 'float32' or 'bf16'."""
+    return {
+        "INFERENCE_PRECISION_HINT": "f32" if precision == "float32" else "bf16",
+        "INFERENCE_NUM_THREADS": threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
 
 
 def compile_openvino(model: Any, settings: dict[str, Any]) -> Any:
