@@ -58,6 +58,40 @@ def tiny_recipe() -> Callable[..., Recipe]:
     return make
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_disks() -> Iterator[None]:
+    """Let nothing wait until files are on the disk: no test pulls the plug."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+FINE = ("figures", "figures_trust", "html", "viewer_browser")
+"""Modules whose figures are looked at."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def rough_figures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let figures be small and unarranged where nobody looks at them.
+
+    Arranging them and drawing their pixels takes most of the time of a short training.
+    """
+    if request.path.stem.removeprefix("test_") in FINE:
+        yield
+        return
+    from diapir.report import figures
+
+    fine = figures.figure_png
+
+    def rough(figure: Any, *, dpi: int = 0) -> bytes:
+        figure.set_layout_engine("none")
+        return fine(figure, dpi=20)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "figure_png", rough)
+        yield
+
+
 @contextmanager
 def _without_figures() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
