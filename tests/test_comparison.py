@@ -66,6 +66,34 @@ def runs(tmp_path: Path) -> list[Path]:
     ]
 
 
+def test_a_training_that_failed_is_not_compared(runs: list[Path], tmp_path: Path) -> None:
+    broke = write_run(tmp_path / "broke", "model.scse=true", val=tiles(draw(3, 0.9)),
+                      failure="the loss is no longer a number")  # fmt: skip
+    write_comparison([*runs, broke], tmp_path / "tried.md")
+    compared, aside = (tmp_path / "tried.md").read_text().split("## Not comparable")
+    assert "broke" not in compared
+    assert "it ended early: the loss is no longer a number" in aside
+
+
+@pytest.mark.parametrize(
+    ("fixed", "said"),
+    [
+        (0, "Epoch and threshold were chosen on these tiles, which flatters all runs alike"),
+        (1, "Epoch and threshold were chosen on these tiles in some of the runs"),
+        (2, "Neither epoch nor threshold was chosen on these tiles"),
+    ],
+)
+def test_the_page_says_what_was_chosen_on_its_tiles(tmp_path: Path, fixed: int, said: str) -> None:
+    given = ("predict.threshold=0.5", "train.select=last")
+    chosen = ("predict.threshold=null", "train.select=best")
+    runs = [
+        write_run(tmp_path / str(k), *(given if k < fixed else chosen), val=tiles(draw(k)))
+        for k in range(2)
+    ]
+    write_comparison(runs, tmp_path / "tried.md")
+    assert said in " ".join((tmp_path / "tried.md").read_text().split())
+
+
 def row(page: str, name: str) -> list[str]:
     (line,) = [line for line in page.splitlines() if line.endswith(f"{name} |")]
     return [cell.strip() for cell in line.strip("|").split("|")]

@@ -72,8 +72,11 @@ def test_drop_path_leaves_out_branches_in_training_alone() -> None:
         assert torch.equal(encoder(image)[-1], encoder(image)[-1])
         encoder.train()
         assert not torch.equal(encoder(image)[-1], encoder(image)[-1])
-    with pytest.raises(RecipeError, match="cannot build 'vgg11'"):
-        build_encoder(ModelConfig(encoder="vgg11", drop_path=0.1), 1)
+    for weights in ("none", "imagenet"):
+        with pytest.raises(RecipeError, match="cannot build 'vgg11'"):
+            build_encoder(ModelConfig(encoder="vgg11", weights=weights, drop_path=0.1), 1)
+    with pytest.raises(RecipeError, match="no paths to drop"):
+        build_encoder(ModelConfig(encoder="scratch", drop_path=0.1), 1)
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "inception_v3"])

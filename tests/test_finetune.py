@@ -1,4 +1,6 @@
 import json
+from argparse import Namespace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -254,6 +256,18 @@ class TestLine:
         assert result.held == ("traces 107 to 132",)
         assert result.after["iou"] > max(0.8, result.before["iou"] + 0.1)
         assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_lines_that_trained_the_model_before_are_told(tiny_recipe):
+    from diapir.runs.finetune import _seen_before
+
+    survey = Namespace(attrs={"fingerprint": "f00"})
+    held = [LabelledLine("inline", 0, 7, np.ones((5, 6), np.uint8))]
+    card = ModelCard(tiny_recipe(), 0.5, train_ids=("inline 7",), notes="of a survey (f00)")
+    (warning,) = _seen_before(card, survey, held)
+    assert warning.startswith("inline 7 trained the model")
+    assert not _seen_before(replace(card, train_ids=("inline 8",)), survey, held)
+    assert not _seen_before(replace(card, notes="of another survey (0ff)"), survey, held)
 
 
 def test_the_held_out_lines_are_a_block_with_a_gap():

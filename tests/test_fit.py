@@ -59,7 +59,7 @@ def test_history_is_a_table_on_disk(easy_tiles: Tiles, tiny_recipe: Make, tmp_pa
     with (tmp_path / "history.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
-    assert [row["val_score"] == "" for row in rows] == [True, False, True]
+    assert [row["val_score"] == "" for row in rows] == [True, False, False]  # the last one counts
     assert float(rows[1]["val_score"]) == found.history[1]["val_score"]
     assert all(float(row["lr"]) == 0.01 for row in rows)
     assert list((tmp_path / "logs").glob("events.out.tfevents.*"))
@@ -191,6 +191,15 @@ def test_time_limit_ends_training_and_schedule(
     assert found.net is not None
 
 
+def test_time_that_is_kept_for_a_validation_is_used(
+    easy_tiles: Tiles, tiny_recipe: Make, tmp_path: Path
+) -> None:
+    recipe = tiny_recipe(
+        train__epochs=100_000, train__max_minutes=0.02, train__validate_every=90_000
+    )
+    assert "val_score" in train(easy_tiles, recipe, tmp_path).history[-1]
+
+
 def test_no_time_is_kept_for_a_validation_that_does_not_come(
     easy_tiles: Tiles, tiny_recipe: Make, tmp_path: Path
 ) -> None:
@@ -284,6 +293,26 @@ def test_resume_goes_on_exactly(
     assert timeless(rest) == timeless(whole)
     # the journal keeps the time; what the interrupted process took to end is not in it
     assert rest.history[-1]["seconds"] > part.history[-1]["seconds"]
+
+
+def test_resume_with_other_steps_is_refused(
+    easy_tiles: Tiles, tiny_recipe: Make, tmp_path: Path
+) -> None:
+    """As another number of processes has them: rates and stages would come at another time."""
+    train(easy_tiles, tiny_recipe(train__epochs=1), tmp_path)
+    other = tiny_recipe(train__epochs=2, train__batch_size=16)
+    with pytest.raises(RunError, match=r"had 6 steps, and would have 3 now(.|\n)*--devices"):
+        train(easy_tiles, other, tmp_path, resume=True)
+
+
+def test_a_step_of_one_small_tile_is_told(
+    easy_tiles: Tiles, tiny_recipe: Make, tmp_path: Path
+) -> None:
+    recipe = tiny_recipe(
+        model__scratch_channels=[4] * 6, model__decoder_channels=[4], train__batch_size=1
+    )
+    with pytest.raises(TrainingError, match=r"a single pixel(.|\n)*train\.batch_size 2"):
+        train(easy_tiles, recipe, tmp_path)
 
 
 def test_resume_of_a_finished_training_changes_nothing(

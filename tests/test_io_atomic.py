@@ -75,6 +75,11 @@ def test_a_full_disk_inside_the_block_is_told(tmp_path):
     assert names_in(tmp_path) == []
 
 
+def test_a_name_that_is_not_in_utf8_is_written_as_it_is(tmp_path):
+    write_text_atomic(tmp_path / "next.txt", os.fsdecode(b"diapir train --data dat\xe4\n"))
+    assert (tmp_path / "next.txt").read_bytes() == b"diapir train --data dat\xe4\n"
+
+
 def test_missing_folders_are_made(tmp_path):
     write_bytes_atomic(tmp_path / "run" / "figures" / "a.png", b"x")
     assert (tmp_path / "run" / "figures" / "a.png").read_bytes() == b"x"

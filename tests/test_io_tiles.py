@@ -14,7 +14,7 @@ from PIL import Image
 from diapir.errors import DataError
 from diapir.io import stack as stack_module
 from diapir.io.images import encode_png
-from diapir.io.layout import find_images, has_part
+from diapir.io.layout import find_images, has_part, present_parts
 from diapir.io.rle import encode_rle
 from diapir.io.tiles import Tiles, read_outline, read_tiles
 
@@ -134,6 +134,7 @@ LABELLED = {
         root,
         image_files("images/") | {"train.csv": rle_table() + "elsewhere,not read\n"},
     ),
+    "zips in one more folder": lambda root: zipped_competition(root / "tgs").parent,
     "masks before RLE": lambda root: write(root, labelled() | {"train.csv": "wrong"}),
 }
 UNLABELLED = {
@@ -152,6 +153,10 @@ UNLABELLED = {
     "a folder of images": lambda root: write(root, image_files() | {"notes.txt": "mine"}),
     "a zip of images": lambda root: pack(root / "my.zip", image_files()) / "my.zip",
     "a zip of images/": lambda root: pack(root / "my.zip", image_files("images/")) / "my.zip",
+    "a zip of images/ and a table": lambda root: (
+        pack(root / "my.zip", image_files("images/") | {"train.csv": rle_table()}) / "my.zip"
+    ),
+    "zips in one more folder": lambda root: zipped_competition(root / "tgs").parent,
 }
 
 
@@ -184,6 +189,26 @@ def test_all_in_one_more_folder(tmp_path, packed, part):
 def test_the_folder_of_the_other_part_is_no_folder_around_all(tmp_path):
     write(tmp_path, image_files("train/images/") | {"train.csv": rle_table()})
     assert not has_part(tmp_path, "test")
+
+
+def test_the_test_part_beside_a_table_of_other_tiles_has_no_labels(tmp_path):
+    write(zipped_competition(tmp_path), {"train.csv": "id,rle_mask\nelsewhere,1 1\n"})
+    assert present_parts(tmp_path / "test.zip") == ["test"]
+    write(tmp_path, {"train.csv": rle_table()})
+    assert present_parts(tmp_path / "test.zip") == ["train"]
+
+
+def test_a_folder_of_figures_beside_the_data_is_no_test_part(tmp_path):
+    write(zipped_competition(tmp_path), {"described/samples.png": png(IMAGES[0])})
+    assert has_part(tmp_path, "test")
+    (tmp_path / "test.zip").unlink()
+    assert present_parts(tmp_path) == ["train"]
+
+
+def test_images_to_predict_are_those_of_the_test_part(tmp_path):
+    with (found := find_images(zipped_competition(tmp_path))).source:
+        assert tuple(found.images) == IDS
+        assert found.source.path == tmp_path / "test.zip"
 
 
 @pytest.mark.parametrize("top", ["", "mine/"])

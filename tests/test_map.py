@@ -33,9 +33,16 @@ def made():
     return generate_survey(PLAN)
 
 
+@pytest.fixture(scope="module")
+def written(made, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("survey")
+    write_survey(made, folder / "survey.sgy", folder / "truth.sgy")
+    return folder
+
+
 @pytest.fixture
-def survey(made, tmp_path):
-    write_survey(made, tmp_path / "survey.sgy", tmp_path / "truth.sgy")
+def survey(written, tmp_path):
+    shutil.copytree(written, tmp_path, dirs_exist_ok=True)
     return tmp_path / "survey.sgy"
 
 
@@ -68,6 +75,7 @@ def test_every_product_is_there_and_opens(survey, model, tmp_path):
     assert not [path for path in out.iterdir() if path.name.startswith(".unfinished")]
     table = json.loads((out / "map.json").read_text())
     assert table["settings"]["fingerprint"] == store_attrs(survey)
+    assert table["input"] == {"path": str(survey.resolve()), "options": {}}
     page = (out / "report.html").read_text()
     assert "Salt bodies" in page
     assert result.products.bodies.bodies
@@ -277,6 +285,9 @@ def test_a_changed_segy_is_not_copied(survey, model, tmp_path, made):
     survey.unlink()
     with pytest.raises(DataError, match="not there"):
         write_salt_segy(facts, mark, {}, tmp_path)
+    for odd in ("{}", "[]", '{"path": "a.sgy", "options": {"of_another_version": 1}}', "half{"):
+        with pytest.raises(DataError, match="cannot be used"):
+            write_salt_segy(odd, mark, {}, tmp_path)
 
 
 @pytest.mark.parametrize("ingested", [False, True])

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,10 +15,10 @@ from diapir.cli.app import app
 from diapir.config import Recipe
 from diapir.data.borders import Seams, find_seams
 from diapir.data.competition import write_competition
-from diapir.data.mosaic import assemble, find_mosaics, seam_agreement
+from diapir.data.mosaic import Mosaic, Mosaics, assemble, find_mosaics, seam_agreement
 from diapir.errors import DataError
 from diapir.io.tiles import Tiles
-from diapir.runs.mosaic import write_mosaics
+from diapir.runs.mosaic import _labelled_side_by_side, evidence_rows, write_mosaics
 
 SIDE = 32
 
@@ -77,6 +78,8 @@ def test_strangers_have_no_neighbours() -> None:
     tiles = cut(draw_sections(80, 1, 1, seed=5))
     for direction in ("right", "below"):
         assert len(find_seams(tiles, direction)) == 0
+        small = np.random.default_rng(0).integers(0, 256, (4, 12, 12), np.uint8)
+        assert len(find_seams(small, direction)) == 0
 
 
 def test_blank_and_water_tiles_match_nothing(shuffled: tuple[np.ndarray, np.ndarray]) -> None:
@@ -128,8 +131,8 @@ def test_agreement_of_masks_counts_labelled_pairs_alone() -> None:
     assert seam_agreement(pairs, masks, labelled) == (2, 1, 1.0)
 
 
-@pytest.fixture
-def data(tmp_path: Path, shuffled: tuple[np.ndarray, np.ndarray]) -> Path:
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, shuffled: tuple[np.ndarray, np.ndarray]) -> Path:
     images = shuffled[0]
     ids = tuple(f"{k:04d}" for k in range(len(images)))
     masks = (images > 150).astype(np.uint8)
@@ -137,7 +140,7 @@ def data(tmp_path: Path, shuffled: tuple[np.ndarray, np.ndarray]) -> Path:
     tiles = Tiles(ids, images, masks, z_feet, "sections")
     half = len(images) // 2
     test = tiles.subset(np.arange(half, len(images)))
-    folder = tmp_path / "data"
+    folder = tmp_path_factory.mktemp("mosaic") / "data"
     write_competition(folder, tiles.subset(np.arange(half)),
                       Tiles(test.ids, test.images, None, test.z_feet, "test"))  # fmt: skip
     return folder
@@ -161,6 +164,32 @@ def test_the_verb_writes_sections_groups_and_evidence(data: Path, tmp_path: Path
         places = list(csv.DictReader(file))
     assert {(r["id"], r["group"]) for r in rows} == {(r["id"], r["mosaic"]) for r in places}
     assert len({(r["mosaic"], r["row"], r["column"]) for r in places}) == len(places)
+
+
+def test_sections_of_before_go_and_a_damaged_test_part_is_told(data: Path, tmp_path: Path) -> None:
+    mine, out = tmp_path / "mine", tmp_path / "out"
+    shutil.copytree(data, mine)
+    (out / "sections").mkdir(parents=True)
+    (out / "sections" / "999.png").touch()
+    found = write_mosaics(mine, out, progress=False)
+    assert len(list((out / "sections").iterdir())) == len(found.found.mosaics)
+    (damaged, *_) = (mine / "test" / "images").iterdir()
+    damaged.write_bytes(damaged.read_bytes()[:40])
+    with pytest.raises(DataError, match=damaged.name):
+        write_mosaics(mine, out, progress=False)
+
+
+def test_evidence_counts_pairs_of_labelled_tiles_and_every_row() -> None:
+    places = np.arange(3, dtype=np.intp)
+    row = Mosaic(places, np.zeros(3, np.intp), places)
+    pairs = Seams("right", places[:2], places[1:], np.full(2, 9.0), 1.0, 0)
+    none = Seams("below", places[:0], places[:0], np.zeros(0), np.inf, 0)
+    found = Mosaics(3, (row,), (pairs, none), 0, 0, 0)
+    for labelled, count in (([1, 0, 1], 0), ([1, 1, 0], 2), ([1, 1, 1], 3)):
+        assert _labelled_side_by_side(found, np.array(labelled, bool)) == count
+    sides = {"right": {"pairs": 0}, "below": {"pairs": 3, "pairs_with_equal_depths": 1.0}}
+    _, _, rows = evidence_rows({"directions": sides})
+    assert rows == [("pairs", 0, 3), ("pairs with equal depths", "", 1.0)]
 
 
 def test_groups_are_what_splits_take(data: Path, tmp_path: Path) -> None:

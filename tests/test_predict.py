@@ -23,7 +23,7 @@ from diapir.models.modelcard import ModelCard
 from diapir.models.modelfile import save_model
 from diapir.models.stored import built
 from diapir.models.unet import SaltNet
-from diapir.runs.predict import predict_images
+from diapir.runs.predict import predict_images, submit
 
 Make = Callable[..., Recipe]
 
@@ -46,6 +46,18 @@ def plain(net: SaltNet, images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def close(a: Any, b: Any) -> None:
     np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_rows_follow_the_sample_in_one_more_folder(tmp_path: Path, tiny_recipe: Make) -> None:
+    model, ids = tmp_path / "salt.safetensors", ["a", "b", "c"]
+    save_model(model, build(tiny_recipe()), ModelCard(tiny_recipe(), 0.5))
+    for id_ in ids:
+        write_mask_png(tmp_path / "data" / "mine" / "test" / f"{id_}.png", np.eye(32, dtype=bool))
+    sample = tmp_path / "data" / "mine" / "sample_submission.csv"
+    sample.write_text("id,rle_mask\nb,\nc,\na,\n", encoding="utf-8")
+    submit([model], tmp_path / "data", tmp_path / "out.csv", progress=False)
+    rows = (tmp_path / "out.csv").read_text(encoding="utf-8").splitlines()
+    assert [row.partition(",")[0] for row in rows] == ["id", "b", "c", "a"]
 
 
 def test_one_model_without_mirroring(tiny_recipe: Make, images: NDArray[np.uint8]) -> None:

@@ -374,6 +374,9 @@ def test_nothing_may_wait_for_a_validation_that_is_not_there(
         recipe = tiny_recipe(split__val=0.0, **changes)
         with pytest.raises(RecipeError, match=r"no tile validates(.|\n)*split.val=0.1"):
             train_recipe(recipe, data, tmp_path / "runs", CPU)
+        recipe = tiny_recipe(train__validate_every=9, **changes)
+        with pytest.raises(RecipeError, match=r"comes too late(.|\n)*epochs, which is 2"):
+            train_recipe(recipe, data, tmp_path / "runs", CPU)
 
 
 # --- the recipes that come with the package, end to end on a few tiles

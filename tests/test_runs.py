@@ -32,8 +32,10 @@ from diapir.metrics.score import competition_score
 from diapir.models import processor
 from diapir.models.modelfile import load_model
 from diapir.models.unet import SaltNet
+from diapir.runs.ensemble import make_ensemble
 from diapir.runs.folder import RunFolder, is_main_process, new_run_folder
 from diapir.runs.hardware import Hardware
+from diapir.runs.next_steps import after_interruption
 from diapir.runs.outcome import RunResult
 from diapir.runs.score import score_network
 from diapir.runs.train import resume_run, train_recipe
@@ -217,6 +219,15 @@ def test_scores_are_shown_beside_those_of_empty_masks(
     assert f"{empty:.4f}" in shown[0]
 
 
+def test_a_run_goes_on_on_as_many_processes(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "joined" / "run")
+    folder.make()
+    folder.note_start({"command": "diapir train demo --data x --devices 2 --quiet"})
+    assert after_interruption(folder, Path("x")).endswith(" --data x --devices 2\n")
+    (tmp_path / "joined" / "recipe.json").touch()  # now it is one of several networks
+    assert after_interruption(folder, Path("x")).endswith(" --data x\n")
+
+
 def test_resume_of_a_finished_run_writes_the_same_again(
     finished: tuple[Recipe, RunResult], data: Path, tmp_path: Path
 ) -> None:
@@ -228,6 +239,18 @@ def test_resume_of_a_finished_run_writes_the_same_again(
     assert again.threshold == finished[1].threshold
     assert np.array_equal(again.val_probs, finished[1].val_probs)
     assert names(copy) >= {"model.safetensors", "metrics.json", "report.html"}
+
+
+def test_a_model_is_not_replaced_for_want_of_a_checkpoint(
+    finished: tuple[Recipe, RunResult], data: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(finished[1].folder.path, copy)
+    shutil.rmtree(copy / "checkpoints")
+    model = (copy / "model.safetensors").read_bytes()
+    with pytest.raises(RunError, match="no checkpoint to go on from"):
+        resume_run(copy, data, QUIET)
+    assert (copy / "model.safetensors").read_bytes() == model
 
 
 def test_run_without_validation_and_hold_out(data: Path, tiny_recipe: Make, tmp_path: Path) -> None:
@@ -246,6 +269,8 @@ def test_threshold_of_the_recipe_is_kept(data: Path, tiny_recipe: Make, tmp_path
     )
     (result,) = train_recipe(recipe, data, tmp_path, QUIET)
     assert result.threshold == 0.42
+    packed = make_ensemble([result.folder.path], tmp_path / "a.safetensors", data=data)
+    assert packed.chosen_on == "no tiles: the recipe's; calibrated on 16 validation tiles"
     card = load_model(result.folder.model)[1]
     assert card.threshold == 0.42
     assert not card.rule.cleans
@@ -259,11 +284,11 @@ def test_classic_recipe_runs_to_the_end(name: str, data: Path, tmp_path: Path) -
     tiny = ["weights=none", "freeze=none", "epochs=1", "tiles_per_epoch=4", "batch_size=2"]
     sections = ["model", "model", "train", "train", "train"]
     settings = [f"{section}.{setting}" for section, setting in zip(sections, tiny, strict=True)]
-    recipe = load_recipe(f"classic-{name}", [*settings, "split.val=0.07"])
+    recipe = load_recipe(f"classic-{name}", [*settings, "split.val=0.07", "split.holdout=0.05"])
     (result,) = train_recipe(recipe, data, tmp_path, QUIET)
     assert result.val is not None
     assert result.holdout is not None
-    assert len(result.holdout) == 16
+    assert len(result.holdout) == 4
     assert (result.folder.path / "report.html").is_file()
     net, card = load_model(result.folder.model)
     assert card.recipe.name == f"classic-{name}"
@@ -286,6 +311,12 @@ def test_a_frozen_encoder_needs_weights(data: Path, tmp_path: Path) -> None:
         ("cpu", "auto", {"train__start_from": "none.safetensors"}, "does not exist"),
         ("cpu", "auto", {"pseudo_labels__models": ["none.safetensors"]}, "does not exist"),
         ("cpu", "auto", {"distill__models": ["none.safetensors"]}, "does not exist"),
+        (
+            "cpu",
+            "auto",
+            {"pseudo_labels__models": ["none.safetensors"], "ensemble__encoders": ["scratch"]},
+            "does not exist",
+        ),
     ],
 )
 def test_what_is_not_there_is_found_before_there_is_a_folder(
@@ -308,7 +339,6 @@ def test_what_is_not_there_is_found_before_there_is_a_folder(
 # --- folds
 
 
-@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("channel", ["model__depth_channel", "model__coord_channels"])
 def test_a_frozen_stem_never_learns_of_more_channels(
     channel: str, data: Path, tiny_recipe: Make, tmp_path: Path
@@ -320,6 +350,7 @@ def test_a_frozen_stem_never_learns_of_more_channels(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_folds_give_every_tile_one_prediction(
     data: Path, tiny_recipe: Make, tmp_path: Path
 ) -> None:

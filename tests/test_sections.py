@@ -35,6 +35,14 @@ def test_the_identity_gives_its_input_back(traces, samples, window, overlap):
     assert np.abs(found - grey / 255).max() <= 1e-6
 
 
+def test_a_dead_trace_holds_no_salt():
+    section = np.ones((40, 50), np.float32)
+    section[7], section[9] = 0, np.nan
+    found = predict_section(section, Rimmed(), AS_IS, Tiling())
+    assert np.flatnonzero((found == 0).all(axis=1)).tolist() == [7, 9]
+    assert (np.delete(found, [7, 9], axis=0) > 0.3).all()
+
+
 class Rimmed:
     """A network that is off by 0.3 near the border of its windows, as networks are."""
 
@@ -49,7 +57,7 @@ class Rimmed:
 
 
 def test_no_seam_shows():
-    section = np.zeros((300, 260), np.float32)
+    section = np.ones((300, 260), np.float32)
     found = predict_section(section, Rimmed(), AS_IS, Tiling(window=128, overlap=64))
     inside = found[6:-6, 6:-6]  # the rim of the section itself has no neighbour to mend it
     steps = [np.abs(np.diff(inside, axis=axis)).max() for axis in (0, 1)]

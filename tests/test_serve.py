@@ -13,6 +13,7 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 from PIL import Image
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
 from diapir.cli import app as command_line
@@ -30,6 +31,7 @@ from diapir.runs.predict import predict_images
 from diapir.serve.app import create_app
 from diapir.serve.batcher import Batcher
 from diapir.serve.metrics import Metrics
+from diapir.serve.predict_routes import body_size
 from diapir.serve.problems import Refused
 from diapir.serve.settings import ServeSettings, check_token, read_token
 from diapir.serve.viewer.library import open_library
@@ -309,6 +311,14 @@ def test_chunked_bodies_are_not_read_to_their_end(model):
     asyncio.run(app(declared, receive, send))
     assert sent[0]["status"] == 413
     assert not asked
+
+
+def test_chunks_count_as_the_most_that_may_come_whatever_the_length_says(model):
+    settings = ServeSettings(models=(model,))
+    lengths = [(b"content-length", b"1")]
+    for headers, size in ((lengths, 1), ([*lengths, (b"transfer-encoding", b"chunked")], None)):
+        request = Request({"type": "http", "headers": headers})
+        assert body_size(request, settings) == (size or settings.max_bytes)
 
 
 def send_by_hand(app, receive, path="/predict", kind=b"image/png"):

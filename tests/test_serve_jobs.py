@@ -1,5 +1,6 @@
 """Surveys and jobs of the service: found by name, mapped in a process, stopped and resumed."""
 
+import asyncio
 import contextlib
 import errno
 import json
@@ -24,6 +25,8 @@ from diapir.serve import job_process
 from diapir.serve import jobs as jobs_module
 from diapir.serve.app import create_app
 from diapir.serve.job_record import JobRequest
+from diapir.serve.metrics import Metrics
+from diapir.serve.models import Models
 from diapir.serve.settings import ServeSettings
 from diapir.serve.surveys import SurveyFolders, SurveyQuery
 
@@ -248,6 +251,13 @@ def test_a_survey_is_mapped_and_its_results_come_back(model, lines):
         for name in job["files"]:
             found = client.get(f"{home}/files/{name}").content
             assert str(lines.parent).encode() not in found, name
+        whole = client.get(f"{home}/files/map.json").content
+        for asked, status, part in (
+            ("bytes=5-", 206, whole[5:]), ("bytes=0-3", 206, whole[:4]),
+            ("bytes=999999999-", 200, whole), ("lines=1", 200, whole), ("bytes=9-2", 200, whole),
+        ):  # fmt: skip
+            answer = client.get(f"{home}/files/map.json", headers={"Range": asked})
+            assert (answer.status_code, answer.content) == (status, part)
         for name in ("../job.json", "..%2fjob.json", "nothing", "salt.zarr", "%00", "/etc/passwd"):
             assert client.get(f"{home}/files/{name}").status_code == 404
         assert client.delete(home).status_code == 409
@@ -434,6 +444,42 @@ def test_slow_disks_hold_up_nobody_else(model, lines, still, monkeypatch):
         assert client.delete(f"/jobs/{second}?remove=true").status_code == 200
         monkeypatch.setattr(jobs_module.shutil, "rmtree", removed)
     assert where == {("find", False), ("remove", False)}
+
+
+def test_the_end_of_the_service_is_not_missed_while_a_process_ends(
+    model, lines, tmp_path, monkeypatch
+):
+    async def ends_meanwhile(self, job):
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        job.state = "done"
+
+    async def run():
+        settings = ServeSettings((model,), (lines,), tmp_path / "jobs")
+        models = Models(settings.models, settings.options)
+        jobs = jobs_module.Jobs(
+            tmp_path / "jobs", SurveyFolders([lines]), models, settings, Metrics()
+        )
+        await jobs.add(JobRequest(survey=SECTION))
+        task = asyncio.create_task(jobs.run())
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.wait([task], timeout=5)
+        jobs.close()
+        return task.done() and task.cancelled()
+
+    monkeypatch.setattr(jobs_module.Jobs, "_map", ends_meanwhile)
+    assert asyncio.run(run())
+
+
+def test_a_job_keeps_the_model_that_came_first_when_it_was_made(model, lines, still, tmp_path):
+    other = shutil.copy(model, tmp_path / "other.safetensors")
+    with serving(model, lines) as client:
+        (first,) = [info["name"] for info in client.get("/models").json()]
+        id_ = client.post("/jobs", json={"survey": SECTION}).json()["id"]
+    plan = ServeSettings((other, model), (lines,), lines.parent / "jobs", hosts=())
+    with TestClient(create_app(plan)) as client:
+        assert client.get(f"/jobs/{id_}").json()["request"]["model"] == first
 
 
 def test_models_and_ids_that_are_not_there(model, lines):

@@ -62,6 +62,13 @@ def test_the_earth_does_not_depend_on_how_it_is_written(survey: SyntheticSurvey)
     assert turned.dead.any()
 
 
+@pytest.mark.parametrize("step", [(1, 1), (-1, 1)])
+def test_the_azimuth_is_that_of_rising_inlines(step: tuple[int, int]) -> None:
+    geometry = generate_survey(plan(step=step, azimuth=0.0)).geometry
+    assert (np.diff(geometry.axes["inline"]) > 0).all()
+    assert (np.diff(geometry.cdp_y, axis=0) > 0).all()  # northwards
+
+
 def test_without_salt_there_is_none() -> None:
     assert not generate_survey(plan(salt=False)).salt.any()
 
@@ -120,11 +127,21 @@ def test_a_volume_without_a_file_is_the_same(survey: SyntheticSurvey) -> None:
     [
         {"shape": (2, 90, 90)}, {"shape": (9000, 9000, 9000)}, {"step": (0, 1)}, {"gaps": 1.0},
         {"dead": -0.1}, {"duplicates": -1}, {"interval": 0.0}, {"spacing_m": (0.0, 1.0)},
+        {"spacing_m": (np.nan, 25.0)}, {"azimuth": np.inf}, {"first": (3_000_000_000, 1)},
+        {"first": (2_147_483_640, 1)},
     ],
 )  # fmt: skip
 def test_surveys_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(DataError):
         plan(**wrong)
+
+
+def test_the_truth_takes_no_survey_s_place(tmp_path: Path) -> None:
+    path = tmp_path / "s.sgy"
+    words = ["synth", "survey", str(path), "--size", "12", "13", "30", "--truth", str(path), "-q"]
+    result = CliRunner().invoke(app, words)
+    assert isinstance(result.exception, DataError)
+    assert not path.exists()
 
 
 def test_the_verb_writes_survey_and_truth(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from diapir.data.splits import make_splits
 from diapir.errors import DataError
 from diapir.inference.predict import load_predictor
 from diapir.io.tiles import Tiles, read_tiles
+from diapir.models.modelcard import read_card
 from diapir.models.modelfile import load_model, save_model
 from diapir.runs.hardware import Hardware
 from diapir.runs.teachers import ask_teachers, most_certain
@@ -139,6 +140,24 @@ def test_a_training_with_pseudo_labels_and_distillation_scores(
     (result,) = train_recipe(recipe, data, tmp_path, CPU)
     assert result.holdout is not None
     assert result.holdout.metrics["score"].value > 0
+
+
+@pytest.mark.parametrize(
+    "setting", ["train__start_from", "pseudo_labels__models", "distill__models"]
+)
+def test_a_model_holds_the_tiles_that_earlier_models_have_seen(
+    setting: str, data: Path, teacher: Path, tiny_recipe: Make, tmp_path: Path
+) -> None:
+    """Else a score on them would pass for one of unseen tiles."""
+    net, card = load_model(teacher)
+    other = tmp_path / "other.safetensors"
+    save_model(other, net, replace(card, train_ids=("elsewhere",), val_ids=("there",)))
+    named = str(other) if setting == "train__start_from" else [str(other)]
+    recipe = tiny_recipe(train__epochs=1, **{setting: named})
+    (result,) = train_recipe(recipe, data, tmp_path / "runs", CPU)
+    found = read_card(result.folder.model)
+    assert found.train_ids[-2:] == ("elsewhere", "there")
+    assert not {"elsewhere", "there"} & {*found.val_ids, *found.dropped_ids}
 
 
 def test_distillation_changes_the_training(

@@ -16,9 +16,11 @@ from diapir.errors import DataError, ModelFileError, RunError
 from diapir.inference.postprocess import make_masks
 from diapir.inference.predict import load_predictor
 from diapir.io.images import encode_png
+from diapir.io.ingest import ingest
 from diapir.io.labels import UNLABELLED, read_labels
+from diapir.io.segy import SegyOptions
 from diapir.io.tiles import Tiles
-from diapir.io.volume import open_volume
+from diapir.io.volume import open_volume, segy_facts
 from diapir.models.maskrule import MaskRule
 from diapir.models.modelcard import ModelCard
 from diapir.models.modelfile import save_model
@@ -952,6 +954,44 @@ class TestLibrary:
         assert named.path == tmp_path / "labels" / "cube"
         library.close()
 
+    def test_a_map_is_shown_with_what_it_was_made_of(self, tmp_path, make_segy):
+        """Not with the file that a store was read from, which may be gone."""
+        odd = {"inline_byte": 9, "crossline_byte": 21}
+        segy, values = make_segy(options=SegyOptions(**odd))
+        folder = tmp_path / "map"
+        group = zarr.open_group(folder / "salt.zarr", mode="w")
+        group.create_array("probability", data=np.zeros(values.shape, np.float32))
+        table = {"source": "gone.sgy", "input": {"path": str(segy), "options": odd}}
+        (folder / "map.json").write_text(json.dumps(table))
+        (source,) = open_library([folder], labels=tmp_path / "labels").sources.values()
+        assert source.geometry.shape == values.shape
+        assert source.known == {"probability"}
+
+    def test_what_is_given_as_truth_is_read_as_the_survey_is(self, make_segy):
+        odd = {"inline_byte": 9, "crossline_byte": 21}
+        segy, values = make_segy(options=SegyOptions(**odd))
+        truth, _ = make_segy("truth.sgy", options=SegyOptions(**odd), code=8)
+        source = open_survey(SurveyPaths(segy, None, truth), {**odd, "sample_format": 5})
+        assert source.known == {"truth"}
+        assert source.geometry.shape == values.shape
+
+    def test_labels_of_an_ingested_line_lie_where_finetune_looks(self, tmp_path, make_segy):
+        line, values = make_segy("line-7.sgy", shape=(12, 30))
+        ingest(line, tmp_path / "l7.zarr", progress=False)
+        source = open_survey(SurveyPaths(tmp_path / "l7.zarr"))
+        labels = np.zeros(values.shape, np.uint8)
+        LabelFolder(tmp_path / "labels").save(source.key("line", 0), Canvas(labels))
+        (found,) = read_labels(tmp_path / "labels", open_volume(tmp_path / "l7.zarr"))
+        np.testing.assert_array_equal(found.labels, labels)
+
+    def test_tiles_in_one_more_folder_are_those_with_masks(self, tmp_path, easy_tiles):
+        from diapir.data.competition import write_competition
+
+        train, test = easy_tiles.subset(range(8)), easy_tiles.subset(range(8, 12))
+        write_competition(tmp_path / "outer" / "tgs", train, test)
+        (source,) = open_library([tmp_path / "outer"]).sources.values()
+        assert source.known == {"truth"}
+
     def test_what_cannot_be_viewed_is_told(self, tmp_path, make_segy):
         segy, _ = make_segy()
         with pytest.raises(DataError, match="nothing to view"):
@@ -991,6 +1031,26 @@ class TestDownloads:
         (tmp_path / "mask.sgy").write_bytes(survey_segy(source, probs, 0.5))
         found = open_volume(tmp_path / "mask.sgy")["amplitude"].to_numpy()
         np.testing.assert_array_equal(found > 0.5, probs > 0.5)
+
+    def test_a_survey_too_large_for_a_browser_is_told(self, make_segy, monkeypatch):
+        source = open_survey(SurveyPaths(make_segy()[0]))
+        monkeypatch.setattr("diapir.serve.viewer.download._MOST_BYTES", 1000)
+        with pytest.raises(DataError, match=r"MB(.|\n)*mask\.sgy"):
+            survey_segy(source, np.zeros((6, 7, 30), np.float32), 0.5)
+
+    @pytest.mark.parametrize("stated", ["by the survey", "by headers"])
+    def test_coordinates_in_feet_stay_so(self, tmp_path, make_segy, stated):
+        volume = open_volume(make_segy()[0])
+        if stated == "by the survey":
+            volume["cdp_x"].attrs["units"] = "ft"
+        else:
+            facts = json.loads(volume.attrs["segy"]) | {"measurement": "ft"}
+            volume.attrs["segy"] = json.dumps(facts)
+        source = SurveySource("a", volume, SurveyPaths(tmp_path / "a.sgy"))
+        (tmp_path / "mask.sgy").write_bytes(
+            section_segy(np.ones((7, 30), bool), source, "inline", 2)
+        )
+        assert segy_facts(open_volume(tmp_path / "mask.sgy"))["measurement"] == "ft"
 
     def test_what_has_no_traces_is_told(self, tmp_path, make_segy):
         source = open_survey(SurveyPaths(make_segy()[0]))

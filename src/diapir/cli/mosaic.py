@@ -1,5 +1,6 @@
 """`diapir mosaic`: which tiles are neighbours, and the sections that they make up."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,10 @@ def mosaic(
     rows, columns, pairs = evidence_rows(result.evidence)
     print_table("Mosaics", ("what", "count"), rows)
     print_table("Pairs", columns, pairs)
+    if not result.found.mosaics:
+        typer.echo("no tiles are neighbours, as far as their borders tell")
+        return
+    words = ["--data", str(data), "--set", f"split.groups={out / 'groups.csv'}"]
     typer.echo(f"Look at {out / 'mosaics.png'}; split by them with")
-    typer.echo(f"  diapir train RECIPE --data {data} --set split.groups={out / 'groups.csv'}")
+    typer.echo(f"  diapir train RECIPE {shlex.join(words)}")
     typer.echo("and see what random folds flatter with 'diapir results RUN RUN --compare'")

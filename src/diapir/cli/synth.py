@@ -82,6 +82,13 @@ def survey(
 
     if segy.unit == "1":
         raise DataError("unit is '1'", expected="ms, m or ft")
+    beside = truth or out.with_name(f"{out.stem}-truth{out.suffix or '.sgy'}")
+    if beside.resolve() == out.resolve():
+        raise DataError(
+            "the truth would take the place of the survey",
+            where=f"--truth {beside}",
+            expected="another name than that of the survey",
+        )
     plan = SurveyPlan(
         shape=size,
         seed=seed,
@@ -100,7 +107,6 @@ def survey(
     )
     with counting(size[0], "Inlines", shown=not quiet) as advance:
         made = generate_survey(plan, advance=advance)
-    beside = truth or out.with_name(f"{out.stem}-truth{out.suffix or '.sgy'}")
     write_survey(
         made,
         out,

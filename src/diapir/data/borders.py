@@ -18,6 +18,8 @@ Matrix = NDArray[np.float32]
 COLUMNS = 3
 """Columns of pixels on either side of a border that are compared."""
 _CUTS = (0.2, 0.5, 0.8)
+_NARROWEST = 15
+"""Pixels across a tile below which a cut leaves too few columns to compare on one side."""
 _MOST_CUTS = 30_000
 _LEAST_CORRELATION = 0.9
 _BUSY_STEP, _BUSY_SHARE = 2, 0.5
@@ -69,7 +71,7 @@ def find_seams(
         1936, Relations between two sets of variates: the comparison.
     """
     tiles = images if direction == "right" else images.transpose(0, 2, 1)
-    if len(tiles) < 2:
+    if len(tiles) < 2 or tiles.shape[2] < _NARROWEST:
         none = np.zeros(0, np.intp)
         return Seams(direction, none, none, np.zeros(0), float("inf"), 0)
     compare = _Comparison.measure(tiles)

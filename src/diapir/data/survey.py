@@ -96,8 +96,22 @@ class SurveyPlan:
                 f"gaps {self.gaps}, dead {self.dead}, duplicates {self.duplicates}",
                 expected="shares from 0 to 0.9, and a number of 0 or more",
             )
-        if self.interval <= 0 or min(self.spacing_m) <= 0:
+        if not all(0 < distance < np.inf for distance in (self.interval, *self.spacing_m)):
             raise DataError("a distance that is not positive", expected="more than 0")
+        if not np.isfinite([self.start, self.azimuth]).all():
+            raise DataError(
+                f"start {self.start}, azimuth {self.azimuth}", expected="finite numbers"
+            )
+        ends = (
+            first + step * n * (count - 1)
+            for first, step, count in zip(self.first, self.step, self.shape[:2], strict=True)
+            for n in (0, 1)
+        )
+        if not all(-(2**31) <= number < 2**31 for number in ends):
+            raise DataError(
+                f"line numbers from {self.first} in steps of {self.step}",
+                expected="numbers that 4 bytes can hold, below 2,147,483,648",
+            )
 
     @property
     def sample_m(self) -> float:
@@ -338,6 +352,7 @@ def _numbered(
     """Return the survey with its axes turned so that numbers rise."""
     turn = np.radians(plan.azimuth)
     along, across = (np.arange(n) * d for n, d in zip(plan.shape[:2], plan.spacing_m, strict=True))
+    along = along * np.sign(plan.step[0])  # the azimuth is that of rising numbers
     x = _ORIGIN[0] + np.sin(turn) * along[:, None] + np.cos(turn) * across[None, :]
     y = _ORIGIN[1] + np.cos(turn) * along[:, None] - np.sin(turn) * across[None, :]
     back = tuple(slice(None, None, -1 if step < 0 else 1) for step in plan.step)

@@ -1,12 +1,13 @@
 """Where the samples of a survey lie in the world: numbers, coordinates, time or depth."""
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from diapir.io.volume import segy_facts
 
 _METRES = {"m": 1.0, "ft": 0.3048}
 _TRIPLES, _LOOKED_AT = 200, 4096  # of traces, drawn where some have wrong numbers
@@ -52,7 +53,6 @@ class Frame:
             return np.asarray(volume[name], np.float64).reshape(shape)
 
         live = of_traces("trace_mask")
-        facts = json.loads(volume.attrs.get("segy", "{}"))
         stated = volume["cdp_x"].attrs.get("units") if "cdp_x" in volume.variables else None
         return cls(
             inline=np.asarray(volume["inline"], np.float64),
@@ -62,7 +62,7 @@ class Frame:
             x=of_traces("cdp_x"),
             y=of_traces("cdp_y"),
             live=np.ones(shape, bool) if live is None else live > 0,
-            measurement=str(stated or facts.get("measurement", "")),
+            measurement=str(stated or segy_facts(volume).get("measurement", "")),
         )
 
     @property

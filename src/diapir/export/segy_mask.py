@@ -82,8 +82,16 @@ def find_segy(
             "the survey was not read from a SEG-Y file",
             mend="Leave out --segy: there is no file whose headers could be kept.",
         )
-    table = json.loads(facts)
-    path, options = Path(table["path"]), SegyOptions(**table["options"])
+    try:
+        table = json.loads(facts)
+        path, options = Path(table["path"]), SegyOptions(**table["options"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(
+            "what the survey says of its SEG-Y file cannot be used",
+            where="its attribute 'segy'",
+            expected="what 'diapir ingest' of this version writes",
+            mend="Ingest the file again, or give --no-segy.",
+        ) from error
     try:
         there = _may_be_read(path, folders) and path.is_file()
         same = there and survey_fingerprint(path, options) == fingerprint

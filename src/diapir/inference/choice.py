@@ -127,9 +127,19 @@ def choose_engine(net: AnyNet, images: Floats, z_feet: Floats | None, precision:
     )
 
 
-def agrees(engine: Engine, net: AnyNet, images: Floats, z_feet: Floats | None) -> bool:
-    """Whether an engine that another network has chosen keeps to this one's answers, too."""
-    exact = engine.choice.precision == "float32"
+def agrees(
+    engine: Engine, net: AnyNet, images: Floats, z_feet: Floats | None, precision: str
+) -> bool:
+    """Whether an engine that another network has chosen keeps to this one's answers, too.
+
+    Args:
+        engine: Of this network.
+        net: In evaluation mode.
+        images: (N, 1, H, W) some of its tiles.
+        z_feet: (N,) their depths where the network has a depth channel.
+        precision: That was asked for, see `choose_engine`.
+    """
+    exact = precision == "float32"
     return keeps_to(engine(images, z_feet), exact_logits(net, images, z_feet), exact=exact)
 
 

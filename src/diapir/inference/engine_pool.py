@@ -152,9 +152,9 @@ class EnginePool:
         if known is None:
             return None
         engine = build_engine(net, known, *shape)
-        if known.backend != "eager" and known.precision != "float32":
+        if known.backend != "eager":
             images, z_feet = some()
-            if not agrees(engine, net, images, _depths_for(net, z_feet)):
+            if not agrees(engine, net, images, _depths_for(net, z_feet), self._precision):
                 return None
         if own is not None:
             memory.remember(own, known, {})

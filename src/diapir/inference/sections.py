@@ -11,7 +11,7 @@ from PIL import Image
 
 from diapir.errors import DataError
 from diapir.inference.blend import OVERLAP, WINDOW, blend_section
-from diapir.inference.look import Look
+from diapir.inference.look import Look, is_alive
 
 SMALLEST_SIDE = 32
 """Smaller sections are widened for the network, whose deeper levels need some pixels."""
@@ -73,7 +73,7 @@ class Tiling:
 def predict_section(
     amplitudes: NDArray[np.float32], model: SectionModel, look: Look, tiling: Tiling
 ) -> NDArray[np.float32]:
-    """Return the probability of salt of a section.
+    """Return the probability of salt of a section; in dead traces there is none.
 
     Args:
         amplitudes: (T, S), traces by samples.
@@ -84,6 +84,7 @@ def predict_section(
     Returns:
         (T, S) float32 in 0..1.
     """
+    dead = ~is_alive(amplitudes).any(axis=-1)
     grey = look.grey(amplitudes).T
     shape = grey.shape
     grey = _resized(grey, tiling)
@@ -100,7 +101,9 @@ def predict_section(
         # Pillow averages where it shrinks, and is linear between pixels where it enlarges
         picture = Image.fromarray(probs).resize(shape[::-1], Image.Resampling.BILINEAR)
         probs = np.asarray(picture, np.float32)
-    return np.ascontiguousarray(probs.T)
+    found = np.ascontiguousarray(probs.T)
+    found[dead] = 0
+    return found
 
 
 def _resized(grey: NDArray[np.uint8], tiling: Tiling) -> NDArray[np.uint8]:

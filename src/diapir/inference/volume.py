@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from diapir.errors import RunError
 from diapir.inference.journal import Journal
-from diapir.inference.look import Look, is_alive
+from diapir.inference.look import Look
 from diapir.inference.schedule import Workers, open_pool
 from diapir.inference.sections import SectionModel, Tiling, predict_section
 from diapir.io.atomic import disk_told
@@ -173,9 +173,7 @@ class Job:
         sections = probs[None] if block.direction == "line" else np.moveaxis(probs, axis, 0)
         for section in sections:
             _stop_if_orphaned()
-            dead = ~is_alive(section).any(axis=-1)
             section[...] = predict_section(section, model, self.look, self.tiling)
-            section[dead] = 0
         probs[~np.broadcast_to(live, probs.shape[:-1])] = 0
         return probs
 

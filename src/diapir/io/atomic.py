@@ -102,10 +102,12 @@ def write_bytes_atomic(path: Path, data: bytes, *, sync: bool = True) -> None:
 def write_text_atomic(path: Path, text: str, *, sync: bool = True) -> None:
     r"""Write `text` to `path` as UTF-8 with ``\n`` line ends, whole or not at all.
 
+    Names of files that are not in UTF-8 are written with the bytes that they have.
+
     Raises:
         RunError: The file cannot be written.
     """
-    write_bytes_atomic(path, text.encode("utf-8"), sync=sync)
+    write_bytes_atomic(path, text.encode("utf-8", "surrogateescape"), sync=sync)
 
 
 def remove_leftovers(folder: Path) -> None:

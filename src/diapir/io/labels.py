@@ -32,6 +32,7 @@ PNG_SALT = (1, 255)
 _NAME = re.compile(r"(inline|crossline)[-_ ]?(\d+)$", re.I)
 _MOST_LINES = 400
 _OF_THE_SURVEY = ("sample_format", "byte_order", "samples", "text_headers")
+"""What of reading SEG-Y says how the samples of one file lie, not how its traces are numbered."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,13 +90,26 @@ def read_labels(
     return sorted(lines, key=lambda line: (line.direction, line.index))
 
 
+def line_name(survey: Any) -> str:
+    """Return the name under which labels of a 2-D line lie, that of the file it came from."""
+    return Path(str(survey.attrs.get("source", ""))).stem
+
+
+def beside(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how SEG-Y beside a survey is read, such as its labels, of how the survey is.
+
+    Its samples have a format of their own, and a size that would be misread with the survey's.
+    """
+    return {name: value for name, value in options.items() if name not in _OF_THE_SURVEY}
+
+
 def _of_line(
     path: Path, survey: Any, unlabelled: float | None, options: dict[str, Any]
 ) -> Iterator[LabelledLine]:
     """Yield the labels of a 2-D line or a picture, where there are any."""
     file = path
     if path.is_dir() and any(path.glob("*.png")):
-        file = path / f"{Path(str(survey.attrs.get('source', ''))).stem}.png"
+        file = path / f"{line_name(survey)}.png"
         if not file.is_file():
             raise DataError(
                 f"the folder has no {file.name}",
@@ -205,9 +219,7 @@ def _open_labels(path: Path, survey: Any, options: dict[str, Any]) -> tuple[Any,
     """Return the values (I, J, S) and where there are traces, after comparing the geometry."""
     labels = _open_store(path) if path.is_dir() else None
     if labels is None:
-        # the labels' samples have a format of their own, and a size that may be misread with it
-        shared = {name: value for name, value in options.items() if name not in _OF_THE_SURVEY}
-        volume = open_volume(path, keep_nan=True, **shared)
+        volume = open_volume(path, keep_nan=True, **beside(options))
         labels = volume["amplitude"]
     wanted = survey["amplitude"]
     if labels.shape != wanted.shape:

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
 from diapir.errors import DataError
+from diapir.io.csv_tables import read_rows
 from diapir.io.sources import FolderSource, Source, open_source
 
 Part = Literal["train", "test"]
@@ -114,10 +115,15 @@ def present_parts(path: Path) -> list[Part]:
     if not found:
         find_layout(path, "train").source.close()  # which says what is missing
     if len(found) == 2 and _is_one(*found.values()):
-        train = found["train"]
-        labelled = train.masks or (train.tables / "train.csv").exists()
-        return ["train" if labelled else "test"]
+        return ["train" if _has_labels(found["train"]) else "test"]
     return list(found)
+
+
+def _has_labels(train: Layout) -> bool:
+    table = train.tables / "train.csv"
+    if train.masks or not table.exists():
+        return bool(train.masks)
+    return not train.images.keys().isdisjoint(row.id for row in read_rows(table))
 
 
 def _is_one(first: Layout, second: Layout) -> bool:
@@ -174,9 +180,11 @@ def _choose(path: Path, part: _Wanted) -> tuple[Source, str, Path]:
         if part != "train" and path.suffix.lower() == ".png":
             return _OneFile(path), "", path.parent
         return _choose_inside(open_source(path), part, path.parent)
-    unzipped, packed = FolderSource(path), path / f"{part}.zip"
-    if packed.is_file() and not (unzipped.names(f"{part}/images") or unzipped.names(part)):
-        return _choose_inside(open_source(packed), part, path)
+    unzipped, name = FolderSource(path), "train" if part == "train" else "test"
+    for top in ("", *_wrapping(unzipped)):
+        packed, folder = path / top / f"{name}.zip", _joined(top, name)
+        if packed.is_file() and not (unzipped.names(f"{folder}/images") or unzipped.names(folder)):
+            return _choose_inside(open_source(packed), part, path / top)
     return _choose_inside(unzipped, part, path)
 
 
@@ -198,10 +206,13 @@ def _choose_inside(source: Source, part: _Wanted, tables: Path) -> tuple[Source,
 def _wrapping(source: Source) -> list[str]:
     """Return the one folder around all, as a zip of a folder has it, if there is one."""
     folders = source.folders()
-    return folders if len(folders) == 1 and folders[0] not in _OWN_FOLDERS else []
+    around = len(folders) == 1 and folders[0] not in _OWN_FOLDERS
+    return folders if around and _OWN_FILES.isdisjoint(source.names("")) else []
 
 
 _OWN_FOLDERS = ("train", "test", "images", "masks")
+_OWN_FILES = {"train.zip", "test.zip", "train.csv", "depths.csv", "sample_submission.csv"}
+"""Beside these a folder is no more than another folder, such as one of figures."""
 
 
 def _candidates(source: Source, part: _Wanted, top: str) -> list[str]:
@@ -218,7 +229,9 @@ def _labelled(source: Source, top: str) -> bool:
     """Return whether images/ has labels: masks, or the table of a data set by itself."""
     files = source.names(top)
     elsewhere = _joined(top, "train.zip") in files or source.names(_joined(top, "train/images"))
-    table = _joined(top, "train.csv") in files and not elsewhere
+    # the table of a zip lies beside it, and tells of the zip of the training part
+    inside = isinstance(source, FolderSource) and _joined(top, "train.csv") in files
+    table = inside and not elsewhere
     return table or bool(source.names(_joined(top, "masks")))
 
 

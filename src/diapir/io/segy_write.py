@@ -236,7 +236,7 @@ def _binary_header(geometry: Geometry, code: int, order: ByteOrder, interval_us:
         3225: code,
         3227: 1,  # fold
         3229: 4,  # horizontally stacked
-        3255: _FEET if geometry.unit == "ft" else _METRES,
+        3255: _FEET if (geometry.measurement or geometry.unit) == "ft" else _METRES,
         3503: 1,  # traces of one length
     }
     for byte, value in values.items():

@@ -19,6 +19,7 @@ from diapir.io.volume import (
     amplitude_statistics,
     even_sample,
     make_volume,
+    segy_facts,
 )
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ def open_store(path: Path, start: float | None = None, *, keep_nan: bool = False
         numbers = [float(found.attrs[name]) for name in STATISTICS]
         if not np.isfinite(numbers).all():
             raise ValueError("its statistics are no numbers")
-        if not isinstance(json.loads(found.attrs.get("segy", "{}")), dict):
+        facts = segy_facts(found)
+        if not (isinstance(facts, dict) and isinstance(facts.get("warnings", []), list)):
             raise ValueError("what it says of its SEG-Y file is no table")
         loaded = {name: found[name].load() for name in found.coords}
         if start is not None:

@@ -249,12 +249,14 @@ class ArrivingTiles:
         images: (N, H, W) uint8; who asks for some waits until they are in.
         z_feet: (N,) float32, depth of each tile in feet; None where unknown.
         source: Where the tiles come from, for messages.
+        tables: Folder of the tables of the data set.
     """
 
     ids: tuple[str, ...]
     images: ImageStack
     z_feet: NDArray[np.float32] | None
     source: str
+    tables: Path
 
     def __len__(self) -> int:
         """Return the number of tiles."""
@@ -284,7 +286,7 @@ def arriving_tiles(path: Path) -> Iterator[ArrivingTiles]:
     with layout.source:
         z_feet = _match_depths(ids, layout.depths)
         with ImageStack(layout.source, list(layout.images.values()), read_grey) as images:
-            yield ArrivingTiles(ids, images, z_feet, str(path))
+            yield ArrivingTiles(ids, images, z_feet, str(path), layout.tables)
 
 
 def _match_depths(ids: Sequence[str], path: Path) -> NDArray[np.float32] | None:

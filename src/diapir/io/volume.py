@@ -124,9 +124,15 @@ def make_volume(
     return xr.Dataset({"amplitude": (geometry.dims, amplitude)}, coords, attributes)
 
 
+def segy_facts(volume: "xr.Dataset") -> dict[str, Any]:
+    """Return what a survey says of the SEG-Y file that it was read from; nothing without one."""
+    found: dict[str, Any] = json.loads(volume.attrs.get("segy", "{}"))
+    return found
+
+
 def reading_warnings(volume: "xr.Dataset") -> tuple[str, ...]:
     """Return what was decided in doubt when the SEG-Y file of a survey was read, in words."""
-    return tuple(json.loads(volume.attrs.get("segy", "{}")).get("warnings", ()))
+    return tuple(segy_facts(volume).get("warnings", ()))
 
 
 def geometry_of(volume: "xr.Dataset") -> Geometry:

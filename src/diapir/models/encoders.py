@@ -91,6 +91,13 @@ def _scratch(config: ModelConfig, in_channels: int) -> tuple[nn.Module, EncoderI
             where="model.weights",
             expected="'none'",
         )
+    if config.drop_path:
+        raise RecipeError(
+            "encoder 'scratch' has no paths to drop",
+            where=f"model.drop_path = {config.drop_path:g}",
+            expected="0",
+            mend="Use model.dropout, or another encoder.",
+        )
     channels = config.scratch_channels
     encoder = ScratchEncoder(
         in_channels, channels, batch_norm=config.batch_norm, dropout=config.dropout
@@ -152,6 +159,8 @@ def _create_timm(config: ModelConfig) -> Any:
                 expected=f"a name of timm.list_models() or one of: {close}",
             ) from error
         raise _cannot_build(config, pretrained, error) from error
+    except TypeError as error:  # of an option that the encoder does not take, before any download
+        raise _cannot_build(config, False, error) from error
     except Exception as error:  # whatever the hub client raises offline: there is no common base
         raise _cannot_build(config, pretrained, error) from error
 

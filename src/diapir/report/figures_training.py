@@ -89,14 +89,16 @@ def threshold_curve(
     thresholds: NDArray[np.floating],
     curves: Mapping[str, NDArray[np.floating]],
     chosen: float,
+    how: str = "chosen",
 ) -> Figure:
-    """Return the mean score over the threshold, with the chosen threshold marked.
+    """Return the mean score over the threshold, with the one that is applied marked.
 
     Args:
         thresholds: Rising thresholds in 0..1, (T,).
         curves: Name of a part of the data -> its mean scores, (T,); the first one is the part on
-            which the threshold was chosen.
-        chosen: The threshold that was chosen.
+            which the threshold was chosen, if it was.
+        chosen: The threshold that is applied.
+        how: In a word, it came to be that: 'chosen' or 'given'.
 
     Raises:
         ValueError: There is no curve or its length differs from that of the thresholds.
@@ -113,7 +115,7 @@ def threshold_curve(
         handles.append(line_handle(color, f"{name} ({at:.3f} at {chosen:.2f})", linewidth=2))
     ax.axvline(chosen, color=INK, linewidth=1.2, zorder=1)
     ax.annotate(
-        f"chosen: {chosen:.2f}",
+        f"{how}: {chosen:.2f}",
         (chosen, 0.03),
         xycoords=("data", "axes fraction"),
         xytext=(6 if chosen < 0.75 else -6, 0),
@@ -129,7 +131,7 @@ def threshold_curve(
     legend(ax, handles, ncols=2, **place)
     name, scores = next(iter(curves.items()))
     figure.set_label(
-        f"Mean score against threshold: the chosen threshold {chosen:.2f} gives "
+        f"Mean score against threshold: the {how} threshold {chosen:.2f} gives "
         f"{float(np.interp(chosen, thresholds, scores)):.3f} on {name}; over all thresholds the "
         f"score lies between {np.min(scores):.3f} and {np.max(scores):.3f}."
     )

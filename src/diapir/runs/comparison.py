@@ -34,10 +34,7 @@ gain is *smaller than its interval*: other tiles of the same kind could take it 
 does not tell how far another seed would move a training; runs that differ in the seed alone share
 a row, and their scores are shown.{caution}
 """
-_CAUTIONS = {
-    "validation": " Epoch and threshold were chosen on these tiles, which flatters all runs alike.",
-    "hold-out": " Whoever picks a recipe by this table has used the hold-out up.",
-}
+_USED_UP = " Whoever picks a recipe by this table has used the hold-out up."
 _SETTINGS = "page.json"
 
 
@@ -53,6 +50,7 @@ class Tried:
         interrupted: Whether a signal ended it early.
         command: That started it.
         scores: Of each tile, 0..1, by part and id.
+        failure: What ended it early by itself, in words.
     """
 
     run: str
@@ -62,6 +60,7 @@ class Tried:
     interrupted: bool
     command: str
     scores: dict[str, dict[str, float]]
+    failure: str | None = None
 
 
 @dataclass(frozen=True)
@@ -160,6 +159,7 @@ def read_tried(path: Path) -> Tried:
         interrupted=table.get("interrupted") is not None,
         command=str(table.get("command", "")),
         scores={part: _tile_scores(found) for part, found in parts if found is not None},
+        failure=table.get("failure"),
     )
 
 
@@ -205,7 +205,7 @@ def _page(
     comparable = [tried for tried in runs if reasons[tried.run] is None]
     tiles = len(baseline.scores[part])
     lines = [
-        _HEAD.format(part=part, tiles=tiles, kept=kept, caution=_CAUTIONS[part]),
+        _HEAD.format(part=part, tiles=tiles, kept=kept, caution=_caution(comparable, part)),
         *_table(comparable, baseline, part),
         "",
         *(_on_neighbours(comparable, baseline, part, group_of) if group_of else ()),
@@ -213,6 +213,28 @@ def _page(
         *_commands(runs),
     ]
     return "\n".join(lines)
+
+
+def _caution(runs: Sequence[Tried], part: str) -> str:
+    """Return what the scores of a part should not be read without."""
+    if part != PARTS[0]:
+        return _USED_UP
+    chosen = {
+        "Epoch": sum(flat(tried.recipe).get("train.select") == "best" for tried in runs),
+        "threshold": sum(_chooses_threshold(tried.recipe) for tried in runs),
+    }
+    names = " and ".join(name for name, count in chosen.items() if count)
+    if not names:
+        return " Neither epoch nor threshold was chosen on these tiles."
+    what = f" {names[0].upper()}{names[1:]} {'were' if ' and ' in names else 'was'} chosen on"
+    if set(chosen.values()) <= {0, len(runs)}:
+        return f"{what} these tiles, which flatters all runs alike."
+    return f"{what} these tiles in some of the runs, which flatters those."
+
+
+def _chooses_threshold(recipe: dict[str, Any]) -> bool:
+    keys = flat(recipe)
+    return keys.get("predict.threshold") is None or keys.get("split.folds", 1) > 1
 
 
 def _table(runs: Sequence[Tried], baseline: Tried, part: str) -> list[str]:
@@ -257,6 +279,8 @@ def _not_comparable(tried: Tried, baseline: Tried, part: str) -> str | None:
     """Return why a run cannot stand beside the baseline; None where it can."""
     if tried.interrupted:
         return "a signal ended it early"
+    if tried.failure:
+        return f"it ended early: {tried.failure}"
     if not tried.scores.get(part):
         return f"it has no scores of {part} tiles"
     if tried.data != baseline.data:

@@ -171,7 +171,10 @@ def _choose(
     )
     choice = choose_masks(probs, chosen, fixed)
     score = None if math.isnan(choice.score) else choice.score
-    return choice, score, f"{len(chosen):,} validation tiles"
+    tiles_said = f"{len(chosen):,} validation tiles"
+    if fixed.threshold is not None:
+        return choice, score, f"no tiles: the recipe's; calibrated on {tiles_said}"
+    return choice, score, tiles_said
 
 
 def _common(values: Sequence[float | None]) -> float | None:

@@ -142,7 +142,7 @@ def finetune_model(
             held=tuple(map(_name, split.held)),
             trained=tuple(map(_name, split.train)),
             threshold=threshold,
-            warnings=reading_warnings(survey),
+            warnings=(*reading_warnings(survey), *_seen_before(card, survey, split.held)),
         )
         new_card = _card(card, result, survey, tuning)
         save_model(result.model, net.cpu(), new_card)
@@ -237,6 +237,19 @@ def _name(line: LabelledLine) -> str:
         traces = _labelled_traces(line)
         return f"traces {traces[0] + 1} to {traces[-1] + 1}"
     return f"{line.direction} {line.number}"
+
+
+def _seen_before(card: ModelCard, survey: Any, held: Sequence[LabelledLine]) -> tuple[str, ...]:
+    """Return the warning that lines held out now trained the model that was fine-tuned, if so."""
+    if str(survey.attrs.get("fingerprint", "of no file")) not in card.notes:
+        return ()
+    seen = sorted({_name(line) for line in held} & set(card.train_ids))
+    if not seen:
+        return ()
+    return (
+        f"{', '.join(seen)} trained the model that this one began with and are held out now: their "
+        "scores before and after are too good; begin with a model that has not seen them",
+    )
 
 
 def _line_amplitudes(line: LabelledLine, survey: Any) -> NDArray[np.float32]:

@@ -145,7 +145,8 @@ def map_survey(
             read from is there and unchanged, and otherwise say in `news` that it is not.
         segy_folders: Where that file may lie; None: anywhere.
         name: What `map.json`, the report and errors call the survey in place of its path, for
-            readers elsewhere; the command, which may hold other paths, is then left out.
+            readers elsewhere; the command, which may hold other paths, and what was opened are then
+            left out.
         progress: Show progress bars.
         tell: Called with the blocks that are done and all blocks, whenever some are done.
         load_model: Takes the place of the model files, for tests and for networks of one's own;
@@ -220,8 +221,11 @@ def map_survey(
             files=tuple(files),
             news=(*news, *unwritten),
         )
-        command = command_line() if name is None else None
-        return _report(result, survey, stated, models, cards, command)
+        own: dict[str, Any] = {"command": None}
+        if name is None:
+            opened = {"path": str(source.resolve()), "options": options}
+            own = {"command": command_line(), "input": opened}
+        return _report(result, survey, stated, models, cards, own)
 
 
 def _choose_segy(
@@ -399,9 +403,18 @@ def _report(
     stated: dict[str, Any],
     models: Sequence[Path],
     cards: Sequence[ModelCard],
-    command: str | None,
+    own: Mapping[str, Any],
 ) -> MapResult:
-    """Write `report.html` and `map.json`; return the result with both among its files."""
+    """Write `report.html` and `map.json`; return the result with both among its files.
+
+    Args:
+        result: What was made.
+        survey: Of which.
+        stated: What it depends on.
+        models: Model files.
+        cards: Their provenance.
+        own: What to tell besides: the command, and the input where its path may be told.
+    """
     likeness = look_at_domain(result, survey, trained_pixels(cards))
     warnings = (*reading_warnings(survey), *likeness.warnings)
     took = result.prediction
@@ -411,7 +424,7 @@ def _report(
         "settings": stated,
         "threshold": result.threshold,
         "warnings": list(warnings),
-        "command": command,
+        **own,
         "machine": describe_machine(),
         "seconds": None if took is None else round(took.seconds, 3),
         "model_seconds": None if took is None else round(took.model_seconds, 3),

@@ -13,6 +13,7 @@ from diapir.data.mosaic import Mosaic, Mosaics, cut_agreement, find_mosaics, sea
 from diapir.errors import DataError
 from diapir.io.atomic import write_bytes_atomic, write_text_atomic
 from diapir.io.images import encode_png
+from diapir.io.layout import has_part
 from diapir.io.lock import sole_writer
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.report.figures import save_figure
@@ -88,6 +89,8 @@ def _write_mosaics(data: Path, out: Path, false_share: float, progress: bool) ->
         pictures = [paint(found.mosaics[k], tiles, labelled) for k in some]
         names = [f"{k}: {len(found.mosaics[k])} tiles" for k in some]
         save_figure(mosaic_sheet(pictures, names), files[-1])
+    for path in {*(out / "sections").glob("*.png"), out / "mosaics.png"} - set(files):
+        path.unlink(missing_ok=True)  # of other mosaics, that were here before
     files.append(out / "mosaic.json")
     about = {"command": command_line(), "machine": describe_machine(), "data": str(data.name)}
     write_json(files[-1], {**evidence, **about})
@@ -110,10 +113,9 @@ def read_all(data: Path, *, progress: bool = False) -> tuple[Tiles, NDArray[np.b
         DataError: The data cannot be read.
     """
     train = read_tiles(data, "train", progress=progress)
-    try:
-        test = read_tiles(data, "test", progress=progress)
-    except DataError:  # a data set may be all labelled
+    if not has_part(data, "test"):
         return train, np.ones(len(train), np.bool_)
+    test = read_tiles(data, "test", progress=progress)
     if test.images.shape[1:] != train.images.shape[1:] or set(test.ids) & set(train.ids):
         return train, np.ones(len(train), np.bool_)
     labelled = np.arange(len(train) + len(test)) < len(train)
@@ -138,12 +140,17 @@ def gather_evidence(found: Mosaics, tiles: Tiles, labelled: NDArray[np.bool_]) -
         "tiles_in_mosaics": found.joined,
         "largest": len(found.mosaics[0]) if found.mosaics else 0,
         "mosaics_with_labelled_and_test_tiles": sum(bool(k.any() and not k.all()) for k in kinds),
-        "labelled_tiles_with_a_labelled_neighbour": int(sum(k.sum() for k in kinds if k.sum() > 1)),
+        "labelled_tiles_with_a_labelled_neighbour": _labelled_side_by_side(found, labelled),
         "pairs_dropped_as_contradictions": found.dropped,
         "squares_closed": found.loops,
         "squares_open": found.open_loops,
         "directions": {s.direction: _seam_evidence(s, tiles, labelled) for s in found.seams},
     }
+
+
+def _labelled_side_by_side(found: Mosaics, labelled: NDArray[np.bool_]) -> int:
+    pairs = np.concatenate([np.stack([s.first, s.second], axis=1) for s in found.seams])
+    return len(np.unique(pairs[labelled[pairs].all(axis=1)]))
 
 
 def _seam_evidence(seams: Any, tiles: Tiles, labelled: NDArray[np.bool_]) -> dict[str, Any]:
@@ -182,7 +189,7 @@ def evidence_rows(
     """Return the evidence as rows: of all mosaics; then columns and rows of pairs by direction."""
     rows = [(_words(k), v) for k, v in evidence.items() if not isinstance(v, dict)]
     sides = evidence["directions"]
-    names = list(next(iter(sides.values())))
+    names = dict.fromkeys(name for side in sides.values() for name in side)
     pairs: list[tuple[object, ...]] = [
         (_words(name), *(side.get(name, "") for side in sides.values())) for name in names
     ]

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from diapir.config import SplitConfig
@@ -26,7 +27,7 @@ def after_training(
     if interrupted:
         lines += [
             "# go on where it was interrupted, and get the scores that it had no time for",
-            f"diapir train --resume {_quoted(folder.path)} --data {data_text}",
+            _resume(folder, data),
         ]
     if snapshots and len(split.holdout):
         lines += [
@@ -94,8 +95,19 @@ def after_rounds(folder: RunFolder, data: Path, places: Sequence[Path], split: S
 
 def after_interruption(folder: RunFolder, data: Path) -> str:
     """Return the command that goes on with several trainings, or scores one that has ended."""
-    again = f"diapir train --resume {_quoted(folder.path)} --data {_quoted(data)}"
-    return f"# go on where it was interrupted\n{again}\n"
+    return f"# go on where it was interrupted\n{_resume(folder, data)}\n"
+
+
+def _resume(folder: RunFolder, data: Path) -> str:
+    """Return the command that goes on with a run, on as many processes as it began on."""
+    words = ["diapir", "train", "--resume", str(folder.path), "--data", str(data)]
+    # one of several networks had a process of its own, whatever the command of all says
+    is_member = any((above / folder.recipe.name).is_file() for above in folder.path.parents[:2])
+    began = None if is_member else folder.first_command() or folder.fold(0).first_command()
+    for word, value in pairwise(shlex.split(began or "")):
+        if word in ("--devices", "--num-nodes"):  # another number would change the schedule
+            words += [word, value]
+    return shlex.join(words)
 
 
 def _packing(model: str) -> list[str]:

@@ -1,5 +1,6 @@
 """Out-of-fold predictions of a run: every tile by the network that never saw it."""
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def read_out_of_fold(run: Path) -> OutOfFold:
     try:
         with np.load(path, allow_pickle=False) as stored:
             ids, probs = tuple(map(str, stored["ids"])), stored["probs"].astype(np.float32)
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise _damaged(path, error) from error
     if probs.ndim != 3 or len(ids) != len(probs) or not (probs.min() >= 0 and probs.max() <= 1):
         raise _damaged(path, f"{len(ids)} ids, probabilities of shape {probs.shape}")

@@ -2,6 +2,7 @@
 
 import math
 import signal
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from diapir.inference.evaluate import Evaluation
 from diapir.inference.postprocess import Choice
 from diapir.io.atomic import write_text_atomic
 from diapir.io.tiles import Tiles
+from diapir.models.modelcard import ModelCard
 from diapir.models.modelfile import load_model, save_model
 from diapir.runs.folder import RunFolder, read_json, write_json
 from diapir.runs.machine import command_line, describe_machine
@@ -81,7 +83,13 @@ def ended_early(
 
 
 def write_outcome(
-    tiles: Tiles, split: Split, recipe: Recipe, folder: RunFolder, data: Path, fitted: FitResult
+    tiles: Tiles,
+    split: Split,
+    recipe: Recipe,
+    folder: RunFolder,
+    data: Path,
+    fitted: FitResult,
+    earlier: Sequence[ModelCard] = (),
 ) -> RunResult:
     """Score a network that was just trained, and write all that its run folder is to hold.
 
@@ -94,23 +102,38 @@ def write_outcome(
         folder: Of the split.
         data: The labelled tiles on disk, for the commands that come next.
         fitted: What the training gave; its network is on the device that scores.
+        earlier: Cards of the models that it began with or learnt from.
 
     Raises:
         DiapirError: Something cannot be written, or Ctrl-C ended the scoring.
     """
     if not folder.is_finished():  # else its model is there, with scores
-        card = replace(unscored_card(tiles, split, recipe), git=folder.commits())
-        save_model(folder.model, fitted.net, card)
+        card = unscored_card(tiles, split, recipe)
+        save_model(folder.model, fitted.net, _completed(card, folder, earlier))
         write_text_atomic(folder.next_steps, after_interruption(folder, data))
     try:
-        return _write_scored(tiles, split, recipe, folder, data, fitted)
+        return _write_scored(tiles, split, recipe, folder, data, fitted, earlier)
     except KeyboardInterrupt as error:
         left = "the model is saved, but not its scores"
         raise ended_early(signal.SIGINT, folder, work="the scoring", left=left) from error
 
 
+def _completed(card: ModelCard, folder: RunFolder, earlier: Sequence[ModelCard]) -> ModelCard:
+    """Return a card with the commits of its run, and the tiles that earlier models have seen."""
+    own = {*card.train_ids, *card.val_ids}
+    seen = dict.fromkeys(id_ for one in earlier for id_ in (*one.train_ids, *one.val_ids))
+    handed_on = tuple(id_ for id_ in seen if id_ not in own)
+    return replace(card, git=folder.commits(), train_ids=(*card.train_ids, *handed_on))
+
+
 def _write_scored(
-    tiles: Tiles, split: Split, recipe: Recipe, folder: RunFolder, data: Path, fitted: FitResult
+    tiles: Tiles,
+    split: Split,
+    recipe: Recipe,
+    folder: RunFolder,
+    data: Path,
+    fitted: FitResult,
+    earlier: Sequence[ModelCard],
 ) -> RunResult:
     device = next(fitted.net.parameters()).device
     ending = fitted.interrupted is not None
@@ -118,10 +141,10 @@ def _write_scored(
     together = []
     for number, net in enumerate(fitted.snapshots, start=1):
         snapshot = score_network(tiles, split, recipe, net.to(device), most)
-        save_model(folder.snapshot(number), net, replace(snapshot.card, git=folder.commits()))
+        save_model(folder.snapshot(number), net, _completed(snapshot.card, folder, earlier))
         together.append(snapshot.val_probs)
     scored = score_network(tiles, split, recipe, fitted.net, most)
-    scored = replace(scored, card=replace(scored.card, git=folder.commits()))
+    scored = replace(scored, card=_completed(scored.card, folder, earlier))
     together = [p for p in (*together, scored.val_probs) if len(p) == len(scored.val_probs)]
     val, holdout, card = scored.val, scored.holdout, scored.card
     save_model(folder.model, fitted.net, card)

@@ -111,7 +111,7 @@ def _submit(
     started = time.perf_counter()
     with arriving_tiles(data) as arriving:
         check_ids(arriving.ids)
-        order = _sample_order(data, arriving.ids)
+        order = _sample_order(arriving.tables, arriving.ids)
         predictor, cards = load_predictor(models, options)
         files = models_or_packaged(models)
         digests = [file_sha256(path) for path in files]
@@ -250,9 +250,9 @@ def _same_sized(
         yield names, np.stack(images)
 
 
-def _sample_order(data: Path, ids: Sequence[str]) -> list[str] | None:
+def _sample_order(tables: Path, ids: Sequence[str]) -> list[str] | None:
     """Return the row order of `sample_submission.csv` if it lists exactly these tiles."""
-    sample = data / "sample_submission.csv"
+    sample = tables / "sample_submission.csv"
     if not sample.is_file():
         return None
     order = list(read_rle_csv(sample))

@@ -99,7 +99,14 @@ def write_run_report(
         cards = [*score_cards(f"score on {part}", shown), *cards]
         sections = [
             *evaluation_sections(
-                shown, tiles, probs, folder.figures, val=val, part=part, rule=card.rule
+                shown,
+                tiles,
+                probs,
+                folder.figures,
+                val=val,
+                part=part,
+                rule=card.rule,
+                threshold_is_chosen=recipe.predict.threshold is None,
             ),
             *sections,
         ]
@@ -127,6 +134,7 @@ def evaluation_sections(
     val: Evaluation | None = None,
     part: str = "data",
     rule: MaskRule = AS_THRESHOLDED,
+    threshold_is_chosen: bool = True,
 ) -> list[Section]:
     """Return the sections that tell how well a model does, and save their figures.
 
@@ -138,9 +146,10 @@ def evaluation_sections(
         val: Evaluation of the tiles that picked the threshold, for a second curve.
         part: What the tiles are, in words.
         rule: That cleans up the masks.
+        threshold_is_chosen: On the tiles of `val`; else it was given before.
     """
     return [
-        _scores_section(found, val, figures, part),
+        _scores_section(found, val, figures, part, threshold_is_chosen),
         _groups_section(found, figures),
         _tiles_section(found, tiles, probs, figures, rule),
     ]
@@ -187,14 +196,19 @@ def group_rows(groups: Sequence[GroupScore]) -> list[tuple[str, int, float, floa
     return [(g.label, g.tiles, *g.score, g.iou.value) for g in groups]
 
 
-def _scores_section(found: Evaluation, val: Evaluation | None, figures: Path, part: str) -> Section:
+def _scores_section(
+    found: Evaluation, val: Evaluation | None, figures: Path, part: str, threshold_is_chosen: bool
+) -> Section:
     level = f"{100 * found.level:.0f} %"
     curves = {"validation": val.curve} if val is not None else {}
     curves[part] = found.curve
-    figure = threshold_curve(found.thresholds, curves, found.threshold)
+    how = "chosen" if threshold_is_chosen and val is not None else "given"
+    figure = threshold_curve(found.thresholds, curves, found.threshold, how)
     caption = "Score against threshold. The threshold was chosen on validation alone."
     if val is None:
         caption = "Score against threshold; the marked one came with the model."
+    elif not threshold_is_chosen:
+        caption = "Score against threshold; the marked one is the recipe's."
     return Section(
         f"Scores on {part}",
         text=[

@@ -115,6 +115,13 @@ def _write_results(runs: Sequence[Path], submissions: Sequence[Path], out: Path)
 def _read_run(path: Path) -> _Run:
     folder = RunFolder(path)
     metrics = read_json(folder.metrics)
+    if metrics.get("interrupted") is not None or metrics.get("failure") is not None:
+        raise RunError(
+            f"this training ended early: {metrics.get('failure') or 'by a signal'}",
+            where=path,
+            expected="a run that came to its end",
+            mend="Go on with it: diapir train --resume RUN --data DATA.",
+        )
     if metrics.get("holdout") is None and not metrics.get("folds"):
         raise RunError(
             "this run has no score on a hold-out, and no folds",
@@ -191,12 +198,22 @@ def _run_section(run: _Run, page_folder: Path) -> str:
         *_figure_lines(run, page_folder),
         f"Machine: {metrics['machine']}. Training took {metrics['training_seconds']:.0f} s. "
         f"Recipe SHA-256 `{metrics['recipe_sha256'][:16]}`, data SHA-256 "
-        f"`{metrics['data_fingerprint'][:16]}`, source `{(metrics['git'] or 'unknown')[:12]}`, "
+        f"`{metrics['data_fingerprint'][:16]}`, source `{_shortened(metrics['git'])}`, "
         + ", ".join(f"{name} {version}" for name, version in sorted(metrics["versions"].items()))
         + ".",
         "",
     ]
     return "\n".join(lines)
+
+
+def _shortened(git: str | None) -> str:
+    """Return commits, each cut to what tells it from others.
+
+    >>> _shortened("0123456789abcdef, then not from a source tree"), _shortened(None)
+    ('0123456789ab, then not from a source tree', 'unknown')
+    """
+    parts = (git or "unknown").split(", then ")
+    return ", then ".join(part if " " in part else part[:12] for part in parts)
 
 
 def _tiles_and_choices(run: _Run) -> str:

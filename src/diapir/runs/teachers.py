@@ -29,12 +29,14 @@ class Lessons:
         split: Positions in `tiles`; pseudo-labelled ones only train.
         taught: (N, H, W) uint8 probabilities of all tiles times 255; None without distillation.
         start: The weights that the training begins with; None: those of a new network.
+        cards: Of all these earlier models.
     """
 
     tiles: Tiles
     split: Split
     taught: NDArray[np.uint8] | None
     start: dict[str, Tensor] | None = None
+    cards: tuple[ModelCard, ...] = ()
 
 
 def ask_teachers(
@@ -54,13 +56,15 @@ def ask_teachers(
             no unlabelled tiles.
         ModelFileError: A teacher is no usable model, or the one to begin with is another network.
     """
-    start = None
+    start, cards = None, list[ModelCard]()
     if recipe.train.start_from is not None:
-        start = _weights_of(recipe.train.start_from, tiles, split, recipe)
+        start, card = _weights_of(recipe.train.start_from, tiles, split, recipe)
+        cards.append(card)
     hard, soft = recipe.pseudo_labels.models, recipe.distill.models
     labelled = tiles
     if hard:
-        teacher = _load(hard, tiles, split, "pseudo_labels.models")
+        teacher, found = _load(hard, tiles, split, "pseudo_labels.models")
+        cards += found
         unlabelled = read_tiles(data, "test", progress=progress)
         if recipe.split.drop_blank:  # a teacher is most certain of them
             unlabelled = unlabelled.subset(np.flatnonzero(~unlabelled.blank))
@@ -74,14 +78,15 @@ def ask_teachers(
         split = replace(split, train=np.concatenate([split.train, places]))
     taught = None
     if soft:
-        teacher = _load(soft, labelled, split, "distill.models")
+        teacher, found = _load(soft, labelled, split, "distill.models")
+        cards += found
         if soft == hard:  # of the unlabelled tiles they have said it above
             told = predict_with_bar(teacher, labelled, progress, "Teachers")
             told = np.concatenate([told, probs[chosen]])
         else:
             told = predict_with_bar(teacher, tiles, progress, "Teachers")
         taught = np.rint(255 * told).astype(np.uint8)
-    return Lessons(tiles, split, taught, start)
+    return Lessons(tiles, split, taught, start, tuple(cards))
 
 
 def check_teachers(tiles: Tiles, splits: Sequence[Split], recipe: Recipe) -> None:
@@ -133,15 +138,19 @@ def most_certain(
     return np.sort(np.concatenate(kept))
 
 
-def _load(models: tuple[str, ...], tiles: Tiles, split: Split, where: str) -> Predictor:
+def _load(
+    models: tuple[str, ...], tiles: Tiles, split: Split, where: str
+) -> tuple[Predictor, Sequence[ModelCard]]:
     paths = [_of_fold(model, split) for model in models]
     predictor, cards = load_predictor(paths)
     for path, card in zip(paths, cards, strict=True):
         _check_unseen(path, card, tiles, split, where)
-    return predictor
+    return predictor, cards
 
 
-def _weights_of(model: str, tiles: Tiles, split: Split, recipe: Recipe) -> dict[str, Tensor]:
+def _weights_of(
+    model: str, tiles: Tiles, split: Split, recipe: Recipe
+) -> tuple[dict[str, Tensor], ModelCard]:
     path = _of_fold(model, split)
     net, card = load_model(path)
     _check_unseen(path, card, tiles, split, "train.start_from")
@@ -158,7 +167,7 @@ def _weights_of(model: str, tiles: Tiles, split: Split, recipe: Recipe) -> dict[
             expected=f"a model with the recipe's [model], encoder {recipe.model.encoder}",
             mend="Train with the recipe of that model, or begin with another one.",
         )
-    return net.state_dict()
+    return net.state_dict(), card
 
 
 def _of_fold(model: str, split: Split) -> Path:

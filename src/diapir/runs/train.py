@@ -36,6 +36,7 @@ from diapir.runs.rounds import (
 )
 from diapir.runs.side_by_side import train_side_by_side
 from diapir.runs.teachers import ask_teachers, check_teachers
+from diapir.training.checkpoints import checkpoint_to_resume
 from diapir.training.fit import LAST_CHECKPOINT, FitResult, check_hardware, fit
 
 
@@ -63,14 +64,17 @@ def train_recipe(
     members = [recipe]
     if recipe.joins_trainings:
         check_one_machine(hardware.on_cpu, hardware.devices, hardware.num_nodes)
-        members = [member_recipe(recipe, encoder, (), None) for encoder in member_encoders(recipe)]
+        teachers = recipe.pseudo_labels.models  # of the first round
+        members = [
+            member_recipe(recipe, encoder, teachers, None) for encoder in member_encoders(recipe)
+        ]
     devices = 1 if recipe.joins_trainings else hardware.devices
     check_hardware(hardware.accelerator, devices, hardware.num_nodes)
     for member in members if is_main_process() else ():
         _check_trainable(member, tiles)
         check_teachers(tiles, splits, member)
         _check_processor(member, hardware)
-    if recipe.pseudo_labels.rounds:
+    if recipe.pseudo_labels.rounds or recipe.pseudo_labels.models:
         _check_unlabelled(data)
     folder = _shared_folder(runs, recipe.name)
     if recipe.joins_trainings:
@@ -100,8 +104,7 @@ def resume_run(path: Path, data: Path, hardware: Hardware = ANY_HARDWARE) -> lis
         return _train_splits(tiles, splits, recipe, folder, data, hardware)
     recipe, split = folder.read_inputs(tiles)
     folder.make()
-    # killed before its first epoch ended, a run has nothing to lose and begins again
-    begun = (path / LAST_CHECKPOINT).is_file()
+    begun = _has_begun(folder)
     _, results = _train_split(tiles, split, recipe, folder, data, hardware, resume=begun)
     _leave_to_main_process()
     return results
@@ -126,7 +129,7 @@ def _train_splits(
             if place.is_finished():
                 results.append(score_again(tiles, split, recipe, place, hardware.scoring_device))
                 continue
-            begun = (place.path / LAST_CHECKPOINT).is_file()
+            begun = _has_begun(place)
             fitted, result = _train_split(tiles, split, recipe, place, data, hardware, resume=begun)
             results += result
             if fitted.interrupted is not None:
@@ -147,6 +150,21 @@ def _train_splits(
         interrupted=None,
     )
     return [*results, together]
+
+
+def _has_begun(folder: RunFolder) -> bool:
+    """Return whether there is an epoch to go on from.
+
+    Killed before its first epoch ended, a run has nothing to lose and begins again.
+
+    Raises:
+        RunError: There is a model, which that would replace.
+    """
+    if (folder.path / LAST_CHECKPOINT).is_file():
+        return True
+    if folder.model.is_file():
+        checkpoint_to_resume(folder.path)  # which says that there is none
+    return False
 
 
 @contextmanager
@@ -304,8 +322,16 @@ def _check_trainable(recipe: Recipe, tiles: Tiles) -> None:
             expected="depths.csv with a row id,z for every tile",
             mend="Add depths.csv or set model.depth_channel = false.",
         )
+    follows = recipe.train.early_stopping or recipe.optim.schedule == "plateau"
+    if follows and recipe.train.validate_every >= recipe.train.epochs > 1:
+        raise RecipeError(
+            "the validation score comes too late for a training that is to follow it",
+            where=f"train.validate_every = {recipe.train.validate_every}, "
+            "with optim.schedule = 'plateau' or train.early_stopping",
+            expected=f"less than train.epochs, which is {recipe.train.epochs}",
+        )
     nothing_watches = recipe.split.folds == 1 and recipe.split.val == 0
-    if nothing_watches and (recipe.train.early_stopping or recipe.optim.schedule == "plateau"):
+    if nothing_watches and follows:
         raise RecipeError(
             "no tile validates, but the training is to follow the validation score",
             where="split.val = 0, with optim.schedule = 'plateau' or train.early_stopping",
@@ -345,7 +371,8 @@ def _check_unlabelled(data: Path) -> None:
         read_tiles(data, "test")
     except DataError as error:
         error.mend = (
-            "Put the unlabelled tiles there, or train without them: --set pseudo_labels.rounds=0."
+            "Put the unlabelled tiles there, or train without them: --set pseudo_labels.rounds=0 "
+            "--set pseudo_labels.models=[]."
         )
         raise
 
@@ -391,7 +418,7 @@ def _train_split(
         if not is_main_process():
             return fitted, []
         fitted.net.to(hardware.scoring_device)
-        result = write_outcome(tiles, split, recipe, folder, data, fitted)
+        result = write_outcome(tiles, split, recipe, folder, data, fitted, lessons.cards)
         if fitted.failure is not None:
             kept = f"The model of epoch {fitted.best_epoch} is kept in {folder.model}."
             fitted.failure.mend = f"{fitted.failure.mend} {kept}"

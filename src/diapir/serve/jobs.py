@@ -73,7 +73,10 @@ class Jobs:
             if job.state == "running":  # when the service ended, as the disk may go on saying
                 job.state = "waiting"
         self._count()
+        me = asyncio.current_task()
         while True:
+            if me is not None and me.cancelling():  # it came while the end of a process was awaited
+                raise asyncio.CancelledError
             waiting = [job for job in self._jobs.values() if job.state == "waiting"]
             if not waiting:
                 self._news.clear()
@@ -113,7 +116,8 @@ class Jobs:
             Refused: There is no such survey or model, or no room.
             RunError: The disk cannot take it.
         """
-        self._models.choose(request.model)
+        # by name, as another model may come first after a restart
+        request = request.model_copy(update={"model": self._models.choose(request.model)})
         await self._survey(request.survey)
         self._check_room()
         if len(self._jobs) >= self._settings.job_keep:

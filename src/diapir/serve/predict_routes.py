@@ -121,9 +121,7 @@ def predict_router(models: Models, batcher: Batcher, settings: ServeSettings) ->
         """
         name = models.choose(query.model)
         _check_type(request)
-        declared = request.headers.get("content-length", "")
-        size = int(declared) if declared.isdecimal() else settings.max_bytes
-        with batcher.seat(size):
+        with batcher.seat(body_size(request, settings)):
             body = await request.body()
             card = models.card(name)
             grey = await to_thread.run_sync(_to_grey, body, query, card, limiter=codecs)
@@ -134,6 +132,13 @@ def predict_router(models: Models, batcher: Batcher, settings: ServeSettings) ->
             return await to_thread.run_sync(found.response, models, limiter=codecs)
 
     return router
+
+
+def body_size(request: Request, settings: ServeSettings) -> int:
+    """Return the most bytes that the body may bring; chunks count more than a length (RFC 9112)."""
+    declared = request.headers.get("content-length", "")
+    chunked = "transfer-encoding" in request.headers
+    return int(declared) if declared.isdecimal() and not chunked else settings.max_bytes
 
 
 def _check_type(request: Request) -> None:

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from safetensors.torch import save
 
 from diapir.config import TrainConfig
-from diapir.errors import TrainingError
+from diapir.errors import RunError, TrainingError
 from diapir.io.atomic import write_bytes_atomic, write_text_atomic
 from diapir.training.task import SaltTask
 
@@ -88,6 +88,7 @@ class Journal(lightning.Callback):
     def __init__(self, run: Path, config: TrainConfig, clock: Clock) -> None:
         self.run, self.config, self.clock = run, config, clock
         self.rows: list[dict[str, float]] = []
+        self.steps = 0  # of an epoch
         self.kept_epoch = 0
         self.best_epoch, self.best_score = 0, -1.0
 
@@ -117,7 +118,20 @@ class Journal(lightning.Callback):
         self._stop_if_patience_is_over(trainer)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Leave a training alone that is resumed but had ended."""
+        """Leave a training alone that is resumed but had ended.
+
+        Raises:
+            RunError: It had other steps, so that its schedule would be another.
+        """
+        steps = int(trainer.num_training_batches)
+        if self.steps not in (0, steps):
+            raise RunError(
+                f"an epoch of this run had {self.steps} steps, and would have {steps} now",
+                where=self.run,
+                expected="as many processes as when it began, or its schedule would be another",
+                mend="Give --devices and --num-nodes as then.",
+            )
+        self.steps = steps
         self._stop_if_patience_is_over(trainer)
 
     def _stop_if_patience_is_over(self, trainer: lightning.Trainer) -> None:
@@ -131,6 +145,7 @@ class Journal(lightning.Callback):
         """Return what a resumed training must know."""
         return {
             "rows": self.rows,
+            "steps": self.steps,
             "kept_epoch": self.kept_epoch,
             "best_epoch": self.best_epoch,
             "best_score": self.best_score,
@@ -140,6 +155,7 @@ class Journal(lightning.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the journal of the training that is resumed."""
         self.rows = list(state_dict["rows"])
+        self.steps = int(state_dict.get("steps", 0))  # 0 of versions that did not note it
         self.kept_epoch = state_dict["kept_epoch"]
         self.best_epoch, self.best_score = state_dict["best_epoch"], state_dict["best_score"]
         self.clock.started = time.monotonic() - state_dict["seconds"]
@@ -201,6 +217,11 @@ class Pace(lightning.Callback):
         if self.clock.step:  # a resumed training may have had its time; a new one gets a step
             self._stop_if_time_is_over(trainer)
 
+    def on_train_epoch_start(self, trainer: lightning.Trainer, *args: Any) -> None:
+        """Validate after the last epoch whatever `train.validate_every` is."""
+        if trainer.current_epoch + 1 == trainer.max_epochs:
+            trainer.check_val_every_n_epoch = 1
+
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Count the step before the schedule asks."""
         self.clock.step = trainer.global_step + 1
@@ -218,6 +239,7 @@ class Pace(lightning.Callback):
         self.clock.elapsed, end = _largest(trainer, now, now + 1.1 * reserve)
         if end >= limit:
             trainer.should_stop = True
+            trainer.check_val_every_n_epoch = 1  # for which there is time left
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Start to measure a validation."""

@@ -65,7 +65,17 @@ class SaltTask(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
-        outputs = self.net.forward_all(batch.images, batch.z_feet)
+        try:
+            outputs = self.net.forward_all(batch.images, batch.z_feet)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise TrainingError(
+                "a step of one tile leaves a single pixel where the network is coarsest, of which "
+                "there is no mean and deviation",
+                where=f"epoch {self.current_epoch + 1}, tiles of {batch.images.shape[-1]} pixels",
+                mend="Give train.batch_size 2 or more, more tiles, or a larger model.resize_to.",
+            ) from error
         return self._step(batch, outputs, "train")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

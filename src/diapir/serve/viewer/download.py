@@ -11,14 +11,16 @@ import panel as pn
 from numpy.typing import NDArray
 
 from diapir.errors import DataError
-from diapir.export.segy_mask import write_salt_segy
+from diapir.export.segy_mask import find_segy, write_salt_segy
 from diapir.io.images import encode_mask_png
 from diapir.io.segy_write import write_segy
-from diapir.io.volume import Geometry
+from diapir.io.volume import Geometry, segy_facts
 from diapir.serve.viewer.bridge import COPY_LINK, SAVE_PICTURE
 from diapir.serve.viewer.controls import WIDTH
 from diapir.serve.viewer.section import MAP, SectionView
 from diapir.serve.viewer.sources import SurveySource
+
+_MOST_BYTES = 256 << 20
 
 
 def section_geometry(source: SurveySource, direction: str, index: int) -> Geometry:
@@ -47,6 +49,7 @@ def section_geometry(source: SurveySource, direction: str, index: int) -> Geomet
         trace_mask=whole.trace_mask[box],
         cdp_x=None if whole.cdp_x is None else whole.cdp_x[box],
         cdp_y=None if whole.cdp_y is None else whole.cdp_y[box],
+        measurement=whole.measurement or segy_facts(source.volume).get("measurement", ""),
     )
 
 
@@ -87,7 +90,8 @@ def survey_segy(source: SurveySource, probs: Any, threshold: float) -> bytes:
     """Return the mask of a whole survey as a copy of its SEG-Y file with other samples.
 
     Raises:
-        DataError: The survey does not come from SEG-Y, or its file is gone.
+        DataError: The survey does not come from SEG-Y, its file is gone, or is too large to pass
+            through the memory of a browser.
     """
     facts = source.volume.attrs.get("segy")
     if facts is None:
@@ -95,10 +99,18 @@ def survey_segy(source: SurveySource, probs: Any, threshold: float) -> bytes:
             "this survey does not come from a SEG-Y file",
             mend="Take the mask of a section, which is written as a new file.",
         )
+    fingerprint = source.volume.attrs["fingerprint"]
+    size = find_segy(facts, fingerprint)[0].stat().st_size
+    if size > _MOST_BYTES:
+        raise DataError(
+            f"the mask would be a file of {size >> 20:,} MB",
+            expected=f"at most {_MOST_BYTES >> 20:,} MB through the browser",
+            mend="Take mask.sgy of the map's folder; 'diapir map' with --threshold makes it anew.",
+        )
     with TemporaryDirectory() as folder:
         (path,) = write_salt_segy(
             facts,
-            source.volume.attrs["fingerprint"],
+            fingerprint,
             {"mask": _Thresholded(probs, threshold)},
             Path(folder),
         )

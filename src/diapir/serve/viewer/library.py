@@ -97,7 +97,9 @@ def _open(
     if not path.exists():
         raise DataError("there is no such file or folder", where=path, mend="Check the path.")
     if _is_map(path):
-        return open_survey(SurveyPaths(_source_of_map(path), path, truth), options)
+        source, recorded = _source_of_map(path)
+        options = options if recorded is None else recorded
+        return open_survey(SurveyPaths(source, path, truth), options)
     if _is_tiles(path):
         return open_tiles(path)
     return open_survey(SurveyPaths(path, salt, truth), options)
@@ -114,11 +116,15 @@ def _is_tiles(path: Path) -> bool:
     return not is_store and (has_part(path, "train") or has_part(path, "test"))
 
 
-def _source_of_map(path: Path) -> Path:
+def _source_of_map(path: Path) -> tuple[Path, dict[str, Any] | None]:
+    """Return what a map was made of, and how that was read, where the map says so."""
     table = path / "map.json"
     try:
-        source = Path(json.loads(table.read_text(encoding="utf-8"))["source"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        told = json.loads(table.read_text(encoding="utf-8"))
+        opened = told.get("input")
+        source = Path(told["source"] if opened is None else opened["path"])
+        options = None if opened is None else dict(opened["options"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError("it does not say which survey it is a map of", where=table) from error
     if not source.exists():
         raise DataError(
@@ -126,4 +132,4 @@ def _source_of_map(path: Path) -> Path:
             where=table,
             mend="Give the survey as PATH, and this folder with --salt.",
         )
-    return source
+    return source, options

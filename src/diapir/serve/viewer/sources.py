@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from diapir.errors import DataError
 from diapir.inference.volume import STORE
+from diapir.io.labels import beside, line_name
 from diapir.io.volume import Geometry, geometry_of, open_volume
 from diapir.serve.viewer.blocks import KEPT_BYTES, BlockReader
 
@@ -131,7 +132,7 @@ class SurveySource:
         if direction == "slice":
             return None
         if direction == "line":
-            return self.paths.source.stem
+            return line_name(self.volume) or self.paths.source.stem
         return f"{direction}_{int(self.geometry.axes[direction][index])}"
 
     def title(self, direction: Direction, index: int) -> str:
@@ -278,7 +279,8 @@ def open_survey(paths: SurveyPaths, options: Mapping[str, Any] | None = None) ->
     salt = {} if paths.salt is None else _open_salt(paths.salt, shape)
     truth = None
     if paths.truth is not None:
-        truth = _fitting(open_volume(paths.truth)["amplitude"].data, shape, paths.truth)
+        known = open_volume(paths.truth, **beside(options or {}))
+        truth = _fitting(known["amplitude"].data, shape, paths.truth)
     threshold = 0.5 if paths.salt is None else _map_threshold(paths.salt)
     return SurveySource(paths.source.stem, volume, paths, salt, truth, threshold)
 

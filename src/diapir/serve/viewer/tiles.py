@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from diapir.data.census import find_quirks
 from diapir.errors import DataError
-from diapir.io.layout import has_part
+from diapir.io.layout import present_parts
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.metrics.score import tile_counts, tile_scores
 from diapir.serve.viewer.models import Found
@@ -103,16 +103,8 @@ def open_tiles(path: Path) -> TileSource:
     Raises:
         DataError: They cannot be read.
     """
-    part = "train" if _has_masks(path) else "test"
-    return TileSource(path.stem, read_tiles(path, "train" if part == "train" else "test"), path)
-
-
-def _has_masks(path: Path) -> bool:
-    if not has_part(path, "train"):
-        return False
-    inner = path / "train" if (path / "train").is_dir() else path
-    packed = path.is_file() or (path / "train.zip").is_file()
-    return packed or (inner / "masks").is_dir() or (path / "train.csv").is_file()
+    part = present_parts(path)[0]  # the training part comes first
+    return TileSource(path.stem, read_tiles(path, part), path)
 
 
 def measures(
