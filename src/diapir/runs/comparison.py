@@ -220,13 +220,14 @@ def _caution(runs: Sequence[Tried], part: str) -> str:
     if part != PARTS[0]:
         return _USED_UP
     chosen = {
-        "Epoch": sum(flat(tried.recipe).get("train.select") == "best" for tried in runs),
+        "epoch": sum(flat(tried.recipe).get("train.select") == "best" for tried in runs),
         "threshold": sum(_chooses_threshold(tried.recipe) for tried in runs),
     }
-    names = " and ".join(name for name, count in chosen.items() if count)
+    names = [name for name, count in chosen.items() if count]
     if not names:
         return " Neither epoch nor threshold was chosen on these tiles."
-    what = f" {names[0].upper()}{names[1:]} {'were' if ' and ' in names else 'was'} chosen on"
+    subject = f"The {names[0]} was" if len(names) == 1 else "Epoch and threshold were"
+    what = f" {subject} chosen on"
     if set(chosen.values()) <= {0, len(runs)}:
         return f"{what} these tiles, which flatters all runs alike."
     return f"{what} these tiles in some of the runs, which flatters those."
