@@ -78,7 +78,7 @@ def measure_inference(setting: Setting) -> Measured:
         "model, choosing the engine by measurement and compiling; again, the choice and the graph "
         "are remembered. They are in no ratio."
     )
-    found.tables.append(Table("Share of the machine's peak in predicting", head, shares, note))
+    found.tables.insert(0, Table("Share of the machine's peak in predicting", head, shares, note))
     return found
 
 
