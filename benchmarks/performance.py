@@ -42,6 +42,7 @@ MEASUREMENTS = {
     "int8": "performance_int8",
     "submission": "performance_submission",
     "growth": "performance_growth",
+    "memory": "performance_growth",
     "training": "performance_training",
 }
 """Names of the measurements, each with the module that holds `measure_NAME`.

@@ -77,8 +77,6 @@ def measure_growth(setting: Setting) -> Measured:
         Row("memory", f"peak memory of submitting {tiles:,} tiles by {TOY}, warm cache", peak,
             "MiB", MOST_MIB)
     )  # fmt: skip
-    if setting.effort.gates:
-        found.rows += packaged_memory(setting, draw_competition(setting.work / "data", tiles))
     workers = _workers(setting)
     head = ["workers", "seconds"]
     found.tables.append(
@@ -140,12 +138,13 @@ def _submissions(setting: Setting) -> tuple[Series, Series]:
     )
 
 
-def packaged_memory(setting: Setting, data: Path) -> list[Row]:
-    """Return the peak memory of submissions by the packaged model and by an ensemble of two.
+def measure_memory(setting: Setting) -> Measured:
+    """Take the peak memory of submissions by the packaged model and by an ensemble of two.
 
     Each by a cache that is empty, so that engines are tried and graphs made, and then by what that
-    has left there.
+    has left there. With less effort the first of these.
     """
+    data = draw_competition(setting.work / "data", setting.effort.counts[-1])
     net, card = load_model(packaged_model())
     with torch.no_grad():
         net.head.bias += 0.01  # type: ignore[operator]  # other weights have graphs of their own
@@ -154,15 +153,15 @@ def packaged_memory(setting: Setting, data: Path) -> list[Row]:
     asked = {"the packaged model": [packaged_model()],
              "an ensemble of two of its kind": [packaged_model(), other]}  # fmt: skip
     rows = []
-    for name, models in asked.items():
+    for name, models in list(asked.items())[: None if setting.effort.gates else 1]:
         cache = setting.work / f"cache-{len(models)}"
-        for kind in ("cold", "warm"):
+        for kind in ("cold", "warm") if setting.effort.gates else ("cold",):
             with mock.patch.dict(os.environ, {"DIAPIR_CACHE": str(cache)}):
                 took = submit_apart(setting, models, data)
             what = f"peak memory of submitting {took.tiles:,} tiles by {name}, {kind} cache"
             rows.append(Row("memory", what, took.peak_mib, "MiB", MOST_MIB))
     shutil.rmtree(data)
-    return rows
+    return Measured(rows)
 
 
 def _arrays(setting: Setting) -> list[Series]:

@@ -378,3 +378,25 @@ def test_png_bytes_are_read_by_others(tiles):
         colors = np.asarray(image.convert("RGB")).reshape(-1, 3)
     orange = np.asarray(to_rgb("#E69F00")) * 255
     assert (np.abs(colors - orange).max(axis=1) < 12).any()  # the outline is really drawn
+
+
+def test_fill_and_outline_of_salt_agree_where_traces_are_missing() -> None:
+    from diapir.report.figures_survey import section
+
+    axis = np.concatenate([np.arange(50.0), np.arange(150.0, 200.0)])
+    probs = np.zeros((100, 30), np.float32)
+    probs[60:80, 10:20] = 1
+    figure = section(probs, probs, 0.5, axis, np.arange(30.0), name="line", across="trace",
+                     unit="1", what="interpreted salt")  # fmt: skip
+    (ax,) = figure.axes
+    (outline,) = [one for one in ax.collections if len(one.get_paths())]
+    x = np.concatenate([path.vertices[:, 0] for path in outline.get_paths()])
+    filled = np.linspace(0, 199, 100)[60:80]
+    assert abs(x.min() - filled[0]) < 2 > abs(x.max() - filled[-1])
+    assert ax.get_xticklabels()[-1].get_text() == "199"
+    assert "interpreted salt, outlined" in figure.get_label()
+
+
+def test_a_histogram_without_salt_names_no_largest_class() -> None:
+    label = figures.coverage_histogram(np.zeros(5, np.float32)).get_label()
+    assert label == "Histogram of salt coverage over 5 tiles: 5 (100 %) hold no salt."

@@ -265,9 +265,10 @@ def test_memory_of_the_packaged_model_is_taken_with_a_cold_and_with_a_warm_cache
         return Submitted(22_000, 1.0, 1.0, 1.0, 100.0 * len(calls))
 
     monkeypatch.setattr(growth, "submit_apart", submit)
+    monkeypatch.setattr(growth, "draw_competition", lambda folder, count: folder)
     (tmp_path / "data").mkdir()
     setting = Setting(protocol.FULL, None, tmp_path, tmp_path)
-    rows = growth.packaged_memory(setting, tmp_path / "data")
+    rows = growth.measure_memory(setting).rows
     assert [models for models, _ in calls] == [1, 1, 2, 2]
     caches = [cache for _, cache in calls]
     assert caches[0] == caches[1] != caches[2] == caches[3]

@@ -111,6 +111,7 @@ def choose_engine(net: AnyNet, images: Floats, z_feet: Floats | None, precision:
         faster = _faster(best, engine, *timed, seconds)
         if keeps_to(found, wanted, exact=precision == "float32"):
             best = faster
+        del engine, faster  # the slower one holds memory, and the next is built now
     engines = {best.choice: best} | {
         choice: Engine(choice, best.run)
         for choice in (replace(best.choice, batch=batch) for batch in BATCHES)

@@ -60,10 +60,14 @@ def coverage_histogram(coverage: NDArray[np.floating]) -> Figure:
     ax.tick_params(axis="x", length=0)
     title(ax, f"Salt coverage of {len(coverage):,} tiles")
     largest = int(counts[1:].argmax()) + 1
+    others = (
+        f"; of the others the largest class is {labels[largest]} % with {counts[largest]:,} tiles"
+        if counts[largest]
+        else ""
+    )
     figure.set_label(
         f"Histogram of salt coverage over {len(coverage):,} tiles: {counts[0]:,} "
-        f"({_percent(counts[0] / len(coverage))}) hold no salt; of the others the largest class is "
-        f"{labels[largest]} % with {counts[largest]:,} tiles."
+        f"({_percent(counts[0] / len(coverage))}) hold no salt{others}."
     )
     return figure
 

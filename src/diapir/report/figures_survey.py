@@ -73,6 +73,7 @@ def section(
     across: str,
     unit: str,
     display: Display = "gray",
+    what: str = "predicted salt",
 ) -> Figure:
     """Return a section with the salt as a translucent fill and a contour.
 
@@ -80,12 +81,13 @@ def section(
         amplitudes: (T, S), traces by samples, stretched to their 1st and 99th percentile.
         probs: (T, S) probability of salt.
         threshold: Of the contour.
-        axis: (T,) numbers of the traces.
+        axis: (T,) numbers of the traces; where some are missing, ticks are not evenly spaced.
         sample: (S,) time or depth.
         name: Title, such as 'inline 1,250'.
         across: Name of the axis of traces.
         unit: Of `sample`.
         display: Colours of the amplitudes.
+        what: The salt is, in words.
     """
     figure = new_figure(7.2, 4.4)
     ax = figure.subplots()
@@ -101,13 +103,17 @@ def section(
     options: dict[str, Any] = {"extent": extent, "aspect": "auto", "interpolation": "bilinear"}
     ax.imshow(shown, cmap=display, vmin=low, vmax=high if high > low else low + 1, **options)
     ax.imshow(np.where(salt > threshold, 0.35, 0.0), cmap=_SALT, vmin=0, vmax=1, **options)
-    _contour(ax, salt, threshold, axis[:: steps[0]], sample[:: steps[1]])
+    # as the picture has them, which is stretched evenly
+    places = np.linspace(axis[0], axis[-1], len(axis))
+    _contour(ax, salt, threshold, places[:: steps[0]], sample[:: steps[1]])
+    if not np.allclose(places, axis):
+        chosen = np.unique(np.linspace(0, len(axis) - 1, 7).round().astype(int))
+        ax.set_xticks(places[chosen], [f"{number:g}" for number in axis[chosen]])
     quiet_axes(ax, xlabel=across, ylabel=f"{quantity(unit)}", grid="")
     title(ax, name)
     share = float((probs > threshold).mean())
     figure.set_label(
-        f"Seismic section, {name}: predicted salt, outlined in orange, covers "
-        f"{100 * share:.1f} % of it."
+        f"Seismic section, {name}: {what}, outlined in orange, covers {100 * share:.1f} % of it."
     )
     return figure
 
@@ -164,9 +170,11 @@ def horizon_map(
     quiet_axes(ax, xlabel=plane[0], ylabel=plane[1], grid="")
     title(ax, name)
     known = z[np.isfinite(z)]
-    what = f"from {known.min():,.0f} to {known.max():,.0f} {unit}" if known.size else "nowhere"
+    what = "nowhere"
+    if known.size:
+        what = f"from {with_unit(known.min(), unit)} to {with_unit(known.max(), unit)}"
     covered = known.size / max(z.size, 1)
-    figure.set_label(f"Map of {name}: {what}, on {100 * covered:.0f} % of the traces.")
+    figure.set_label(f"Map of {name}: {what}, on {100 * covered:.0f} % of the places of traces.")
     return figure
 
 
@@ -218,6 +226,15 @@ def _contour(
     if min(salt.shape) < 2 or not salt.min() < threshold < salt.max():
         return
     ax.contour(x, y, salt, levels=[threshold], colors=[OUTLINE], linewidths=1.1)
+
+
+def with_unit(value: float, unit: str) -> str:
+    """Return a time, depth or sample in words.
+
+    >>> with_unit(1234.4, "ms"), with_unit(12, "1")
+    ('1,234 ms', 'sample 12')
+    """
+    return f"sample {value:,.0f}" if unit == "1" else f"{value:,.0f} {unit}"
 
 
 def quantity(unit: str) -> str:

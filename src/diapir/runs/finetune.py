@@ -404,6 +404,7 @@ def _line_pictures(
             name=f"{_name(line).capitalize()}, {when}",
             across=across,
             unit=str(survey["sample"].attrs.get("units", "1")),
+            what="interpreted salt" if when == "interpretation" else "predicted salt",
         )
         path = out / "figures" / f"{line.direction}-{line.number}-{when}.png"
         pictures.append(_keep(figure, path, f"{_name(line).capitalize()}, {when}."))

@@ -11,7 +11,13 @@ from diapir.io.volume import reading_warnings
 from diapir.models.modelcard import ModelCard
 from diapir.models.pixels import PixelStatistics
 from diapir.report.figures import save_figure
-from diapir.report.figures_survey import amplitude_histogram, horizon_map, quantity, section
+from diapir.report.figures_survey import (
+    amplitude_histogram,
+    horizon_map,
+    quantity,
+    section,
+    with_unit,
+)
 from diapir.report.html import Card, Picture, ReportContent, Section, Table, write_report
 from diapir.runs.products import AsVolume
 from diapir.runs.provenance import provenance
@@ -98,7 +104,8 @@ def _cards(result: "MapResult") -> list[Card]:
         cards.append(Card("salt", f"{sum(volumes) / 1e9:,.3f} km3"))
     if np.isfinite(top).any():
         low, high = np.nanmin(top), np.nanmax(top)
-        cards.append(Card("top salt", f"{low:,.0f} {unit}", f"crest; down to {high:,.0f} {unit}"))
+        deepest = f"crest; down to {with_unit(high, unit)}"
+        cards.append(Card("top salt", with_unit(low, unit), deepest))
     cards.append(Card("threshold", f"{result.threshold:.2f}"))
     return cards
 
@@ -147,7 +154,7 @@ def _horizon_section(result: "MapResult") -> Section:
     pictures = []
     for horizon, caption in horizons:
         figure = horizon_map(horizon.z, x, y, name=caption, unit=frame.unit, plane=plane)
-        text = f"{caption} of the kept bodies, in {frame.unit}."
+        text = f"{caption} of the kept bodies: {quantity(frame.unit)}."
         pictures.append(_keep(figure, result, f"{horizon.name}.png", text))
     odd = [f"{text[0].upper()}{text[1:]}." for text in result.products.news]
     return Section("Horizons", text=odd, pictures=pictures)
