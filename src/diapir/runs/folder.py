@@ -92,8 +92,7 @@ class RunFolder:
         """Return whether the training has come to its end and left its model."""
         if not (self.metrics.is_file() and self.model.is_file()):
             return False
-        table = read_json(self.metrics)
-        return table.get("interrupted") is None and table.get("failure") is None
+        return came_to_its_end(read_json(self.metrics))
 
     def all_finished(self, folds: int) -> bool:
         """Return whether the training, or that of each fold, has come to its end."""
@@ -266,6 +265,11 @@ def new_run_folder(runs: Path, name: str) -> RunFolder:
             mend="Choose a folder that can be written with --runs.",
         ) from error
     raise RunError("a thousand runs started in one second", where=runs)
+
+
+def came_to_its_end(metrics: dict[str, Any]) -> bool:
+    """Return whether neither a signal nor a failure ended the training of these metrics early."""
+    return metrics.get("interrupted") is None and metrics.get("failure") is None
 
 
 def write_json(path: Path, table: dict[str, Any]) -> None:

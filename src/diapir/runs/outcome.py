@@ -2,7 +2,8 @@
 
 import math
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -111,8 +112,48 @@ def write_outcome(
         card = unscored_card(tiles, split, recipe)
         save_model(folder.model, fitted.net, _completed(card, folder, earlier))
         write_text_atomic(folder.next_steps, after_interruption(folder, data))
+    with _ctrl_c_is_told(folder):
+        device = next(fitted.net.parameters()).device
+        ending = fitted.interrupted is not None
+        most = SECONDS_WHEN_ASKED_TO_END / (1 + len(fitted.snapshots)) if ending else math.inf
+        together = []
+        for number, net in enumerate(fitted.snapshots, start=1):
+            snapshot = score_network(tiles, split, recipe, net.to(device), most)
+            save_model(folder.snapshot(number), net, _completed(snapshot.card, folder, earlier))
+            together.append(snapshot.val_probs)
+        scored = score_network(tiles, split, recipe, fitted.net, most)
+        scored = replace(scored, card=_completed(scored.card, folder, earlier))
+        together = [p for p in (*together, scored.val_probs) if len(p) == len(scored.val_probs)]
+        val, holdout, card = scored.val, scored.holdout, scored.card
+        save_model(folder.model, fitted.net, card)
+        shown, index = (holdout, split.holdout) if holdout else (val, split.val)
+        pictured = (shown, tiles.subset(index), scored.shown_probs)
+        save_data_figures(tiles, folder.figures)
+        notes = [scored.calibration] if scored.calibration else []
+        write_run_report(
+            folder, recipe, fitted.history, fitted.best_epoch, val, *pictured, card, notes
+        )
+        write_text_atomic(
+            folder.next_steps,
+            after_training(folder, data, split, len(fitted.snapshots), interrupted=ending),
+        )
+        # last, as it tells that the training is finished
+        write_json(folder.metrics, _metrics_table(recipe, split, folder, fitted, scored))
+        return RunResult(
+            folder=folder,
+            threshold=scored.threshold,
+            val=val,
+            holdout=holdout,
+            val_probs=np.mean(together, axis=0, dtype=np.float32),
+            seconds=fitted.seconds,
+            interrupted=fitted.interrupted,
+        )
+
+
+@contextmanager
+def _ctrl_c_is_told(folder: RunFolder) -> Iterator[None]:
     try:
-        return _write_scored(tiles, split, recipe, folder, data, fitted, earlier)
+        yield
     except KeyboardInterrupt as error:
         left = "the model is saved, but not its scores"
         raise ended_early(signal.SIGINT, folder, work="the scoring", left=left) from error
@@ -124,50 +165,6 @@ def _completed(card: ModelCard, folder: RunFolder, earlier: Sequence[ModelCard])
     seen = dict.fromkeys(id_ for one in earlier for id_ in (*one.train_ids, *one.val_ids))
     handed_on = tuple(id_ for id_ in seen if id_ not in own)
     return replace(card, git=folder.commits(), train_ids=(*card.train_ids, *handed_on))
-
-
-def _write_scored(
-    tiles: Tiles,
-    split: Split,
-    recipe: Recipe,
-    folder: RunFolder,
-    data: Path,
-    fitted: FitResult,
-    earlier: Sequence[ModelCard],
-) -> RunResult:
-    device = next(fitted.net.parameters()).device
-    ending = fitted.interrupted is not None
-    most = SECONDS_WHEN_ASKED_TO_END / (1 + len(fitted.snapshots)) if ending else math.inf
-    together = []
-    for number, net in enumerate(fitted.snapshots, start=1):
-        snapshot = score_network(tiles, split, recipe, net.to(device), most)
-        save_model(folder.snapshot(number), net, _completed(snapshot.card, folder, earlier))
-        together.append(snapshot.val_probs)
-    scored = score_network(tiles, split, recipe, fitted.net, most)
-    scored = replace(scored, card=_completed(scored.card, folder, earlier))
-    together = [p for p in (*together, scored.val_probs) if len(p) == len(scored.val_probs)]
-    val, holdout, card = scored.val, scored.holdout, scored.card
-    save_model(folder.model, fitted.net, card)
-    shown, index = (holdout, split.holdout) if holdout else (val, split.val)
-    pictured = (shown, tiles.subset(index), scored.shown_probs)
-    save_data_figures(tiles, folder.figures)
-    notes = [scored.calibration] if scored.calibration else []
-    write_run_report(folder, recipe, fitted.history, fitted.best_epoch, val, *pictured, card, notes)
-    write_text_atomic(
-        folder.next_steps,
-        after_training(folder, data, split, len(fitted.snapshots), interrupted=ending),
-    )
-    # last, as it tells that the training is finished
-    write_json(folder.metrics, _metrics_table(recipe, split, folder, fitted, scored))
-    return RunResult(
-        folder=folder,
-        threshold=scored.threshold,
-        val=val,
-        holdout=holdout,
-        val_probs=np.mean(together, axis=0, dtype=np.float32),
-        seconds=fitted.seconds,
-        interrupted=fitted.interrupted,
-    )
 
 
 def score_again(

@@ -12,7 +12,7 @@ from typing import Any
 from diapir.errors import RunError
 from diapir.io.atomic import write_bytes_atomic, write_text_atomic
 from diapir.io.lock import sole_writer
-from diapir.runs.folder import RunFolder, read_json, write_json
+from diapir.runs.folder import RunFolder, came_to_its_end, read_json, write_json
 from diapir.runs.report import EVERY_MASK_EMPTY
 
 _HEAD = """# Results
@@ -115,7 +115,7 @@ def _write_results(runs: Sequence[Path], submissions: Sequence[Path], out: Path)
 def _read_run(path: Path) -> _Run:
     folder = RunFolder(path)
     metrics = read_json(folder.metrics)
-    if metrics.get("interrupted") is not None or metrics.get("failure") is not None:
+    if not came_to_its_end(metrics):
         raise RunError(
             f"this training ended early: {metrics.get('failure') or 'by a signal'}",
             where=path,

@@ -12,7 +12,8 @@ from torch import Tensor
 from diapir.config import Recipe
 from diapir.errors import TrainingError
 from diapir.io.labels import UNLABELLED
-from diapir.models.unet import Outputs, SaltNet
+from diapir.models.unet import SaltNet
+from diapir.training.coarsest import single_pixels_told
 from diapir.training.losses import combined_loss
 
 
@@ -95,7 +96,11 @@ def finetune_net(
         for group in optimizer.param_groups:
             group["lr"] = group["full_lr"] * rate
         images, labels = (each.to(device) for each in drawer.draw())
-        outputs = _outputs(net, images)
+        with single_pixels_told(
+            f"one window of {images.shape[-1]} pixels a step",
+            mend="Give --batch-size 2 or more, or a larger --side.",
+        ):
+            outputs = net.forward_all(images, None)
         loss = combined_loss(outputs.final_logits, labels, weights, recipe.loss, ignore=UNLABELLED)
         if not torch.isfinite(loss):
             raise TrainingError(
@@ -109,19 +114,6 @@ def finetune_net(
         advance(1)
     net.eval()
     return float(np.mean(losses[-max(1, len(losses) // 10) :]))
-
-
-def _outputs(net: SaltNet, images: Tensor) -> Outputs:
-    try:
-        return net.forward_all(images, None)
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        raise TrainingError(
-            f"one window of {images.shape[-1]} pixels a step leaves a single pixel where the "
-            "network is coarsest, of which there is no mean and deviation",
-            mend="Give --batch-size 2 or more, or a larger --side.",
-        ) from error
 
 
 class WindowDrawer:

@@ -15,6 +15,7 @@ from diapir.data.datamodule import Batch
 from diapir.errors import TrainingError
 from diapir.metrics.torch_metrics import SaltMetrics
 from diapir.models.unet import Outputs, SaltNet
+from diapir.training.coarsest import single_pixels_told
 from diapir.training.losses import bce, combined_loss
 
 Stage = Literal["train", "val"]
@@ -65,17 +66,12 @@ class SaltTask(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
-        try:
+        with single_pixels_told(
+            "a step of one tile",
+            where=f"epoch {self.current_epoch + 1}, tiles of {batch.images.shape[-1]} pixels",
+            mend="Give train.batch_size 2 or more, more tiles, or a larger model.resize_to.",
+        ):
             outputs = self.net.forward_all(batch.images, batch.z_feet)
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise TrainingError(
-                "a step of one tile leaves a single pixel where the network is coarsest, of which "
-                "there is no mean and deviation",
-                where=f"epoch {self.current_epoch + 1}, tiles of {batch.images.shape[-1]} pixels",
-                mend="Give train.batch_size 2 or more, more tiles, or a larger model.resize_to.",
-            ) from error
         return self._step(batch, outputs, "train")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
