@@ -2,9 +2,9 @@ r"""Minutes of training until a score on a hold-out: the baseline, and recipe `c
 
     python benchmarks/time_to_score.py split --data TGS holdout.json
     python benchmarks/time_to_score.py plain --data TGS --holdout holdout.json \
-        --encoder tf_efficientnet_lite0.safetensors --epochs 6 12 24
+        --encoder tf_efficientnet_lite0.safetensors --epochs 6 8
     python benchmarks/time_to_score.py cpu --data TGS --holdout holdout.json \
-        --encoder tf_efficientnet_lite0.safetensors --minutes 6 10 20
+        --encoder tf_efficientnet_lite0.safetensors --minutes 8 10
     python benchmarks/time_to_score.py table
 
 Each training leaves a JSON file, in a folder of the machine's name, as soon as it has ended; one

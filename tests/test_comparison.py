@@ -75,6 +75,20 @@ def test_a_training_that_failed_is_not_compared(runs: list[Path], tmp_path: Path
     assert "it ended early: the loss is no longer a number" in aside
 
 
+def test_runs_of_several_processes_have_a_row_of_their_own(
+    runs: list[Path], tmp_path: Path
+) -> None:
+    command = "diapir train demo --devices"
+    two = write_run(tmp_path / "two", val=tiles(draw(3, 0.3)), command=f"{command} 2")
+    alone = write_run(tmp_path / "alone", val=tiles(draw(3, 0.3)), command=f"{command}=1")
+    write_comparison([*runs, two, alone], tmp_path / "tried.md")
+    rows = [line for line in (tmp_path / "tried.md").read_text().splitlines() if "|" in line]
+    (row,) = (line for line in rows if line.endswith("| two |"))
+    assert row.startswith("| demo: `--devices 2` |")
+    (base,) = (line for line in rows if line.startswith("| baseline"))
+    assert base.endswith("| alone, base, base-seed |")
+
+
 @pytest.mark.parametrize(
     ("fixed", "said"),
     [

@@ -134,7 +134,7 @@ def served(data):
 
 @pytest.fixture(scope="module")
 def tour(tmp_path_factory):
-    """The survey of docs/viewer.md and its truth, with the model that comes along."""
+    """The survey of docs/viewer.md and its truth, with the packaged model."""
     folder = tmp_path_factory.mktemp("tour")
     survey = generate_survey(SurveyPlan(azimuth=30.0, gaps=0.05))
     write_survey(survey, folder / "survey.sgy", folder / "truth.sgy")

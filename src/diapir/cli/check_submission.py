@@ -9,7 +9,7 @@ from diapir.cli.console import Data, Json, print_json
 
 
 def check_submission(
-    file: Annotated[Path, typer.Argument(help="The submission, id,rle_mask.")],
+    file: Annotated[Path, typer.Argument(help="The submission: a CSV of columns id and rle_mask.")],
     data: Data,
     as_json: Json = False,
 ) -> None:

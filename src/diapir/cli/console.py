@@ -20,7 +20,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 Models = Annotated[
     list[Path] | None,
-    typer.Argument(help="Model files; several are averaged; none: the one that comes with Diapir."),
+    typer.Argument(help="Model files; several are averaged; none: the packaged model."),
 ]
 Flip = Annotated[
     bool | None,
@@ -67,7 +67,7 @@ def require_libraries(names: Sequence[str], extras: str) -> None:
         raise RunError(
             f"not installed: {', '.join(missing)}",
             where="this Python",
-            mend=f"Install the extras: pip install 'diapir[{extras}]'.",
+            mend=f"In the folder of Diapir's source: pip install -c constraints.txt '.[{extras}]'.",
         )
 
 

@@ -51,7 +51,9 @@ def finetune(
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps of training.")] = 200,
     batch: Annotated[int, typer.Option("--batch-size", min=1, help="Windows a step.")] = 8,
-    side: Annotated[int, typer.Option("--side", min=32, help="Of training windows.")] = 128,
+    side: Annotated[
+        int, typer.Option("--side", min=32, help="Side of the windows that train, in pixels.")
+    ] = 128,
     lr: Annotated[float, typer.Option(min=1e-7, help="Learning rate at the start.")] = 5e-4,
     seed: Annotated[int, typer.Option(min=0, help="Of windows and mirroring.")] = 0,
     holdout: Annotated[

@@ -10,7 +10,10 @@ from diapir.cli.console import Json, print_json, print_table, printable
 
 def info(
     model: Annotated[
-        Path, typer.Argument(help="A model file, a submission, a report, or a .json of a run.")
+        Path,
+        typer.Argument(
+            metavar="FILE", help="A model file, a submission, a report, or a .json of a run."
+        ),
     ],
     as_json: Json = False,
 ) -> None:

@@ -57,7 +57,9 @@ def map_(
     workers: Annotated[
         int | None, typer.Option(min=1, help="On this machine; default: a GPU or core each.")
     ] = None,
-    threads: Annotated[bool, typer.Option("--threads", help="Threads, not processes.")] = False,
+    threads: Annotated[
+        bool, typer.Option("--threads", help="Workers are threads of this process.")
+    ] = False,
     scheduler: Annotated[
         str | None, typer.Option(help="Address of a running Dask scheduler.")
     ] = None,

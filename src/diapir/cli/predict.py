@@ -10,7 +10,11 @@ from diapir.cli.console import BatchSize, Device, Engine, Flip, Precision, Quiet
 
 def predict(
     models: Annotated[
-        list[Path], typer.Argument(metavar="[MODEL]... INPUT OUTPUT", help="See below.")
+        list[Path],
+        typer.Argument(
+            metavar="[MODEL]... INPUT OUTPUT",
+            help="Model files, then what to predict, then the folder to write; see above.",
+        ),
     ],
     masks: Annotated[bool, typer.Option(help="Write masks, 0 and 255.")] = True,
     probs: Annotated[bool, typer.Option(help="Write probabilities, 16 bits.")] = False,
@@ -24,9 +28,9 @@ def predict(
 ) -> None:
     """Predict salt in images of any size: [MODEL]... INPUT OUTPUT.
 
-    MODEL is any number of model files, which are averaged, or none for the model that comes with
-    Diapir; INPUT a PNG file, or a folder or zip of them; OUTPUT a folder, which gets masks/ and,
-    with --probs, probs/.
+    MODEL is any number of model files, which are averaged, or none for the packaged model; INPUT
+    a PNG file, or a folder or zip of them; OUTPUT a folder, which gets masks/ and, with --probs,
+    probs/.
     """
     if len(models) < 2:
         raise typer.BadParameter("give [MODEL]... INPUT OUTPUT: at least two paths")

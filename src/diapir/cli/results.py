@@ -27,13 +27,20 @@ def results(
     ] = None,
     on: Annotated[
         str | None,
-        typer.Option(help="With --compare: validation (or out-of-fold) tiles, or hold-out."),
+        typer.Option(
+            help="With --compare: validation (of runs with folds their out-of-fold tiles) or "
+            "hold-out; default: as the page was, at first validation."
+        ),
     ] = None,
     groups: Annotated[
         Path | None,
         typer.Option(
             help="With --compare: a table id,group; compare on tiles with neighbours too."
         ),
+    ] = None,
+    title: Annotated[
+        str | None,
+        typer.Option(help="Heading of the page; default: as it was."),
     ] = None,
 ) -> None:
     """Write a page of results, with commands and figures, from finished runs alone.
@@ -50,8 +57,10 @@ def results(
 
     if compare:
         out = out or Path("tried.md")
-        count = write_comparison(runs or [], out, part=on, baseline=baseline, groups=groups)
+        count = write_comparison(
+            runs or [], out, part=on, baseline=baseline, groups=groups, title=title
+        )
     else:
         out = out or Path("results.md")
-        count = write_results(runs or [], submission or [], out)
+        count = write_results(runs or [], submission or [], out, title=title)
     typer.echo(f"{count:,} runs are in {out}")

@@ -39,8 +39,8 @@ _AS_SAMPLED = [
         "Whether the polarity is that of the training data.",
         "normal",
     ),
-    _flag(int, "--window", "Side of the windows in pixels.", 404, min=32),
-    _flag(int, "--overlap", "Of neighbouring windows.", 101, min=0),
+    _flag(int, "--window", "Side of the windows that are predicted, in pixels.", 404, min=32),
+    _flag(int, "--overlap", "Pixels by which neighbouring windows overlap.", 101, min=0),
 ]
 _SCALES = [
     _flag(float, "--sample-scale", "Stretch sections so much along the samples.", 1.0),

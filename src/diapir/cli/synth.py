@@ -13,6 +13,15 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Generate synthetic data.", no_args_is_help=True)
 
+_SAY_NOTHING = {
+    "--samples",
+    "--coordinate-scale",
+    "--text-headers",
+    "--line",
+    "--offset-byte",
+}
+"""Flags on reading SEG-Y by which nothing is written."""
+
 
 @app.callback()
 def _group() -> None:
@@ -74,14 +83,19 @@ def survey(
     """Draw a post-stack survey with salt, and write it and its truth as SEG-Y.
 
     The flags on reading SEG-Y say here how it is written: bytes, --format, --byte-order,
-    --interval, --start and --unit.
+    --interval, --start and --unit. The others are refused.
     """
     from diapir.data.survey import SurveyPlan, generate_survey, write_survey
     from diapir.errors import DataError
     from diapir.progress import counting
 
-    if segy.unit == "1":
-        raise DataError("unit is '1'", expected="ms, m or ft")
+    idle = [flag for flag in segy.flags() if flag.split()[0] in _SAY_NOTHING]
+    if idle:
+        raise DataError(
+            "this flag says nothing of a file that is written",
+            where=idle[0],
+            mend="Leave it out.",
+        )
     beside = truth or out.with_name(f"{out.stem}-truth{out.suffix or '.sgy'}")
     if beside.resolve() == out.resolve():
         raise DataError(

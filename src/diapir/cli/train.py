@@ -31,7 +31,7 @@ def train(
         Path | None, typer.Option("--resume", help="Go on with this run folder, exactly.")
     ] = None,
     runs: Annotated[Path, typer.Option("--runs", help="Folder for run folders.")] = Path("runs"),
-    accelerator: Annotated[str, typer.Option(help="auto, cpu or gpu.")] = "auto",
+    accelerator: Annotated[str, typer.Option(help="What trains: auto, cpu or gpu.")] = "auto",
     devices: Annotated[str, typer.Option(help="Cards or CPU processes, or auto.")] = "auto",
     num_nodes: Annotated[int, typer.Option(min=1, help="Machines that train together.")] = 1,
     as_json: Json = False,

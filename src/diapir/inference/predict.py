@@ -274,8 +274,8 @@ def load_predictor(
     """Return a predictor over one or several model files, and their cards.
 
     Args:
-        paths: Model files or ensembles; their probabilities are averaged. None at all: the model
-            that comes with the package.
+        paths: Model files or ensembles; their probabilities are averaged. None at all: the
+            packaged model.
         options: How they are applied.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The model that comes with the package, for whoever names none."""
+"""The packaged model, for whoever names none."""
 
 from collections.abc import Sequence
 from importlib import resources

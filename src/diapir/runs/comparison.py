@@ -19,12 +19,13 @@ from diapir.io.atomic import write_text_atomic
 from diapir.io.csv_tables import read_groups
 from diapir.metrics.bootstrap import bootstrap_interval
 from diapir.runs.folder import RunFolder, read_json, write_json
-from diapir.runs.results import markdown_table
+from diapir.runs.hardware import asked_processes
+from diapir.runs.results import PAGE_SETTINGS, markdown_table, read_settings
 
 PARTS = ("validation", "hold-out")
 """Tiles to compare on: those that chose (out-of-fold ones of a run with folds), or the hold-out."""
 
-_HEAD = """# What was tried
+_HEAD = """# {title}
 
 This page is written by `diapir results --compare` from finished runs alone; what it needs of them
 lies beside it in [{kept}/]({kept}/). Score and gain are the competition's score on the {part}
@@ -32,10 +33,10 @@ tiles that all runs of the first table share, {tiles:,} of them. The gain is tha
 tile by tile; 95 % intervals are bootstraps over these tiles. Where the interval holds 0, the
 gain is *smaller than its interval*: other tiles of the same kind could take it away. The interval
 does not tell how far another seed would move a training; runs that differ in the seed alone share
-a row, and their scores are shown.{caution}
+a row, and their scores are shown.{caution} Commands are as they were typed: recipes may have
+changed since.
 """
 _USED_UP = " Whoever picks a recipe by this table has used the hold-out up."
-_SETTINGS = "page.json"
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Tried:
 
 @dataclass(frozen=True)
 class _Row:
-    """Runs of one recipe that differ in the seed alone."""
+    """Runs of one recipe, on as many processes, that differ in the seed alone."""
 
     runs: list[Tried]
     scores: dict[str, float]  # of each tile, the mean over the runs
@@ -83,6 +84,7 @@ def write_comparison(
     part: str | None = None,
     baseline: Path | None = None,
     groups: Path | None = None,
+    title: str | None = None,
 ) -> int:
     """Keep what the page needs of runs, and write the page of all that are kept.
 
@@ -93,6 +95,7 @@ def write_comparison(
         baseline: The run that all are compared with; None: as the page was, at first the first run.
         groups: A table `id,group`, as `diapir mosaic` writes it: the page also compares on the
             tiles that share a group. None: as the page was, at first not.
+        title: Heading of the page; None: as the page was, at first 'What was tried'.
 
     Returns:
         Runs on the page.
@@ -103,7 +106,8 @@ def write_comparison(
     """
     kept = out.with_suffix("")
     found = _read_runs(runs)
-    settings = read_json(kept / _SETTINGS) if (kept / _SETTINGS).is_file() else {}
+    settings = read_settings(kept)
+    title = title or settings.get("title", "What was tried")
     part = part or settings.get("part", PARTS[0])
     if part not in PARTS:
         raise RunError(f"no part named {part!r}", where="--on", expected=" or ".join(PARTS))
@@ -118,11 +122,12 @@ def write_comparison(
         )
     group_of = settings.get("groups", {}) if groups is None else read_groups(groups)
     shown = [known[run] for run in sorted(known)]
-    page = _page(shown, known[name], part, kept.name, group_of)
+    page = _page(shown, known[name], part, kept.name, group_of, title)
     RunFolder(kept).make_plain()
     for tried in found:
         write_json(kept / f"{tried.run}.json", asdict(tried))
-    write_json(kept / _SETTINGS, {"baseline": name, "part": part, "groups": group_of})
+    settings = {"title": title, "baseline": name, "part": part, "groups": group_of}
+    write_json(kept / PAGE_SETTINGS, settings)
     write_text_atomic(out, page)
     return len(known)
 
@@ -180,7 +185,7 @@ def _tile_scores(table: dict[str, Any]) -> dict[str, float]:
 
 
 def _read_kept(kept: Path) -> dict[str, Tried]:
-    files = [path for path in sorted(kept.glob("*.json")) if path.name != _SETTINGS]
+    files = [path for path in sorted(kept.glob("*.json")) if path.name != PAGE_SETTINGS]
     try:
         found = [Tried(**read_json(path)) for path in files]
         return {tried.run: replace(tried, recipe=_resolved(tried.recipe)) for tried in found}
@@ -193,7 +198,12 @@ def _read_kept(kept: Path) -> dict[str, Tried]:
 
 
 def _page(
-    runs: Sequence[Tried], baseline: Tried, part: str, kept: str, group_of: dict[str, str]
+    runs: Sequence[Tried],
+    baseline: Tried,
+    part: str,
+    kept: str,
+    group_of: dict[str, str],
+    title: str,
 ) -> str:
     reasons = {tried.run: _not_comparable(tried, baseline, part) for tried in runs}
     if reasons[baseline.run] is not None:
@@ -205,7 +215,9 @@ def _page(
     comparable = [tried for tried in runs if reasons[tried.run] is None]
     tiles = len(baseline.scores[part])
     lines = [
-        _HEAD.format(part=part, tiles=tiles, kept=kept, caution=_caution(comparable, part)),
+        _HEAD.format(
+            title=title, part=part, tiles=tiles, kept=kept, caution=_caution(comparable, part)
+        ),
         *_table(comparable, baseline, part),
         "",
         *(_on_neighbours(comparable, baseline, part, group_of) if group_of else ()),
@@ -296,10 +308,11 @@ def _not_comparable(tried: Tried, baseline: Tried, part: str) -> str | None:
 
 
 def _rows(runs: Sequence[Tried], part: str) -> list[_Row]:
-    """Return a row for each recipe, its seed aside."""
+    """Return a row for each recipe and number of processes, seeds aside."""
     groups: dict[str, list[Tried]] = {}
     for tried in runs:
-        key = repr(sorted((k, v) for k, v in flat(tried.recipe).items() if k not in _NOT_SHOWN))
+        shown = sorted((k, v) for k, v in flat(tried.recipe).items() if k not in _NOT_SHOWN)
+        key = repr((shown, _processes(tried)))
         groups.setdefault(key, []).append(tried)
     return [_row(group, part) for group in groups.values()]
 
@@ -315,9 +328,11 @@ _NOT_SHOWN = ("name", "description", "train.seed")
 
 def _cells(row: _Row, base: _Row) -> tuple[str, ...]:
     name = row.runs[0].recipe["name"]
-    differs = ", ".join(
-        f"`{line}`" for line in differences(row.runs[0].recipe, base.runs[0].recipe)
-    )
+    first, other = row.runs[0], base.runs[0]
+    lines = differences(first.recipe, other.recipe)
+    if _processes(first) != _processes(other):
+        lines += _processes(first) or ["one process"]
+    differs = ", ".join(f"`{line}`" for line in lines)
     gain, verdict = _gain(row, base) if row is not base else ("", "")
     seeds = sorted({tried.recipe["train"]["seed"] for tried in row.runs})
     spread = f" ({min(row.each):.3f} to {max(row.each):.3f})" if len(row.each) > 1 else ""
@@ -330,6 +345,14 @@ def _cells(row: _Row, base: _Row) -> tuple[str, ...]:
         f"{np.mean([tried.minutes for tried in row.runs]):.1f}",
         ", ".join(tried.run for tried in row.runs),
     )
+
+
+def _processes(tried: Tried) -> list[str]:
+    """Return the options by which more than one process trained a network, sharing its batches."""
+    if tried.recipe.get("ensemble", {}).get("encoders"):
+        return []  # each network has a process of its own
+    asked = asked_processes(tried.command).items()
+    return [f"{option} {number}" for option, number in asked if number not in ("1", "auto")]
 
 
 def _gain(row: _Row, base: _Row) -> tuple[str, str]:

@@ -1,6 +1,8 @@
 """Where trainings run."""
 
+import shlex
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -50,3 +52,19 @@ class Hardware:
 
 ANY_HARDWARE = Hardware()
 """Whatever is found."""
+
+
+def asked_processes(command: str) -> dict[str, str]:
+    """Return how many processes a command of `diapir train` asks for, by option.
+
+    Args:
+        command: As it was typed.
+
+    >>> asked_processes("diapir train demo --data x --devices 2 --num-nodes=3")
+    {'--devices': '2', '--num-nodes': '3'}
+    """
+    words = [part for word in shlex.split(command) for part in word.split("=", 1)]
+    return {word: value for word, value in pairwise(words) if word in _PROCESSES}
+
+
+_PROCESSES = ("--devices", "--num-nodes")

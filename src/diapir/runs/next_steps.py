@@ -2,12 +2,12 @@
 
 import shlex
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
 from diapir.config import SplitConfig
 from diapir.data.splits import Split
 from diapir.runs.folder import RunFolder
+from diapir.runs.hardware import asked_processes
 
 
 def after_training(
@@ -104,9 +104,8 @@ def _resume(folder: RunFolder, data: Path) -> str:
     # one of several networks had a process of its own, whatever the command of all says
     is_member = any((above / folder.recipe.name).is_file() for above in folder.path.parents[:2])
     began = None if is_member else folder.first_command() or folder.fold(0).first_command()
-    for word, value in pairwise(shlex.split(began or "")):
-        if word in ("--devices", "--num-nodes"):  # another number would change the schedule
-            words += [word, value]
+    for option, number in asked_processes(began or "").items():
+        words += [option, number]  # another number would change the schedule
     return shlex.join(words)
 
 

@@ -15,7 +15,7 @@ from diapir.io.lock import sole_writer
 from diapir.runs.folder import RunFolder, came_to_its_end, read_json, write_json
 from diapir.runs.report import EVERY_MASK_EMPTY
 
-_HEAD = """# Results
+_HEAD = """# {title}
 
 This page is written by `diapir results` from finished runs, whose settings, metrics and figures lie
 beside it in [{kept}/]({kept}/); nothing in it is typed by hand. Every score is the competition's
@@ -31,6 +31,9 @@ _FIGURES = (
     "training", "threshold", "tiles-random", "tiles-worst", "score-coverage", "reliability", "kept"
 )  # fmt: skip
 _SUBMISSIONS = "submissions"
+
+PAGE_SETTINGS = "page.json"
+"""What a page was written with, kept beside it so that it can be written again."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,22 @@ class _Run:
         return known.get(weights, f"ImageNet ({', '.join(dict.fromkeys(files))})")
 
 
-def write_results(runs: Sequence[Path], submissions: Sequence[Path], out: Path) -> int:
+def read_settings(kept: Path) -> dict[str, Any]:
+    """Return what a page was written with; nothing where there is none yet.
+
+    Args:
+        kept: The folder beside the page.
+
+    Raises:
+        RunError: The file is damaged.
+    """
+    path = kept / PAGE_SETTINGS
+    return read_json(path) if path.is_file() else {}
+
+
+def write_results(
+    runs: Sequence[Path], submissions: Sequence[Path], out: Path, *, title: str | None = None
+) -> int:
     """Keep what the page needs of runs and submissions, write the page of all that are kept.
 
     Args:
@@ -76,6 +94,7 @@ def write_results(runs: Sequence[Path], submissions: Sequence[Path], out: Path) 
         submissions: The `.json` files that `diapir submit` writes beside its CSV files; each takes
             the place of an earlier one of its name.
         out: The Markdown file, `NAME.md`; what is kept lies in `NAME/` beside it.
+        title: Heading of the page; None: as the page was, at first 'Results'.
 
     Returns:
         Runs on the page, sorted by score.
@@ -84,10 +103,12 @@ def write_results(runs: Sequence[Path], submissions: Sequence[Path], out: Path) 
         RunError: A folder holds no finished run, there is none at all, or a file cannot be written.
     """
     with sole_writer(out):
-        return _write_results(runs, submissions, out)
+        return _write_results(runs, submissions, out, title)
 
 
-def _write_results(runs: Sequence[Path], submissions: Sequence[Path], out: Path) -> int:
+def _write_results(
+    runs: Sequence[Path], submissions: Sequence[Path], out: Path, title: str | None
+) -> int:
     found = [_read_run(path) for path in runs]
     handed_in = [(path.stem, read_json(path)) for path in submissions]
     kept = out.with_suffix("")
@@ -103,7 +124,9 @@ def _write_results(runs: Sequence[Path], submissions: Sequence[Path], out: Path)
             "there are no runs to show", where=kept, mend="Give the folders of finished runs."
         )
     shown.sort(key=_score, reverse=True)
-    parts = [_HEAD.format(kept=kept.name), _overview(shown)]
+    title = title or read_settings(kept).get("title", "Results")
+    write_json(kept / PAGE_SETTINGS, {"title": title})
+    parts = [_HEAD.format(title=title, kept=kept.name), _overview(shown)]
     parts += [_run_section(run, out.parent) for run in shown]
     tables = [read_json(path) for path in sorted((kept / _SUBMISSIONS).glob("*.json"))]
     if tables:
