@@ -83,9 +83,6 @@ def still(monkeypatch):
 
 
 def _replace_process(monkeypatch, script):
-    import asyncio
-    import sys
-
     whole = asyncio.create_subprocess_exec
 
     async def other(*command, **more):

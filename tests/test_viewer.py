@@ -608,7 +608,7 @@ class TestSection:
         library = Library({source.name: source}, ModelShelf(models), labels)
         settings = ViewState()
         settings.param.update(data=source.name, direction=source.directions[0], **state)
-        return SectionView(library, settings, dark=False, tell=lambda _: None)
+        return SectionView(library, settings, dark=False)
 
     def test_salt_and_corrections_belong_to_what_is_drawn(self, make_segy, tmp_path):
         path, values = make_segy(first=(100, 300))

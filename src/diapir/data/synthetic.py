@@ -12,14 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diapir.config import TILE_SIZE
-from diapir.data.competition import write_competition
 from diapir.data.geology import REGION_M, Geology, Grid, earth_model, salt_distance, section_grid
 from diapir.data.imaging import draw_survey, seismic_image, to_grey
 from diapir.data.scenarios import draw_geology
 from diapir.errors import DataError
 from diapir.io.tiles import Tiles
-
-__all__ = ["draw_tile", "generate_tiles", "write_competition"]
 
 Pixels = NDArray[np.uint8]
 

@@ -34,7 +34,6 @@ class Predictor:
         nets: In evaluation mode, on one device; those not yet built are on the CPU.
         threshold: Probability from which a pixel counts as salt.
         flip: Average with the prediction of the mirrored tile.
-        needs_depth: Whether any network has a depth channel.
         batch_size: Tiles a forward pass, before mirroring.
         rule: Its temperature calibrates the mean probability, the rest cleans up masks.
         weights: One a network; None: all alike.

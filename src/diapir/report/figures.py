@@ -1,4 +1,4 @@
-"""Every figure of Diapir under one name, and the way to a file.
+"""The figures of data, trainings and tiles under one name, and the way to a file.
 
 Each function returns a `matplotlib.figure.Figure` whose label (``figure.get_label()``) describes it
 in words for people who cannot see it. `save_figure` keeps that text in the PNG, and

@@ -88,7 +88,7 @@ def create_app(settings: ServeSettings) -> FastAPI:
         app.include_router(job_router(jobs, surveys), dependencies=known)
     if library is not None:
         _add_page(app, library)
-    # last, and so outermost: Panel 1.10 answers from a middleware of its own
+    # last, and so outermost: newer releases of Panel answer from a middleware of their own
     app.add_middleware(Guard, settings=settings, metrics=metrics)
     return app
 

@@ -52,7 +52,7 @@ class Page:
         self.library = library
         self.state = ViewState()
         self.message = pn.pane.HTML("", margin=0, sizing_mode="stretch_width", visible=False)
-        self.view = SectionView(library, self.state, dark=dark, tell=self.tell)
+        self.view = SectionView(library, self.state, dark=dark)
         self.navigation = Navigation(self.view)
         self._document = pn.state.curdoc
         self.predictions = Predictions(

@@ -10,7 +10,6 @@ import numpy as np
 import panel as pn
 from numpy.typing import NDArray
 
-from diapir.errors import DiapirError
 from diapir.inference.postprocess import make_masks
 from diapir.models.maskrule import AS_THRESHOLDED, MaskRule
 from diapir.serve.viewer.colors import (
@@ -42,7 +41,6 @@ class SectionView:
         library: What can be shown.
         state: What is to be shown.
         dark: Colours for a dark page.
-        tell: Called with an error to show, or None when the last one is over.
     """
 
     def __init__(
@@ -51,12 +49,10 @@ class SectionView:
         state: ViewState,
         *,
         dark: bool,
-        tell: Callable[[DiapirError | None], None],
     ) -> None:
         self.library = library
         self.state = state
         self.figure = SectionFigure(dark=dark)
-        self.tell = tell
         self.facts = pn.pane.HTML("", margin=0)
         self.title = pn.pane.HTML("", margin=(14, 10, 0, 10))
         self.canvas = Canvas.empty((1, 1))

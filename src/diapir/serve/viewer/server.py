@@ -72,7 +72,7 @@ def viewer_app(library: Library) -> "FastAPI":
 
     add_viewer(app, library, path="/")
     # else a page of strangers, whose name leads to this machine, may read the answers; last, and so
-    # outermost: Panel 1.10 answers from a middleware of its own
+    # outermost: newer releases of Panel answer from a middleware of their own
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[_LOOPBACK, "localhost"])
     return app
 
