@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--margin", type=int, default=MARGIN)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    tiles, labelled = read_all(options.data)
+    tiles, labelled, _ = read_all(options.data)
     found = find_mosaics(tiles.images, false_share=options.false_share)
     candidates = labelled & (found.groups() >= 0)
     folds = options.model.is_dir()

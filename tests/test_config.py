@@ -84,6 +84,16 @@ def test_a_recipe_may_begin_with_another(tmp_path: Path) -> None:
     assert (recipe.name, recipe.train.seed, recipe.train.batch_size) == ("mine", 3, 8)
     assert recipe.train.max_minutes == cpu.train.max_minutes
     assert recipe.model == cpu.model
+    lite0, lite2 = recipe.ensemble.encoders
+    path.write_text(
+        f'base = "cpu"\n[ensemble.changes.{lite0}]\ntrain = {{ epochs = 9 }}\n'
+        f"[ensemble.changes.{lite2}.model]\ndrop_path = 0.3\n",
+        encoding="utf-8",
+    )
+    changes = load_recipe(str(path)).ensemble.changes
+    assert changes[lite0] == {"train": {"epochs": 9}}
+    assert changes[lite2]["train"] == cpu.ensemble.changes[lite2]["train"]
+    assert changes[lite2]["model"] == {**cpu.ensemble.changes[lite2]["model"], "drop_path": 0.3}
     path.write_text('base = "gone"\n', encoding="utf-8")
     with pytest.raises(RecipeError, match=r"base = 'gone'(.|\n)*mine.toml(.|\n)*classic-vgg16"):
         load_recipe(str(path))

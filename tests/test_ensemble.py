@@ -150,6 +150,10 @@ def test_fine_tuning_wants_one_network(path: Path) -> None:
         (lambda _, table: table["members"][1].update(recipe={"x": 1}), "recipe is not valid"),
         (lambda _, table: table.update(members=3), "list of members"),
         (lambda _, table: table.update(format=3), "reads up to 2"),
+        (
+            lambda _, table: [table.update(format=3), table["members"][0].pop("weight")],
+            "Update Diapir",
+        ),
         (lambda _, table: table["rule"].update(temperature=0), "metadata"),
     ],
 )

@@ -196,3 +196,23 @@ def test_the_second_submission_does_not_load_torch(
     (first, rows), (second, same) = submit("first"), submit("second")
     assert (first, second) == ("True", "False")
     assert rows == same
+
+
+def test_a_cache_that_may_not_be_looked_into_is_none(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "glob", refuse)
+    assert not has_graph(stored(model))
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> None:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("DIAPIR_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", nowhere)
+    assert graph_store.cache_folder() == Path(os.devnull)

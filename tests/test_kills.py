@@ -1,5 +1,7 @@
 """Killed, told to stop, short of space or crowded: nothing is lost, nothing mixed."""
 
+import errno
+import fcntl
 import json
 import os
 import resource
@@ -14,6 +16,7 @@ import pytest
 from diapir.errors import RunError
 from diapir.io.atomic import write_bytes_atomic
 from diapir.io.lock import sole_writer
+from diapir.runs.folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 
@@ -148,6 +151,17 @@ def test_two_writers_are_told_apart(tmp_path: Path, name: str) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.05)
     assert not list(tmp_path.iterdir()), "no lock is left"
+
+
+def test_where_nothing_can_be_locked_it_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with sole_writer(tmp_path / "out"), RunFolder(tmp_path).locked():
+        pass
 
 
 def test_a_lock_that_cannot_be_made_is_told(tmp_path: Path) -> None:

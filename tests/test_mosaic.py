@@ -17,8 +17,9 @@ from diapir.data.borders import Seams, find_seams
 from diapir.data.competition import write_competition
 from diapir.data.mosaic import Mosaic, Mosaics, assemble, find_mosaics, seam_agreement
 from diapir.errors import DataError
+from diapir.io.images import write_mask_png
 from diapir.io.tiles import Tiles
-from diapir.runs.mosaic import _labelled_side_by_side, evidence_rows, write_mosaics
+from diapir.runs.mosaic import _labelled_side_by_side, evidence_rows, read_all, write_mosaics
 
 SIDE = 32
 
@@ -164,6 +165,20 @@ def test_the_verb_writes_sections_groups_and_evidence(data: Path, tmp_path: Path
         places = list(csv.DictReader(file))
     assert {(r["id"], r["group"]) for r in rows} == {(r["id"], r["mosaic"]) for r in places}
     assert len({(r["mosaic"], r["row"], r["column"]) for r in places}) == len(places)
+
+
+@pytest.mark.parametrize(("name", "size"), [("0000", 101), ("new", 40)])
+def test_a_test_part_that_does_not_fit_is_left_out_aloud(
+    data: Path, tmp_path: Path, name: str, size: int
+) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(data / "train", mine / "train")
+    write_mask_png(mine / "test" / "images" / f"{name}.png", np.eye(size, dtype=bool))
+    tiles, labelled, warning = read_all(mine)
+    assert labelled.all()
+    assert len(tiles) == len(list((mine / "train" / "images").iterdir()))
+    assert warning is not None
+    assert ("such as 0000" if name == "0000" else "40 x 40 pixels") in warning
 
 
 def test_sections_of_before_go_and_a_damaged_test_part_is_told(data: Path, tmp_path: Path) -> None:

@@ -172,7 +172,9 @@ def test_probabilities_of_an_ensemble_are_the_mean(run: Path, data: Path, tmp_pa
 
 
 def test_weights_validation_tiles_and_packing(run: Path, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "fold-0", run / "fold-0-old")  # whatever else lies there
     one, other = run_models(run)
+    shutil.rmtree(run / "fold-0-old")
     out = tmp_path / "some.safetensors"
     make_ensemble([one, other], out, weights=[1, 3], progress=False)
     assert [m.weight for m in read_members(out)] == [1, 3]

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
+from diapir.cli.app import app
 from diapir.config import Recipe
 from diapir.errors import DataError, DeviceError, ModelFileError, RunError
 from diapir.inference.predict import PredictOptions, Predictor, load_predictor
@@ -314,3 +316,21 @@ def test_the_batch_that_is_named_fits() -> None:
     fits = int(predicted(8192))
     assert 1 <= fits < 8192
     assert predicted(fits) == "all"
+
+
+def test_tiles_that_the_sample_names_and_nobody_has_are_told(
+    tmp_path: Path, tiny_recipe: Make
+) -> None:
+    model, data = tmp_path / "salt.safetensors", tmp_path / "data"
+    save_model(model, build(tiny_recipe()), ModelCard(tiny_recipe(), 0.5))
+    for id_ in "ab":
+        write_mask_png(data / "test" / f"{id_}.png", np.eye(32, dtype=bool))
+    (data / "sample_submission.csv").write_text("id,rle_mask\na,\nc,\nd,\n", encoding="utf-8")
+    warning = submit([model], data, tmp_path / "out.csv", progress=False).warning
+    said = "names 2 tiles without an image, such as c and not 1 tiles that have one, such as b"
+    assert warning is not None
+    assert said in warning
+    words = ["check-submission", str(tmp_path / "out.csv"), "--data", str(data)]
+    checked = CliRunner().invoke(app, words)
+    assert checked.exit_code == 0
+    assert said in checked.output.replace("\n", " ")

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -101,3 +102,35 @@ def test_the_bar_follows_the_histories(
     runs = folders(tmp_path, "a", "b")
     train_side_by_side(runs, Path("data"), splits=1, threads=1, progress=True)
     assert "50/100" in capsys.readouterr().err
+
+
+def test_a_training_ends_with_the_process_that_began_it(tmp_path: Path) -> None:
+    training = """
+import signal, sys, time
+from pathlib import Path
+from diapir.runs.side_by_side import end_with_parent
+def end(*_):
+    Path("ended").write_text("")
+    sys.exit(143)
+signal.signal(signal.SIGTERM, end)
+end_with_parent()
+Path("begun").write_text("")
+time.sleep(60)
+"""
+    parent = """
+import os, subprocess, sys
+own = {"DIAPIR_PARENT": str(os.getpid())}
+subprocess.run([sys.executable, "-c", sys.argv[1]], env=os.environ | own, start_new_session=True)
+"""
+    begun = subprocess.Popen([sys.executable, "-c", parent, training], cwd=tmp_path)
+    wait_for(tmp_path / "begun")
+    begun.kill()
+    begun.wait()
+    wait_for(tmp_path / "ended")
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline, f"no {path}"
+        time.sleep(0.05)

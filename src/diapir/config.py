@@ -406,9 +406,9 @@ def parse_recipe(table: dict[str, Any], where: str) -> Recipe:
         found = f" (found {first['input']!r})" if not isinstance(first["input"], dict) else ""
         extra = first["type"] == "extra_forbidden"
         known = f"one of: {', '.join(_known_keys(first['loc']))}" if extra else None
-        told = "there is no such setting" if extra else first["msg"]
+        told = "there is no such setting" if extra else first["msg"].removeprefix("Value error, ")
         raise RecipeError(
-            f"{key}: {told}{found}",
+            f"{key}: {told}{found}" if key else told,
             where=where,
             expected=known,
             mend="Correct the recipe or the --set option.",
@@ -463,11 +463,15 @@ def _on_its_base(table: dict[str, Any], path: Any) -> dict[str, Any]:
 
 
 def laid_over(below: dict[str, Any], table: dict[str, Any]) -> dict[str, Any]:
-    """Return the table of a recipe with the keys of another in place of its own."""
+    """Return the table of a recipe with the keys of another in place of its own.
+
+    >>> laid_over({"train": {"seed": 1, "epochs": 2}}, {"train": {"seed": 3}})
+    {'train': {'seed': 3, 'epochs': 2}}
+    """
     both = dict(below)
     for key, value in table.items():
         sections = isinstance(value, dict) and isinstance(below.get(key), dict)
-        both[key] = {**below[key], **value} if sections else value
+        both[key] = laid_over(below[key], value) if sections else value
     return both
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from diapir.cli.console import Data, Json, print_json
+from diapir.cli.console import Data, Json, print_json, print_warning
 
 
 def check_submission(
@@ -15,10 +15,14 @@ def check_submission(
 ) -> None:
     """Say everything that is wrong with a submission; exit code 1 if there is anything."""
     from diapir.export.submission import check_submission as find_problems
+    from diapir.export.submission import sample_order
     from diapir.io.tiles import read_outline
 
-    ids, size = read_outline(data, "test")
+    ids, size, tables = read_outline(data, "test")
     problems = find_problems(file, ids, size)
+    _, mismatch = sample_order(tables, ids)
+    if mismatch is not None:
+        print_warning(mismatch)
     if as_json:
         print_json({"valid": not problems, "problems": [p.to_dict() for p in problems]})
     elif problems:

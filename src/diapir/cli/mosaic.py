@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from diapir.cli.console import Json, Quiet, print_json, print_table
+from diapir.cli.console import Json, Quiet, print_json, print_table, print_warning
 
 
 def mosaic(
@@ -22,6 +22,8 @@ def mosaic(
     from diapir.runs.mosaic import evidence_rows, write_mosaics
 
     result = write_mosaics(data, out, false_share=false_share, progress=not quiet)
+    if result.warning is not None:
+        print_warning(result.warning)
     if as_json:
         print_json(result.evidence)
         return

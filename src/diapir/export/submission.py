@@ -6,7 +6,7 @@ tile, run-lengths column-major and 1-based, nothing for an empty mask.
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from diapir.errors import SubmissionError
 from diapir.export.submission_check import KINDS, Problem, check_submission
 from diapir.io.atomic import write_text_atomic
-from diapir.io.csv_tables import RLE_HEADER
+from diapir.io.csv_tables import RLE_HEADER, read_rle_csv
 from diapir.io.rle import encode_rle_many
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Problem",
     "check_ids",
     "check_submission",
+    "sample_order",
     "write_run_lengths",
     "write_submission",
 ]
@@ -53,6 +54,32 @@ def write_submission(
     """
     _check_masks(ids, masks)
     write_run_lengths(path, ids, encode_rle_many(masks), order=order)
+
+
+def sample_order(tables: Path, ids: Collection[str]) -> tuple[list[str] | None, str | None]:
+    """Return the order of the rows that the competition's sample has, or why it does not fit.
+
+    Args:
+        tables: The folder in which ``sample_submission.csv`` may lie.
+        ids: Of the test tiles that are there.
+
+    Returns:
+        The order, where the sample lists exactly these tiles, and a warning, where it does not;
+        neither where there is no sample.
+
+    Raises:
+        DataError: The sample cannot be read.
+    """
+    sample = tables / "sample_submission.csv"
+    if not sample.is_file():
+        return None, None
+    order, known = [*read_rle_csv(sample)], set(ids)
+    if set(order) == known:
+        return order, None
+    missing, more = [id_ for id_ in order if id_ not in known], known.difference(order)
+    parts = [f"{len(missing):,} tiles without an image, such as {missing[0]}"] if missing else []
+    parts += [f"not {len(more):,} tiles that have one, such as {min(more)}"] if more else []
+    return None, f"{sample.name} names {' and '.join(parts)}: is the test part complete?"
 
 
 def write_run_lengths(

@@ -29,7 +29,10 @@ def cache_folder() -> Path:
     own = os.environ.get("DIAPIR_CACHE")
     if own:
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diapir"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diapir"
+    except RuntimeError:  # a user without a home: nothing can be kept
+        return Path(os.devnull)
 
 
 def graph_of(net: AnyNet, height: int, width: int) -> bytes:
@@ -58,7 +61,10 @@ def _made(net: AnyNet, height: int, width: int) -> bytes:
 
 def has_graph(net: StoredNet) -> bool:
     """Whether a graph of these weights is kept, for any size of tile: so they were usable."""
-    return any(_folder().glob(f"{_key(net)}-*.graph"))
+    try:
+        return any(_folder().glob(f"{_key(net)}-*.graph"))
+    except OSError:  # a cache that cannot be read is no error
+        return False
 
 
 def _folder() -> Path:

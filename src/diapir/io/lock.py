@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from diapir.errors import RunError
@@ -35,6 +35,19 @@ def sole_writer(out: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def lock(descriptor: int) -> bool:
+    """Lock an open file, and return whether no other process holds it.
+
+    Where the file system knows no locks, as some of networks do not, nothing is locked.
+    """
+    with suppress(OSError):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
 def _take(path: Path, out: Path) -> int:
     while True:
         try:
@@ -42,15 +55,13 @@ def _take(path: Path, out: Path) -> int:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise cannot_write(out, error, "there") from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        if not lock(descriptor):
             os.close(descriptor)
             raise RunError(
                 "another process is writing there",
                 where=out,
                 mend="Wait for it to end, or choose another place.",
-            ) from error
+            )
         if _is_named(descriptor, path):
             return descriptor
         os.close(descriptor)  # the one before has just removed the file: take a new one

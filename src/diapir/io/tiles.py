@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -203,8 +204,22 @@ def read_tiles(path: Path, part: Part, *, progress: bool = False) -> Tiles:
     return Tiles(ids, images, masks, z_feet, source=str(path))
 
 
-def read_outline(path: Path, part: Part) -> tuple[tuple[str, ...], tuple[int, int]]:
-    """Return the ids of one part of a data set, sorted, and height and width of its tiles.
+class Outline(NamedTuple):
+    """What is known of one part of a data set without decoding it.
+
+    Args:
+        ids: Of its tiles, sorted.
+        size: Height and width of its tiles.
+        tables: The folder in which tables that belong to it are looked for.
+    """
+
+    ids: tuple[str, ...]
+    size: tuple[int, int]
+    tables: Path
+
+
+def read_outline(path: Path, part: Part) -> Outline:
+    """Return the ids of one part of a data set and the size of its tiles.
 
     Only the header of the first image that has one is read: neither the others nor a table of
     depths need be sound.
@@ -221,7 +236,8 @@ def read_outline(path: Path, part: Part) -> tuple[tuple[str, ...], tuple[int, in
         complaint: DataError | None = None
         for name in layout.images.values():
             try:
-                return tuple(layout.images), read_size(source.read(name), source.describe(name))
+                size = read_size(source.read(name), source.describe(name))
+                return Outline(tuple(layout.images), size, layout.tables)
             except DataError as error:
                 complaint = complaint or error
     raise complaint or DataError(f"no {part} images", where=path)

@@ -15,7 +15,14 @@ from diapir.config import Recipe, parse_recipe
 from diapir.errors import DiapirError, ModelFileError
 from diapir.io.atomic import write_bytes_atomic
 from diapir.io.digests import file_sha256
-from diapir.models.modelcard import ModelCard, Normalisation, broken, parse_card, read_table
+from diapir.models.modelcard import (
+    ModelCard,
+    Normalisation,
+    broken,
+    parse_card,
+    read_table,
+    unknown_recipe,
+)
 from diapir.models.stored import StoredNet
 
 if TYPE_CHECKING:  # torch comes with them, and who has an engine of the networks needs none
@@ -107,7 +114,7 @@ def read_networks(path: Path) -> Networks:
             says it when it is built, and that the file has been replaced since.
     """
     table = read_table(path)
-    members, card = _parse_members(path, table), parse_card(path, table)
+    card, members = parse_card(path, table), _parse_members(path, table)
     digest = file_sha256(path)
     if not members:
         net = _stored(path, card.recipe, card.normalisation, digest)
@@ -186,6 +193,6 @@ def _parse_member(entry: dict[str, Any], path: Path) -> ListedMember:
     try:
         recipe = parse_recipe(entry["recipe"], where=str(path))
     except DiapirError as error:
-        raise broken(path, f"a member's recipe is not valid: {error.what}") from error
+        raise unknown_recipe(path, "a member's recipe", error) from error
     normalisation = Normalisation.from_json(entry.get("normalisation"))
     return ListedMember(recipe, weight, str(entry["name"]), normalisation)

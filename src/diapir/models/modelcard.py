@@ -183,7 +183,7 @@ def _parse_card(path: Path, table: dict[str, Any]) -> ModelCard:
     try:
         recipe = parse_recipe(table["recipe"], where=str(path))
     except DiapirError as error:
-        raise broken(path, f"its recipe is not valid: {error.what}") from error
+        raise unknown_recipe(path, "its recipe", error) from error
     threshold = float(table["threshold"])
     if not 0 < threshold < 1:
         raise broken(path, f"its threshold is {threshold}, not between 0 and 1")
@@ -236,6 +236,16 @@ def broken(path: Path, what: str) -> ModelFileError:
         where=path,
         expected="a .safetensors file written by Diapir",
         mend="Copy the file again from where it was trained.",
+    )
+
+
+def unknown_recipe(path: Path, whose: str, error: DiapirError) -> ModelFileError:
+    """Return the error of a file with a recipe that this Diapir does not know."""
+    return ModelFileError(
+        f"not a usable model file: {whose} is not valid: {error.what}",
+        where=path,
+        expected="a .safetensors file written by this Diapir, or by an earlier one",
+        mend="Update Diapir, or copy the file again from where it was trained.",
     )
 
 

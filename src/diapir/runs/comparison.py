@@ -19,7 +19,7 @@ from diapir.io.atomic import write_text_atomic
 from diapir.io.csv_tables import read_groups
 from diapir.metrics.bootstrap import bootstrap_interval
 from diapir.runs.folder import RunFolder, read_json, write_json
-from diapir.runs.hardware import asked_processes
+from diapir.runs.hardware import asked_hardware
 from diapir.runs.results import PAGE_SETTINGS, markdown_table, read_settings
 
 PARTS = ("validation", "hold-out")
@@ -351,8 +351,9 @@ def _processes(tried: Tried) -> list[str]:
     """Return the options by which more than one process trained a network, sharing its batches."""
     if tried.recipe.get("ensemble", {}).get("encoders"):
         return []  # each network has a process of its own
-    asked = asked_processes(tried.command).items()
-    return [f"{option} {number}" for option, number in asked if number not in ("1", "auto")]
+    asked = asked_hardware(tried.command)
+    numbers = [(option, asked.get(option, "1")) for option in ("--devices", "--num-nodes")]
+    return [f"{option} {number}" for option, number in numbers if number not in ("1", "auto")]
 
 
 def _gain(row: _Row, base: _Row) -> tuple[str, str]:

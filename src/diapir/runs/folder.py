@@ -1,6 +1,5 @@
 """The run folder: what lies where, who may write into it, and what it says of itself."""
 
-import fcntl
 import json
 import os
 import time
@@ -15,6 +14,7 @@ from diapir.data.splits import Split
 from diapir.errors import RunError
 from diapir.io.atomic import write_text_atomic
 from diapir.io.json_text import json_text
+from diapir.io.lock import lock
 from diapir.io.tiles import Tiles
 
 _DEPTHS = "depths_fingerprint"
@@ -57,8 +57,7 @@ class RunFolder:
 
     def snapshots(self) -> list[Path]:
         """Return the model files that earlier cycles of the rate left, oldest first."""
-        found = self.path.glob("snapshot-*.safetensors")
-        return sorted(found, key=lambda path: int(path.stem.partition("-")[2]))
+        return numbered(self.path, "snapshot-", ".safetensors")
 
     @property
     def metrics(self) -> Path:
@@ -214,23 +213,34 @@ class RunFolder:
             RunError: Another process is writing into it.
         """
         try:
-            lock = (self.path / ".lock").open("w")
+            file = (self.path / ".lock").open("w")
         except OSError as error:
             raise RunError(
                 f"cannot write into the run folder: {error.strerror}",
                 where=self.path,
                 mend="Ask for write permission, or copy the folder to a place of your own.",
             ) from error
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+        with file:
+            if not lock(file.fileno()):
                 raise RunError(
                     "another process is writing into this run folder",
                     where=self.path,
                     mend="Wait for it to end, or start a new run.",
-                ) from error
+                )
             yield
+
+
+def numbered(folder: Path, before: str, behind: str = "") -> list[Path]:
+    """Return the files and folders named by a number, in its order; copies of other names aside.
+
+    Args:
+        folder: That holds them.
+        before: Of the name, what stands before the number.
+        behind: And behind it.
+    """
+    found = {path.name[len(before) : len(path.name) - len(behind)]: path
+             for path in folder.glob(f"{before}*{behind}")}  # fmt: skip
+    return [found[number] for number in sorted(filter(str.isdecimal, found), key=int)]
 
 
 def _make_folder(path: Path, mend: str) -> None:

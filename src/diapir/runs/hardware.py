@@ -54,17 +54,17 @@ ANY_HARDWARE = Hardware()
 """Whatever is found."""
 
 
-def asked_processes(command: str) -> dict[str, str]:
-    """Return how many processes a command of `diapir train` asks for, by option.
+def asked_hardware(command: str) -> dict[str, str]:
+    """Return what a command of `diapir train` asks to train on, by option.
 
     Args:
         command: As it was typed.
 
-    >>> asked_processes("diapir train demo --data x --devices 2 --num-nodes=3")
+    >>> asked_hardware("diapir train demo --data x --devices 2 --num-nodes=3")
     {'--devices': '2', '--num-nodes': '3'}
     """
     words = [part for word in shlex.split(command) for part in word.split("=", 1)]
-    return {word: value for word, value in pairwise(words) if word in _PROCESSES}
+    return {word: value for word, value in pairwise(words) if word in _OPTIONS}
 
 
-_PROCESSES = ("--devices", "--num-nodes")
+_OPTIONS = ("--accelerator", "--devices", "--num-nodes")

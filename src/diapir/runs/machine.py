@@ -1,10 +1,13 @@
-"""What a result was obtained with: the machine in words, and the command line."""
+"""The machine and this process on it: what they are in words, and how they are set up."""
 
 import ctypes
 import os
 import platform
 import shlex
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from diapir.models.processor import instructions, may_have_card, threads, usable_cores
@@ -29,6 +32,22 @@ def command_line() -> str:
     name = Path(program).name
     shown = "python -m diapir" if name == "__main__.py" else name
     return shlex.join([*shown.split(), *arguments])
+
+
+def when_orphaned(parent: int, act: Callable[[], object]) -> None:
+    """Call a function once the process that started this one is gone, however it ended.
+
+    Args:
+        parent: Its number.
+        act: Called within a second or two, in a thread of its own.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        act()
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def keep_freed_memory() -> None:

@@ -36,6 +36,7 @@ class MosaicResult:
         found: The mosaics.
         evidence: Numbers that tell how far the mosaics can be trusted.
         files: Written, in the order of making.
+        warning: Why the test part was left out, if it was.
     """
 
     tiles: Tiles
@@ -43,6 +44,7 @@ class MosaicResult:
     found: Mosaics
     evidence: dict[str, Any]
     files: tuple[Path, ...]
+    warning: str | None
 
 
 def write_mosaics(
@@ -72,7 +74,7 @@ def write_mosaics(
 
 
 def _write_mosaics(data: Path, out: Path, false_share: float, progress: bool) -> MosaicResult:
-    tiles, labelled = read_all(data, progress=progress)
+    tiles, labelled, warning = read_all(data, progress=progress)
     started = time.process_time()
     found = find_mosaics(tiles.images, false_share=false_share)
     seconds = time.process_time() - started
@@ -96,7 +98,7 @@ def _write_mosaics(data: Path, out: Path, false_share: float, progress: bool) ->
     write_json(files[-1], {**evidence, **about})
     files.append(out / "mosaic.md")
     write_text_atomic(files[-1], _markdown(evidence, about["command"]))
-    return MosaicResult(tiles, labelled, found, evidence, tuple(files))
+    return MosaicResult(tiles, labelled, found, evidence, tuple(files), warning)
 
 
 def _shown(found: Mosaics, tiles: Tiles) -> list[int]:
@@ -106,18 +108,28 @@ def _shown(found: Mosaics, tiles: Tiles) -> list[int]:
     return sorted(salty[: _SHOWN // 2] + largest[: _SHOWN - len(salty[: _SHOWN // 2])])
 
 
-def read_all(data: Path, *, progress: bool = False) -> tuple[Tiles, NDArray[np.bool_]]:
+def read_all(data: Path, *, progress: bool = False) -> tuple[Tiles, NDArray[np.bool_], str | None]:
     """Return labelled and test tiles as one, and which are labelled; the others' masks are 0.
+
+    Returns:
+        The tiles, (N,) bool, and why there is a test part but not among them, if that is so.
 
     Raises:
         DataError: The data cannot be read.
     """
     train = read_tiles(data, "train", progress=progress)
+    everything = np.ones(len(train), np.bool_)
     if not has_part(data, "test"):
-        return train, np.ones(len(train), np.bool_)
+        return train, everything, None
     test = read_tiles(data, "test", progress=progress)
-    if test.images.shape[1:] != train.images.shape[1:] or set(test.ids) & set(train.ids):
-        return train, np.ones(len(train), np.bool_)
+    (height, width), (other_height, other_width) = train.images.shape[1:], test.images.shape[1:]
+    if (height, width) != (other_height, other_width):
+        sizes = f"{other_height} x {other_width} pixels, those of training {height} x {width}"
+        return train, everything, f"test tiles are left out: they have {sizes}"
+    shared = set(test.ids).intersection(train.ids)
+    if shared:
+        names = f"{len(shared):,} of them are called as training tiles are, such as {min(shared)}"
+        return train, everything, f"test tiles are left out: {names}"
     labelled = np.arange(len(train) + len(test)) < len(train)
     known = train.z_feet is not None and test.z_feet is not None
     z_feet = np.concatenate([train.z_feet, test.z_feet]) if known else None
@@ -128,7 +140,7 @@ def read_all(data: Path, *, progress: bool = False) -> tuple[Tiles, NDArray[np.b
         z_feet=z_feet,
         source=train.source,
     )
-    return joined, labelled
+    return joined, labelled, None
 
 
 def gather_evidence(found: Mosaics, tiles: Tiles, labelled: NDArray[np.bool_]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from diapir.config import SplitConfig
 from diapir.data.splits import Split
 from diapir.runs.folder import RunFolder
-from diapir.runs.hardware import asked_processes
+from diapir.runs.hardware import asked_hardware
 
 
 def after_training(
@@ -99,12 +99,12 @@ def after_interruption(folder: RunFolder, data: Path) -> str:
 
 
 def _resume(folder: RunFolder, data: Path) -> str:
-    """Return the command that goes on with a run, on as many processes as it began on."""
+    """Return the command that goes on with a run, on what it began on."""
     words = ["diapir", "train", "--resume", str(folder.path), "--data", str(data)]
     # one of several networks had a process of its own, whatever the command of all says
     is_member = any((above / folder.recipe.name).is_file() for above in folder.path.parents[:2])
     began = None if is_member else folder.first_command() or folder.fold(0).first_command()
-    for option, number in asked_processes(began or "").items():
+    for option, number in asked_hardware(began or "").items():
         words += [option, number]  # another number would change the schedule
     return shlex.join(words)
 

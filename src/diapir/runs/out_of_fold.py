@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from diapir.errors import RunError
 from diapir.io.atomic import atomic_write
-from diapir.runs.folder import RunFolder, read_json
+from diapir.runs.folder import RunFolder, numbered, read_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,8 +73,8 @@ def run_models(run: Path) -> list[Path]:
     Raises:
         RunError: There is none.
     """
-    folds = sorted(run.glob("fold-*/model.safetensors"), key=lambda p: int(p.parent.name[5:]))
-    last = folds or [p for p in [RunFolder(run).model] if p.is_file()]
+    folds = [path for each in numbered(run, "fold-") if (path := RunFolder(each).model).is_file()]
+    last = folds or [path for path in [RunFolder(run).model] if path.is_file()]
     models = [file for path in last for file in (*RunFolder(path.parent).snapshots(), path)]
     if not models:
         raise RunError(

@@ -10,11 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diapir.errors import DataError, RunError
-from diapir.export.submission import check_ids, check_submission, write_run_lengths
+from diapir.export.submission import (
+    check_ids,
+    check_submission,
+    sample_order,
+    write_run_lengths,
+)
 from diapir.inference.blend import blend_sections, windows_of
 from diapir.inference.predict import AS_TRAINED, PredictOptions, Predictor, load_predictor
 from diapir.io.atomic import write_bytes_atomic
-from diapir.io.csv_tables import read_rle_csv
 from diapir.io.digests import file_sha256
 from diapir.io.images import check_png, encode_png, read_grey, write_mask_png
 from diapir.io.layout import find_images
@@ -39,7 +43,7 @@ class SubmitResult:
         problems: That `check_submission` found in the written file; always 0.
         seconds: From reading the models to the checked file.
         model_seconds: Of these, inside the networks.
-        warning: That no salt is found, where none is.
+        warning: That no salt is found, or that the competition's sample names other tiles.
     """
 
     tiles: int
@@ -111,7 +115,7 @@ def _submit(
     started = time.perf_counter()
     with arriving_tiles(data) as arriving:
         check_ids(arriving.ids)
-        order = _sample_order(arriving.tables, arriving.ids)
+        order, mismatch = sample_order(arriving.tables, arriving.ids)
         predictor, cards = load_predictor(models, options)
         files = models_or_packaged(models)
         digests = [file_sha256(path) for path in files]
@@ -119,15 +123,15 @@ def _submit(
         tiles = arriving.all()
     write_run_lengths(out, tiles.ids, texts, order=order)
     with_salt = sum(text != "" for text in texts)
+    empty = f"no salt is found: the masks of all {len(tiles):,} tiles are empty"
+    warnings = [text for text in (mismatch, None if with_salt else empty) if text]
     result = SubmitResult(
         tiles=len(tiles),
         with_salt=with_salt,
         problems=len(check_submission(out, tiles.ids, tiles.images.shape[1:])),
         seconds=round(time.perf_counter() - started, 3),
         model_seconds=round(predictor.model_seconds, 3),
-        warning=None
-        if with_salt
-        else f"no salt is found: the masks of all {len(tiles):,} tiles are empty",
+        warning="; ".join(warnings) or None,
     )
     made_by = zip([path.name for path in files], cards, strict=True)
     write_json(
@@ -248,12 +252,3 @@ def _same_sized(
         images.append(image)
     if images:
         yield names, np.stack(images)
-
-
-def _sample_order(tables: Path, ids: Sequence[str]) -> list[str] | None:
-    """Return the row order of `sample_submission.csv` if it lists exactly these tiles."""
-    sample = tables / "sample_submission.csv"
-    if not sample.is_file():
-        return None
-    order = list(read_rle_csv(sample))
-    return order if set(order) == set(ids) else None

@@ -15,8 +15,11 @@ from typing import IO
 
 from diapir.errors import RunError, signal_exit_code
 from diapir.progress import counting
+from diapir.runs.machine import when_orphaned
 from diapir.training.callbacks import HISTORY_FILE, Interrupted, StopOnSignal
 
+_PARENT = "DIAPIR_PARENT"
+"""Tells a training the process with which it is to end."""
 _SECONDS_BETWEEN_LOOKS = 0.5
 _PER_CENT = 100
 
@@ -69,6 +72,13 @@ def train_side_by_side(
     return stop.received
 
 
+def end_with_parent() -> None:
+    """End this training as at Ctrl-C, the best model saved, should what began it be killed."""
+    parent = os.environ.pop(_PARENT, "")  # it is not that of processes that start here
+    if parent.isdecimal():
+        when_orphaned(int(parent), lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+
 @dataclass
 class _Training:
     run: Path
@@ -110,6 +120,7 @@ def _start(run: Path, data: Path, threads: int) -> _Training:
     said = tempfile.TemporaryFile()  # noqa: SIM115  its process writes into it to the end
     words = ["train", "--resume", str(run), "--data", str(data), "--quiet"]
     own = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    own[_PARENT] = str(os.getpid())
     process = subprocess.Popen(  # noqa: S603
         [sys.executable, "-m", "diapir", *words, "--accelerator", "cpu", "--devices", "1"],
         stdin=subprocess.DEVNULL,

@@ -10,14 +10,13 @@ any moment.
 import json
 import os
 import sys
-import threading
-import time
 from pathlib import Path
 from typing import Any, TextIO
 
 from diapir.errors import DiapirError
 from diapir.inference.schedule import Workers
 from diapir.inference.sections import Tiling
+from diapir.runs.machine import when_orphaned
 from diapir.runs.map import MapSettings, map_survey
 
 _NICENESS = 10  # sections that somebody waits for come first
@@ -30,8 +29,8 @@ def main(service: int | None = None) -> None:
         service: The process with which this one is to end.
     """
     told = _own_output()
-    if service is not None:
-        threading.Thread(target=_end_with, args=(service,), daemon=True).start()
+    if service is not None:  # it is to find the map free when it is back
+        when_orphaned(service, lambda: os._exit(1))
     spec = json.load(sys.stdin)
     os.nice(max(0, _NICENESS - os.nice(0)))
     try:
@@ -41,13 +40,6 @@ def main(service: int | None = None) -> None:
         _tell(told, {"problem": {name: getattr(error, name) for name in texts}})
     except BrokenPipeError:  # the service is gone, and will start this job again
         sys.exit(1)
-
-
-def _end_with(service: int) -> None:
-    """End this process when the service is gone, so that it finds the map free when it is back."""
-    while os.getppid() == service:
-        time.sleep(1)
-    os._exit(1)
 
 
 def do_job(spec: dict[str, Any], tell: Any) -> dict[str, Any]:
