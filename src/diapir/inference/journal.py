@@ -7,12 +7,13 @@ block leaves a small file in it, written by whoever computed the block, after th
 import hashlib
 import json
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from diapir.errors import RunError
-from diapir.io.atomic import write_text_atomic
+from diapir.io.atomic import remove_folder, write_text_atomic
 
 _PREFIX = ".unfinished-"
 
@@ -48,11 +49,13 @@ class Journal:
         try:
             for other in sorted(out.glob(f"{_PREFIX}*")):
                 if other != journal.folder:
-                    shutil.rmtree(other)
+                    remove_folder(other)
                     news.append(
                         "an unfinished prediction with another model, input or settings is removed:"
                         " starting afresh"
                     )
+            for left in out.glob(f".{_PREFIX}*.removed"):
+                shutil.rmtree(left)
             journal._records.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(
@@ -97,7 +100,8 @@ class Journal:
 
     def remove(self) -> None:
         """Remove the journal and everything beside it in its folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):
+            remove_folder(self.folder)
 
 
 def _read(path: Path) -> dict[str, float] | None:

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -118,6 +119,23 @@ def remove_leftovers(folder: Path) -> None:
     for path in folder.rglob(".*"):
         if _TEMPORARY.fullmatch(path.name) and path.is_file():
             _discard(path)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder and all in it; interrupted, nothing of it is taken for a whole one.
+
+    It loses its name first. What an interrupted removal of the same folder has left goes, too, and
+    a folder that is not there is no error.
+
+    Raises:
+        OSError: It cannot be removed.
+    """
+    nameless = folder.with_name(f".{folder.name}.removed")
+    if nameless.exists():
+        shutil.rmtree(nameless)
+    if folder.exists():
+        folder.rename(nameless)
+        shutil.rmtree(nameless)
 
 
 def _sync(path: Path) -> None:

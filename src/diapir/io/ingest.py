@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diapir.errors import DataError, RunError
-from diapir.io.atomic import write_text_atomic
+from diapir.io.atomic import remove_folder, write_text_atomic
 from diapir.io.lock import sole_writer
 from diapir.io.segy import SegyOptions
 from diapir.io.segy_layout import open_file
@@ -65,7 +65,7 @@ def ingest(
         source: SEG-Y file.
         store: Folder to write, usually ``.zarr``.
         options: How to read the file.
-        overwrite: Replace a store that comes from other data or other options.
+        overwrite: Replace a finished store, whatever it comes from.
         workers: Threads that read and write.
         chunk: Edge of a chunk on each axis.
         progress: Show bars.
@@ -97,7 +97,7 @@ def _ingest(
         {"version": _VERSION, "fingerprint": survey.fingerprint, "chunk": chunk}, sort_keys=True
     )
     blocks = list(_blocks(survey.amplitudes.shape[:-1], chunk))
-    if _is_finished(store, survey):
+    if not overwrite and _is_finished(store, survey):
         return Ingested(open_store(store), survey, len(blocks), 0)
     _prepare(store, survey, chunk, head, overwrite)
     done = _read_journal(store)
@@ -174,7 +174,8 @@ def _prepare(store: Path, survey: SegySurvey, chunk: int, head: str, overwrite: 
                     where=store,
                     mend="Choose another name, or pass --overwrite.",
                 )
-            _remove(store)
+            _check_is_store(store)
+        remove_folder(store)
         shutil.rmtree(making, ignore_errors=True)
         store.parent.mkdir(parents=True, exist_ok=True)
         _write_empty(making, survey, chunk)
@@ -211,15 +212,14 @@ def _read_journal(store: Path) -> set[int]:
     return {int(line) for line in lines[:-1] if line.isdigit()}
 
 
-def _remove(store: Path) -> None:
-    """Remove a store; other folders and files stay, whatever was asked for."""
+def _check_is_store(store: Path) -> None:
+    """Leave other folders and files where they are, whatever was asked for."""
     if not (store / "zarr.json").exists():
         raise RunError(
             "it is no Zarr store, and will not be overwritten",
             where=store,
             mend="Choose another name.",
         )
-    shutil.rmtree(store)
 
 
 def _cannot_write(store: Path, error: OSError) -> RunError:

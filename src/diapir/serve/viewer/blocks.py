@@ -1,8 +1,9 @@
 """Reads sections of a lazy volume through whole blocks, which it keeps for the next section."""
 
+import math
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import product
 from typing import Any
@@ -39,6 +40,8 @@ class BlockReader:
         self.dtype: np.dtype[Any] = np.dtype(array.dtype)
         self._edges = [_edges(size, c) for size, c in zip(self.shape, _chunks(array), strict=True)]
         self._kept_bytes = kept_bytes
+        block_bytes = math.prod(int(np.diff(e).max(initial=1)) for e in self._edges)
+        self._at_once = max(2, kept_bytes // (block_bytes * self.dtype.itemsize))
         self._blocks: OrderedDict[Key, NDArray[Any]] = OrderedDict()
         self._loading: dict[Key, Future[NDArray[Any]]] = {}
         self._lock = threading.Lock()
@@ -56,7 +59,7 @@ class BlockReader:
             for axis, part in enumerate(box)
         ]
         found = np.empty([part.stop - part.start for part in box], self.dtype)
-        for key, block in self._get(list(product(*spans))).items():
+        for key, block in self._each(list(product(*spans))):
             at = [int(edges[k]) for edges, k in zip(self._edges, key, strict=True)]
             both = [
                 (max(part.start, low), min(part.stop, low + size))
@@ -81,6 +84,8 @@ class BlockReader:
             return
         rest = [range(len(edges) - 1) for edges in self._edges]
         rest[axis] = range(after, after + 1)
+        if math.prod(map(len, rest)) > self._at_once:
+            return  # they would be gone before they are looked at
         with self._lock:
             for key in product(*rest):
                 self._start(key)
@@ -99,6 +104,11 @@ class BlockReader:
         edges = self._edges[axis]
         block = int(np.searchsorted(edges, index, side="right")) - 1
         return block, index - int(edges[block])
+
+    def _each(self, keys: Sequence[Key]) -> Iterator[tuple[Key, NDArray[Any]]]:
+        """Yield blocks; of more than are kept, never all at once."""
+        for first in range(0, len(keys), self._at_once):
+            yield from self._get(keys[first : first + self._at_once]).items()
 
     def _get(self, keys: Sequence[Key]) -> dict[Key, NDArray[Any]]:
         found: dict[Key, NDArray[Any]] = {}
