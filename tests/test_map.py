@@ -13,6 +13,7 @@ from diapir.cli import app
 from diapir.data.survey import SurveyPlan, generate_survey, write_survey
 from diapir.errors import DataError, ModelFileError, RunError
 from diapir.export.segy_mask import traces_of
+from diapir.inference.journal import settings_key
 from diapir.inference.schedule import Workers
 from diapir.inference.sections import IdentityModel, Tiling
 from diapir.io.ingest import ingest
@@ -163,6 +164,32 @@ def test_a_finished_map_only_makes_its_products_again(survey, model, tmp_path):
     third = map_survey(survey, out, [model], other, workers=ONE, progress=False)
     assert third.prediction is not None
     assert any("replaced" in text for text in third.news)
+
+
+def test_settings_are_stated_as_ever(tmp_path):
+    """Maps that an earlier version left unfinished go on only where this table is the same."""
+    line = np.random.default_rng(0).normal(size=(40, 48)).astype(np.float32)
+    np.save(tmp_path / "line.npy", line)
+    result = map_survey(
+        tmp_path / "line.npy", tmp_path / "out", [], MapSettings(threshold=0.5), workers=ONE,
+        device="cpu", progress=False, load_model=IdentityModel,
+    )  # fmt: skip
+    attributes = xr.open_zarr(result.store).attrs
+    found = json.loads(attributes["diapir_settings"])
+    expected = {
+        "algorithm": 3, "clip": [1.0, 99.0], "device": "cpu", "directions": "both",
+        "directions_used": ["line"], "engine": "eager", "fingerprint": found["fingerprint"],
+        "flip": None, "lines": None, "lines_a_block": 48, "look": found["look"], "models": [],
+        "normalise": True, "polarity": "normal", "sample": [0.0, 39.0, "1"], "shape": [48, 40],
+        "stand_in": "diapir.inference.sections.IdentityModel", "threshold": 0.5,
+        "tiling": {
+            "batch": 4, "overlap": 101, "sample_scale": 1.0, "trace_scale": 1.0, "window": 404
+        },
+    }  # fmt: skip
+    assert found == expected
+    assert set(found["look"]) == {"low", "high", "gain", "offset"}
+    assert attributes["diapir_key"] == settings_key(expected)  # where 1 and 1.0 are not the same
+    assert json.loads((result.out / "map.json").read_text())["settings"] == expected
 
 
 @pytest.mark.parametrize("suffix", ["png", "npy"])
