@@ -13,9 +13,15 @@ import numpy as np
 from diapir.errors import DataError
 from diapir.export.segy_mask import find_segy, segy_files, write_salt_segy
 from diapir.inference.journal import Journal, settings_key
-from diapir.inference.look import AS_IS, Amplitudes, Look, measure
+from diapir.inference.look import Amplitudes, Look, trained_pixels
 from diapir.inference.schedule import Workers
-from diapir.inference.sections import SectionModel, Tiling, load_section_model
+from diapir.inference.sections import (
+    SectionModel,
+    SectionSettings,
+    Tiling,
+    choose_look,
+    load_section_model,
+)
 from diapir.inference.volume import (
     STORE,
     Job,
@@ -26,10 +32,9 @@ from diapir.inference.volume import (
 )
 from diapir.io.atomic import remove_leftovers
 from diapir.io.digests import file_sha256
-from diapir.io.volume import open_volume, reading_warnings
+from diapir.io.volume import is_picture, open_volume, reading_warnings
 from diapir.models.modelcard import ModelCard, read_card
 from diapir.models.packaged import models_or_packaged
-from diapir.models.pixels import TGS_PIXELS, PixelStatistics
 from diapir.progress import counting
 from diapir.report.figures_survey import Display
 from diapir.runs.folder import RunFolder, write_json
@@ -48,14 +53,9 @@ class MapSettings:
     """What a map depends on besides survey and models.
 
     Args:
+        sections: How they are brought to the networks.
         threshold: On the probability; None: the mean of the models' own.
-        flip: Average with mirrored windows; None: as the first model's recipe says.
-        clip: Percentiles at which amplitudes are clipped.
-        normalise: Bring mean and deviation of the amplitudes to those of the training data; off for
-            what holds grey values of 0..255 already. PNG sections never are.
-        polarity: 'reverse' where the survey's polarity is not that of the training data.
         directions: 'both', 'inline' or 'crossline'.
-        tiling: Windows and resampling.
         lines: Lines a block; None: by memory.
         min_samples: Smaller bodies are dropped; None: see `write_products`.
         max_bodies: Bodies kept at most.
@@ -65,13 +65,9 @@ class MapSettings:
             a measurement.
     """
 
+    sections: SectionSettings = SectionSettings()  # noqa: RUF009  # frozen
     threshold: float | None = None
-    flip: bool | None = None
-    clip: tuple[float, float] = (1.0, 99.0)
-    normalise: bool = True
-    polarity: Literal["normal", "reverse"] = "normal"
     directions: Literal["both", "inline", "crossline"] = "both"
-    tiling: Tiling = Tiling()  # noqa: RUF009  # frozen
     lines: int | None = None
     min_samples: int | None = None
     max_bodies: int = 20
@@ -163,7 +159,7 @@ def map_survey(
     models = models if models or load_model else models_or_packaged(models)
     cards = [read_card(path) for path in models]
     threshold = _threshold(settings, cards, source)
-    amplitudes, look = choose_look(source, survey, settings, cards)
+    amplitudes, look = choose_look(survey, settings.sections, cards, is_picture=is_picture(source))
     plan = Plan.of(survey["amplitude"].shape, settings.directions, settings.lines)
     stated = _stated(survey, models, settings, threshold, look, plan, load_model, device)
     folder = RunFolder(out)
@@ -176,7 +172,7 @@ def map_survey(
             open_source=partial(open_volume, source.resolve(), **options),
             load_model=load_model or _loader(models, settings, device, survey["amplitude"].size),
             look=look,
-            tiling=settings.tiling,
+            tiling=settings.sections.tiling,
             threshold=threshold,
             journal=journal,
             last=plan.directions[-1],
@@ -216,7 +212,7 @@ def map_survey(
             look=look,
             prediction=prediction,
             products=products,
-            tiling=settings.tiling,
+            tiling=settings.sections.tiling,
             display=settings.display,
             files=tuple(files),
             news=(*news, *unwritten),
@@ -256,26 +252,6 @@ def _threshold(settings: MapSettings, cards: Sequence[ModelCard], source: Path) 
     return float(np.mean([card.threshold for card in cards]))
 
 
-def choose_look(
-    source: Path, survey: Any, settings: MapSettings, cards: Sequence[ModelCard]
-) -> tuple[Amplitudes | None, Look]:
-    """Return what the amplitudes look like and how they become grey values.
-
-    They get mean and deviation of the pixels that trained the first model.
-    """
-    if not settings.normalise or source.suffix.lower() == ".png":
-        turned = settings.polarity == "reverse"
-        return None, Look(0.0, 255.0, -1.0, 255.0) if turned else AS_IS
-    found = measure(survey, settings.clip)
-    return found, found.look(trained_pixels(cards), settings.polarity)
-
-
-def trained_pixels(cards: Sequence[ModelCard]) -> PixelStatistics:
-    """Return what trained the first of some models, or the TGS data where its file is silent."""
-    own = cards[0].pixels if cards else None
-    return TGS_PIXELS if own is None else own
-
-
 def _stated(
     survey: Any,
     models: Sequence[Path],
@@ -286,10 +262,16 @@ def _stated(
     load_model: Callable[[], SectionModel] | None,
     device: str,
 ) -> dict[str, Any]:
-    """Return all that the bytes of the result depend on, as JSON; not what products depend on."""
+    """Return all that the bytes of the result depend on, as JSON; not what products depend on.
+
+    It stays flat and as it ever was: what was begun with another table starts afresh.
+    """
     import torch
 
-    own = {name: value for name, value in asdict(settings).items() if name not in _OF_PRODUCTS}
+    own = asdict(settings)
+    own |= own.pop("sections")
+    for name in _OF_PRODUCTS:
+        del own[name]
     on_card = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     return {
         "algorithm": _ALGORITHM,
@@ -319,14 +301,15 @@ def _name_of(load_model: Callable[[], SectionModel]) -> str:
 def _loader(
     models: Sequence[Path], settings: MapSettings, device: str, samples: int
 ) -> Callable[[], SectionModel]:
+    tiling = settings.sections.tiling
     return partial(
         load_section_model,
         [path.resolve() for path in models],
-        flip=settings.flip,
-        batch=settings.tiling.batch,
+        flip=settings.sections.flip,
+        batch=tiling.batch,
         device=device,
         engine=settings.engine,
-        expected=int(samples // settings.tiling.window**2),
+        expected=int(samples // tiling.window**2),
     )
 
 

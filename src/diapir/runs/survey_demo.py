@@ -88,7 +88,7 @@ def run_survey_demo(
     labels, interpreted = _interpret(made, folder.path / "labels")
     before = score_map(first, truth, without=interpreted)
     tuned = finetune_model(
-        model, file, labels, folder.path / "finetuned", tuning, settings, progress=progress
+        model, file, labels, folder.path / "finetuned", tuning, settings.sections, progress=progress
     )
     second = map_survey(
         file, folder.path / "map-finetuned", [tuned.model], settings,
