@@ -80,7 +80,8 @@ def map_once(wanted: dict) -> dict:
     """Map as wanted; return seconds and peaks of memory."""
     from diapir.inference.schedule import Workers
     from diapir.inference.sections import SectionSettings, Tiling
-    from diapir.runs.map import MapSettings, map_survey
+    from diapir.runs.map import map_survey
+    from diapir.runs.map_result import MapSettings
 
     model = wanted.get("model")
     stand_in = partial(StandIn, wanted.get("log"), wanted.get("sleep", 0.0))

@@ -20,7 +20,8 @@ from diapir.io.ingest import ingest
 from diapir.models.modelcard import ModelCard
 from diapir.models.modelfile import save_model
 from diapir.models.unet import SaltNet
-from diapir.runs.map import MapSettings, map_survey
+from diapir.runs.map import map_survey
+from diapir.runs.map_result import MapSettings
 from diapir.runs.survey_demo import run_survey_demo, score_map
 from diapir.training.finetune import Tuning
 

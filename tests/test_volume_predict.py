@@ -479,7 +479,8 @@ from pathlib import Path
 sys.path.insert(0, {src!r})
 from diapir.inference.sections import IdentityModel, SectionSettings, Tiling
 from diapir.inference.schedule import Pool, Workers, open_pool
-from diapir.runs.map import MapSettings, map_survey
+from diapir.runs.map import map_survey
+from diapir.runs.map_result import MapSettings
 
 class Slow(IdentityModel):
     def predict_probs(self, images):

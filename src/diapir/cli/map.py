@@ -22,7 +22,7 @@ from diapir.cli.survey_options import takes_survey_options
 if TYPE_CHECKING:
     from diapir.inference.sections import SectionSettings
     from diapir.io.segy import SegyOptions
-    from diapir.runs.map import MapResult
+    from diapir.runs.map_result import MapResult
 
 
 @takes_segy_options
@@ -87,7 +87,8 @@ def map_(
     from dataclasses import replace
 
     from diapir.inference.schedule import Workers
-    from diapir.runs.map import MapSettings, map_survey
+    from diapir.runs.map import map_survey
+    from diapir.runs.map_result import MapSettings
 
     result = map_survey(
         source,

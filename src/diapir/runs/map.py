@@ -3,25 +3,19 @@
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from diapir.errors import DataError
 from diapir.export.segy_mask import find_segy, segy_files, write_salt_segy
 from diapir.inference.journal import Journal, settings_key
-from diapir.inference.look import Amplitudes, Look, trained_pixels
+from diapir.inference.look import Look, trained_pixels
 from diapir.inference.schedule import Workers
-from diapir.inference.sections import (
-    SectionModel,
-    SectionSettings,
-    Tiling,
-    choose_look,
-    load_section_model,
-)
+from diapir.inference.sections import SectionModel, choose_look, load_section_model
 from diapir.inference.volume import (
     STORE,
     Job,
@@ -36,11 +30,11 @@ from diapir.io.volume import is_picture, open_volume, reading_warnings
 from diapir.models.modelcard import ModelCard, read_card
 from diapir.models.packaged import models_or_packaged
 from diapir.progress import counting
-from diapir.report.figures_survey import Display
 from diapir.runs.folder import RunFolder, write_json
 from diapir.runs.machine import command_line, describe_machine
 from diapir.runs.map_report import look_at_domain, nothing_kept, write_map_report
-from diapir.runs.products import Products, write_products
+from diapir.runs.map_result import MapResult, MapSettings
+from diapir.runs.products import write_products
 from diapir.runs.provenance import made_with
 
 _OF_PRODUCTS = ("min_samples", "max_bodies", "velocity_m_s", "display", "threshold")
@@ -48,70 +42,11 @@ _ALGORITHM = 3
 """Raised when the same settings give other bytes than before: old journals then start afresh."""
 
 
-@dataclass(frozen=True)
-class MapSettings:
-    """What a map depends on besides survey and models.
-
-    Args:
-        sections: How they are brought to the networks.
-        threshold: On the probability; None: the mean of the models' own.
-        directions: 'both', 'inline' or 'crossline'.
-        lines: Lines a block; None: by memory.
-        min_samples: Smaller bodies are dropped; None: see `write_products`.
-        max_bodies: Bodies kept at most.
-        velocity_m_s: For volumes in cubic metres of surveys in time.
-        display: Colours of the amplitudes in the report.
-        engine: That computes the networks, as of `EnginePool`; 'auto' would let the bytes depend on
-            a measurement.
-    """
-
-    sections: SectionSettings = SectionSettings()  # noqa: RUF009  # frozen
-    threshold: float | None = None
-    directions: Literal["both", "inline", "crossline"] = "both"
-    lines: int | None = None
-    min_samples: int | None = None
-    max_bodies: int = 20
-    velocity_m_s: float | None = None
-    display: Display = "gray"
-    engine: str = "eager"
-
-
-@dataclass(frozen=True, eq=False)
-class MapResult:
-    """What `map_survey` leaves.
-
-    Args:
-        out: The folder.
-        store: Zarr store of probability, mask and disagreement.
-        threshold: That made the mask.
-        amplitudes: Of the survey; None where they were taken as they are.
-        look: The map from amplitudes to grey values.
-        prediction: What it took; None where an earlier call had finished it.
-        products: Horizons, bodies, meshes.
-        tiling: How sections were brought to the networks.
-        display: Colours of the amplitudes in the report.
-        files: Everything that was written, in the order of making.
-        news: What the user should know, in words.
-    """
-
-    out: Path
-    store: Path
-    threshold: float
-    amplitudes: Amplitudes | None
-    look: Look
-    prediction: Prediction | None
-    products: Products
-    tiling: Tiling
-    display: Display
-    files: tuple[Path, ...]
-    news: tuple[str, ...] = ()
-
-
 def map_survey(
     source: Path,
     out: Path,
     models: Sequence[Path],
-    settings: MapSettings = MapSettings(),  # frozen
+    settings: MapSettings = MapSettings(),  # noqa: B008  # frozen
     *,
     workers: Workers = Workers(),  # noqa: B008  # frozen
     options: Mapping[str, Any] | None = None,
@@ -212,8 +147,7 @@ def map_survey(
             look=look,
             prediction=prediction,
             products=products,
-            tiling=settings.sections.tiling,
-            display=settings.display,
+            settings=settings,
             files=tuple(files),
             news=(*news, *unwritten),
         )

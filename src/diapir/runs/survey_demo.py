@@ -22,7 +22,8 @@ from diapir.runs.finetune import finetune_model
 from diapir.runs.folder import RunFolder, new_run_folder, write_json
 from diapir.runs.hardware import Hardware
 from diapir.runs.machine import command_line, describe_machine
-from diapir.runs.map import MapResult, MapSettings, map_survey
+from diapir.runs.map import map_survey
+from diapir.runs.map_result import MapResult, MapSettings
 from diapir.runs.outcome import ended_early
 from diapir.runs.provenance import made_with
 from diapir.runs.train import train_recipe

@@ -18,7 +18,8 @@ from typing import Any, TextIO
 from diapir.errors import DiapirError
 from diapir.inference.schedule import Workers
 from diapir.inference.sections import SectionSettings, Tiling
-from diapir.runs.map import MapSettings, map_survey
+from diapir.runs.map import map_survey
+from diapir.runs.map_result import MapSettings
 
 _NICENESS = 10  # sections that somebody waits for come first
 
