@@ -34,7 +34,7 @@ from diapir.runs.folder import RunFolder, write_json
 from diapir.runs.machine import command_line, describe_machine
 from diapir.runs.map_report import look_at_domain, nothing_kept, write_map_report
 from diapir.runs.map_result import MapResult, MapSettings
-from diapir.runs.products import write_products
+from diapir.runs.products import Products, write_products
 from diapir.runs.provenance import made_with
 
 _OF_PRODUCTS = ("min_samples", "max_bodies", "velocity_m_s", "display", "threshold")
@@ -102,43 +102,23 @@ def map_survey(
     with folder.locked():
         remove_leftovers(out)
         journal, news = _open_journal(out, stated)
-        job = Job(
-            key=settings_key(stated),
-            open_source=partial(open_volume, source.resolve(), **options),
-            load_model=load_model or _loader(models, settings, device, survey["amplitude"].size),
-            look=look,
-            tiling=settings.sections.tiling,
-            threshold=threshold,
-            journal=journal,
-            last=plan.directions[-1],
-            scratch=len(plan.directions) > 1,
-        )
         prediction = None
-        if not _is_finished(out, job.key):
-            prediction = _predict(job, plan, survey, workers, stated, progress, tell)
-            _publish(prediction.store, out / STORE)
-            for path in segy_files(out):  # of the map that was here
-                path.unlink(missing_ok=True)
-        journal.remove()
-        probs = _open_array(out / STORE, "probability")
-        products = write_products(
-            probs,
-            survey,
-            threshold,
-            out,
-            min_samples=settings.min_samples,
-            max_bodies=settings.max_bodies,
-            velocity_m_s=settings.velocity_m_s,
-        )
-        files = [out / STORE, *products.files]
-        if segy:
-            files += write_salt_segy(
-                survey.attrs["segy"],
-                survey.attrs["fingerprint"],
-                {"probability": probs, "mask": _open_array(out / STORE, "mask")},
-                out,
-                progress=progress,
+        if not _is_finished(out, settings_key(stated)):
+            job = Job(
+                key=settings_key(stated),
+                open_source=partial(open_volume, source.resolve(), **options),
+                load_model=load_model or _loader(models, settings, device, survey),
+                look=look,
+                tiling=settings.sections.tiling,
+                threshold=threshold,
+                journal=journal,
+                last=plan.directions[-1],
+                scratch=len(plan.directions) > 1,
             )
+            prediction = _predict(job, plan, survey, workers, stated, progress, tell)
+            _publish(prediction.store, out)
+        journal.remove()
+        products, files = _write_products(survey, settings, threshold, out, segy, progress)
         result = MapResult(
             out=out,
             store=out / STORE,
@@ -148,14 +128,11 @@ def map_survey(
             prediction=prediction,
             products=products,
             settings=settings,
-            files=tuple(files),
+            files=files,
             news=(*news, *unwritten),
         )
-        own: dict[str, Any] = {"command": None}
-        if name is None:
-            opened = {"path": str(source.resolve()), "options": options}
-            own = {"command": command_line(), "input": opened}
-        return _report(result, survey, stated, models, cards, own)
+        opened = {"path": str(source.resolve()), "options": options} if name is None else None
+        return _report(result, survey, stated, models, cards, opened)
 
 
 def _choose_segy(
@@ -233,7 +210,7 @@ def _name_of(load_model: Callable[[], SectionModel]) -> str:
 
 
 def _loader(
-    models: Sequence[Path], settings: MapSettings, device: str, samples: int
+    models: Sequence[Path], settings: MapSettings, device: str, survey: Any
 ) -> Callable[[], SectionModel]:
     tiling = settings.sections.tiling
     return partial(
@@ -243,7 +220,7 @@ def _loader(
         batch=tiling.batch,
         device=device,
         engine=settings.engine,
-        expected=int(samples // tiling.window**2),
+        expected=int(survey["amplitude"].size // tiling.window**2),
     )
 
 
@@ -299,13 +276,42 @@ def _predict(
         )
 
 
-def _publish(store: Path, final: Path) -> None:
-    """Move a finished store to its place, over whatever stood there."""
+def _publish(store: Path, out: Path) -> None:
+    """Move a finished store to its place, over the map that stood there, and remove its SEG-Y."""
+    final = out / STORE
     if final.exists():
         old = store.with_name("replaced.zarr")
         final.replace(old)
         shutil.rmtree(old, ignore_errors=True)
     store.replace(final)
+    for path in segy_files(out):
+        path.unlink(missing_ok=True)
+
+
+def _write_products(
+    survey: Any, settings: MapSettings, threshold: float, out: Path, segy: bool, progress: bool
+) -> tuple[Products, tuple[Path, ...]]:
+    """Write what is made of the store; return it, and all files of the map so far."""
+    probs = _open_array(out / STORE, "probability")
+    products = write_products(
+        probs,
+        survey,
+        threshold,
+        out,
+        min_samples=settings.min_samples,
+        max_bodies=settings.max_bodies,
+        velocity_m_s=settings.velocity_m_s,
+    )
+    files = [out / STORE, *products.files]
+    if segy:
+        files += write_salt_segy(
+            survey.attrs["segy"],
+            survey.attrs["fingerprint"],
+            {"probability": probs, "mask": _open_array(out / STORE, "mask")},
+            out,
+            progress=progress,
+        )
+    return products, tuple(files)
 
 
 def _open_array(store: Path, name: str) -> Any:
@@ -320,7 +326,7 @@ def _report(
     stated: dict[str, Any],
     models: Sequence[Path],
     cards: Sequence[ModelCard],
-    own: Mapping[str, Any],
+    opened: dict[str, Any] | None,
 ) -> MapResult:
     """Write `report.html` and `map.json`; return the result with both among its files.
 
@@ -330,7 +336,7 @@ def _report(
         stated: What it depends on.
         models: Model files.
         cards: Their provenance.
-        own: What to tell besides: the command, and the input where its path may be told.
+        opened: Path and options of the survey; None: neither they nor the command may be told.
     """
     likeness = look_at_domain(result, survey, trained_pixels(cards))
     warnings = (*reading_warnings(survey), *likeness.warnings)
@@ -341,7 +347,8 @@ def _report(
         "settings": stated,
         "threshold": result.threshold,
         "warnings": list(warnings),
-        **own,
+        "command": None if opened is None else command_line(),
+        **({} if opened is None else {"input": opened}),
         "machine": describe_machine(),
         "seconds": None if took is None else round(took.seconds, 3),
         "model_seconds": None if took is None else round(took.model_seconds, 3),
