@@ -79,8 +79,9 @@ def children(process: int) -> list[int]:
 def map_once(wanted: dict) -> dict:
     """Map as wanted; return seconds and peaks of memory."""
     from diapir.inference.schedule import Workers
-    from diapir.inference.sections import Tiling
-    from diapir.runs.map import MapSettings, map_survey
+    from diapir.inference.sections import SectionSettings, Tiling
+    from diapir.runs.map import map_survey
+    from diapir.runs.map_result import MapSettings
 
     model = wanted.get("model")
     stand_in = partial(StandIn, wanted.get("log"), wanted.get("sleep", 0.0))
@@ -91,10 +92,12 @@ def map_once(wanted: dict) -> dict:
         Path(wanted["out"]),
         [] if model is None else [Path(model)],
         MapSettings(
+            SectionSettings(
+                normalise=model is not None,
+                tiling=Tiling(wanted.get("window", 128), wanted.get("overlap", 32)),
+            ),
             threshold=0.5,
             lines=wanted.get("lines"),
-            tiling=Tiling(wanted.get("window", 128), wanted.get("overlap", 32)),
-            normalise=model is not None,
         ),
         workers=Workers(wanted.get("workers", 1), wanted.get("processes", True)),
         progress=False,

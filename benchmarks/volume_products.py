@@ -16,10 +16,12 @@ _SEEDS = (1, 2, 3)
 def map_plainly(source: Path, out: Path) -> Any:
     """Map grey values with the identity in place of a network."""
     from diapir.inference.schedule import Workers
-    from diapir.inference.sections import IdentityModel, Tiling
-    from diapir.runs.map import MapSettings, map_survey
+    from diapir.inference.sections import IdentityModel, SectionSettings, Tiling
+    from diapir.runs.map import map_survey
+    from diapir.runs.map_result import MapSettings
 
-    settings = MapSettings(threshold=0.5, normalise=False, min_samples=100, tiling=Tiling(64, 16))
+    sections = SectionSettings(normalise=False, tiling=Tiling(64, 16))
+    settings = MapSettings(sections, threshold=0.5, min_samples=100)
     return map_survey(
         source, out, [], settings,
         workers=Workers(1), progress=False, load_model=IdentityModel,

@@ -9,17 +9,16 @@ from typer.testing import CliRunner
 
 from diapir.cli import app
 from diapir.errors import DataError, TrainingError
-from diapir.inference.sections import Tiling
+from diapir.inference.sections import SectionSettings, Tiling
 from diapir.io.images import encode_png
 from diapir.io.labels import UNLABELLED, LabelledLine, read_labels
 from diapir.models.modelcard import ModelCard, read_card
 from diapir.models.modelfile import save_model
 from diapir.models.unet import SaltNet
 from diapir.runs.finetune import finetune_model, split_lines
-from diapir.runs.map import MapSettings
 from diapir.training.finetune import LabelledSection, Tuning, WindowDrawer, finetune_net
 
-SETTINGS = MapSettings(normalise=False, tiling=Tiling(64, 16))
+SETTINGS = SectionSettings(normalise=False, tiling=Tiling(64, 16))
 
 
 @pytest.fixture

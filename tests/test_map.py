@@ -13,18 +13,21 @@ from diapir.cli import app
 from diapir.data.survey import SurveyPlan, generate_survey, write_survey
 from diapir.errors import DataError, ModelFileError, RunError
 from diapir.export.segy_mask import traces_of
+from diapir.inference.journal import settings_key
 from diapir.inference.schedule import Workers
-from diapir.inference.sections import IdentityModel, Tiling
+from diapir.inference.sections import IdentityModel, SectionSettings, Tiling
 from diapir.io.ingest import ingest
 from diapir.models.modelcard import ModelCard
 from diapir.models.modelfile import save_model
 from diapir.models.unet import SaltNet
-from diapir.runs.map import MapSettings, map_survey
+from diapir.runs.map import map_survey
+from diapir.runs.map_result import MapSettings
 from diapir.runs.survey_demo import run_survey_demo, score_map
 from diapir.training.finetune import Tuning
 
 PLAN = SurveyPlan((36, 40, 48), seed=3, start=100.0, azimuth=30.0, gaps=0.05, dead=0.03)
-SETTINGS = MapSettings(tiling=Tiling(64, 16), min_samples=20, threshold=0.5, lines=12)
+SECTIONS = SectionSettings(tiling=Tiling(64, 16))
+SETTINGS = MapSettings(SECTIONS, min_samples=20, threshold=0.5, lines=12)
 ONE = Workers(1)
 
 
@@ -101,7 +104,7 @@ def test_segy_differs_in_its_samples_alone(made, tmp_path, code):
     file = tmp_path / "survey.sgy"
     order = "little" if code == 3 else "big"
     write_survey(made, file, code=code, byte_order=order)
-    settings = MapSettings(**{**vars(SETTINGS), "lines": 40})
+    settings = replace(SETTINGS, lines=40)
     result = map_survey(
         file, tmp_path / "out", [], settings, workers=ONE, progress=False, load_model=IdentityModel
     )
@@ -130,7 +133,7 @@ def test_segy_differs_in_its_samples_alone(made, tmp_path, code):
 def test_a_perfect_mask_gives_the_true_top_and_volume(made, tmp_path):
     truth = np.where(made.geometry.trace_mask[..., None], made.salt, False)
     np.save(tmp_path / "perfect.npy", truth.astype(np.uint8) * 255)
-    settings = MapSettings(**{**vars(SETTINGS), "normalise": False, "min_samples": 1})
+    settings = replace(SETTINGS, sections=replace(SECTIONS, normalise=False), min_samples=1)
     result = map_survey(
         tmp_path / "perfect.npy",
         tmp_path / "out",
@@ -159,10 +162,36 @@ def test_a_finished_map_only_makes_its_products_again(survey, model, tmp_path):
     assert again.prediction is None
     assert any("finished already" in text for text in again.news)
     assert not leftover.exists()
-    other = MapSettings(**{**vars(SETTINGS), "polarity": "reverse"})
+    other = replace(SETTINGS, sections=replace(SECTIONS, polarity="reverse"))
     third = map_survey(survey, out, [model], other, workers=ONE, progress=False)
     assert third.prediction is not None
     assert any("replaced" in text for text in third.news)
+
+
+def test_settings_are_stated_as_ever(tmp_path):
+    """Maps that an earlier version left unfinished go on only where this table is the same."""
+    line = np.random.default_rng(0).normal(size=(40, 48)).astype(np.float32)
+    np.save(tmp_path / "line.npy", line)
+    result = map_survey(
+        tmp_path / "line.npy", tmp_path / "out", [], MapSettings(threshold=0.5), workers=ONE,
+        device="cpu", progress=False, load_model=IdentityModel,
+    )  # fmt: skip
+    attributes = xr.open_zarr(result.store).attrs
+    found = json.loads(attributes["diapir_settings"])
+    expected = {
+        "algorithm": 3, "clip": [1.0, 99.0], "device": "cpu", "directions": "both",
+        "directions_used": ["line"], "engine": "eager", "fingerprint": found["fingerprint"],
+        "flip": None, "lines": None, "lines_a_block": 48, "look": found["look"], "models": [],
+        "normalise": True, "polarity": "normal", "sample": [0.0, 39.0, "1"], "shape": [48, 40],
+        "stand_in": "diapir.inference.sections.IdentityModel", "threshold": 0.5,
+        "tiling": {
+            "batch": 4, "overlap": 101, "sample_scale": 1.0, "trace_scale": 1.0, "window": 404
+        },
+    }  # fmt: skip
+    assert found == expected
+    assert set(found["look"]) == {"low", "high", "gain", "offset"}
+    assert attributes["diapir_key"] == settings_key(expected)  # where 1 and 1.0 are not the same
+    assert json.loads((result.out / "map.json").read_text())["settings"] == expected
 
 
 @pytest.mark.parametrize("suffix", ["png", "npy"])
@@ -203,7 +232,7 @@ def test_another_engine_gives_the_same_map(model, tmp_path):
 )
 def test_a_single_line_gets_what_it_can_have(make_segy, model, tmp_path, shape, gone):
     file, _ = make_segy(shape=shape, start=100.0)
-    settings = MapSettings(**{**vars(SETTINGS), "threshold": 0.01, "min_samples": 1})
+    settings = replace(SETTINGS, threshold=0.01, min_samples=1)
     result = map_survey(file, tmp_path / "out", [model], settings, workers=ONE, progress=False)
     names = {path.suffix[1:] for path in (tmp_path / "out" / "horizons").iterdir()}
     assert names == {"xyz", "dat", "zmap", "csv", "parquet"} - gone
@@ -234,7 +263,7 @@ def test_a_map_made_again_keeps_nothing_of_the_former(survey, model, tmp_path):
     out = tmp_path / "out"
 
     def again(segy: bool, **changes: float) -> set[str]:
-        settings = MapSettings(**{**vars(SETTINGS), "threshold": 0.01, "min_samples": 1, **changes})
+        settings = replace(SETTINGS, **{"threshold": 0.01, "min_samples": 1, **changes})
         map_survey(survey, out, [model], settings, workers=ONE, progress=False, segy=segy)
         return {path.name for path in out.iterdir()}
 

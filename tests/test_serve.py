@@ -152,16 +152,14 @@ def test_a_served_mask_is_that_of_predict_with_its_clean_up(tiny_recipe, tmp_pat
 
 
 def test_amplitudes_are_brought_to_grey_values_as_map_does(client, model):
-    from pathlib import Path
-
+    from diapir.inference.sections import SectionSettings, choose_look
     from diapir.io.volume import open_volume
-    from diapir.runs.map import MapSettings, choose_look
 
     values = RNG.normal(0, 3000, (64, 48)).astype(np.float32)
     path = model.with_name("section.npy")
     np.save(path, values)
-    settings = MapSettings(clip=(2.0, 95.0), polarity="reverse")
-    _, look = choose_look(Path("x.npy"), open_volume(path), settings, [])
+    settings = SectionSettings(clip=(2.0, 95.0), polarity="reverse")
+    _, look = choose_look(open_volume(path), settings, [], is_picture=False)
     predictor, _ = load_predictor([model])
     expected = predictor.predict_probs(look.grey(values)[None])[0]
     query = {"clip_low": 2, "clip_high": 95, "polarity": "reverse", "output": "probabilities"}

@@ -477,9 +477,10 @@ KILLED = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {src!r})
-from diapir.inference.sections import IdentityModel, Tiling
+from diapir.inference.sections import IdentityModel, SectionSettings, Tiling
 from diapir.inference.schedule import Pool, Workers, open_pool
-from diapir.runs.map import MapSettings, map_survey
+from diapir.runs.map import map_survey
+from diapir.runs.map_result import MapSettings
 
 class Slow(IdentityModel):
     def predict_probs(self, images):
@@ -488,7 +489,8 @@ class Slow(IdentityModel):
         time.sleep(0.004)
         return super().predict_probs(images)
 
-settings = MapSettings(threshold=0.99, normalise=False, lines=6, tiling=Tiling(64, 16))
+sections = SectionSettings(normalise=False, tiling=Tiling(64, 16))
+settings = MapSettings(sections, threshold=0.99, lines=6)
 map_survey(Path({cube!r}), Path({out!r}), [], settings, workers=Workers(1), progress=False,
            load_model=Slow)
 """

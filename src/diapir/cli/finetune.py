@@ -19,8 +19,8 @@ from diapir.cli.segy_options import takes_segy_options
 from diapir.cli.survey_options import takes_survey_options_as_sampled
 
 if TYPE_CHECKING:
+    from diapir.inference.sections import SectionSettings
     from diapir.io.segy import SegyOptions
-    from diapir.runs.map import MapSettings
 
 
 @takes_segy_options
@@ -70,7 +70,7 @@ def finetune(
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
-    survey: "MapSettings",
+    survey: "SectionSettings",
     segy: "SegyOptions",
 ) -> None:
     """Fine-tune a model on a few interpreted lines; score it on lines held out.

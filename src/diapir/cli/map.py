@@ -20,8 +20,9 @@ from diapir.cli.segy_options import takes_segy_options
 from diapir.cli.survey_options import takes_survey_options
 
 if TYPE_CHECKING:
+    from diapir.inference.sections import SectionSettings
     from diapir.io.segy import SegyOptions
-    from diapir.runs.map import MapResult, MapSettings
+    from diapir.runs.map_result import MapResult
 
 
 @takes_segy_options
@@ -75,7 +76,7 @@ def map_(
     as_json: Json = False,
     quiet: Quiet = False,
     *,
-    survey: "MapSettings",
+    survey: "SectionSettings",
     segy: "SegyOptions",
 ) -> None:
     """Map salt through a survey: probability, mask, horizons, bodies, meshes, report.
@@ -87,16 +88,16 @@ def map_(
 
     from diapir.inference.schedule import Workers
     from diapir.runs.map import map_survey
+    from diapir.runs.map_result import MapSettings
 
     result = map_survey(
         source,
         out,
         model or [],
-        replace(
-            survey,
+        MapSettings(
+            replace(survey, tiling=replace(survey.tiling, batch=batch)),
             threshold=threshold,
             directions=directions,
-            tiling=replace(survey.tiling, batch=batch),
             lines=block_lines,
             min_samples=min_body,
             max_bodies=max_bodies,

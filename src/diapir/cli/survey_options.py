@@ -9,7 +9,7 @@ from diapir.cli.console import Flip
 from diapir.cli.flags import takes_flags
 
 if TYPE_CHECKING:
-    from diapir.runs.map import MapSettings
+    from diapir.inference.sections import SectionSettings
 
 
 def _flag(kind: Any, name: str, help_text: str, default: Any, **more: Any) -> inspect.Parameter:
@@ -48,17 +48,16 @@ _SCALES = [
 ]
 
 
-def _settings(chosen: dict[str, Any]) -> "MapSettings":
-    from diapir.inference.sections import Tiling
-    from diapir.runs.map import MapSettings
+def _settings(chosen: dict[str, Any]) -> "SectionSettings":
+    from diapir.inference.sections import SectionSettings, Tiling
 
     names = ("window", "overlap", "sample_scale", "trace_scale")
     tiling = Tiling(**{name: chosen.pop(name) for name in names if name in chosen})
-    return MapSettings(**chosen, tiling=tiling)
+    return SectionSettings(**chosen, tiling=tiling)
 
 
 takes_survey_options = takes_flags("survey", [*_AS_SAMPLED, *_SCALES], _settings)
-"""Gives a verb with a keyword `survey` of type `MapSettings` the flags for it."""
+"""Gives a verb with a keyword `survey` of type `SectionSettings` the flags for it."""
 
 takes_survey_options_as_sampled = takes_flags("survey", _AS_SAMPLED, _settings)
 """Likewise without those that stretch sections."""

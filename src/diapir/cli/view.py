@@ -10,8 +10,8 @@ from diapir.cli.segy_options import takes_segy_options
 from diapir.cli.survey_options import takes_survey_options
 
 if TYPE_CHECKING:
+    from diapir.inference.sections import SectionSettings
     from diapir.io.segy import SegyOptions
-    from diapir.runs.map import MapSettings
 
 _NEEDED = ("panel", "bokeh_fastapi", "fastapi", "uvicorn", "websockets", *SURVEY_LIBRARIES)
 
@@ -49,7 +49,7 @@ def view(
     engine: Engine = "auto",
     precision: Precision = "auto",
     *,
-    survey: "MapSettings",
+    survey: "SectionSettings",
     segy: "SegyOptions",
 ) -> None:
     """View surveys, sections and tiles in the browser, with their salt, and correct it.

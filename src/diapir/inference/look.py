@@ -1,6 +1,6 @@
 """Turns amplitudes of any survey into the grey values that the networks were trained on."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from diapir.errors import DataError
 from diapir.io.volume import even_sample
+from diapir.models.modelcard import ModelCard
 from diapir.models.pixels import TGS_PIXELS, PixelStatistics
 
 _SAMPLED_VALUES = 4_000_000
@@ -125,6 +126,12 @@ def _sampled(amplitude: Any) -> Iterator[NDArray[np.float32]]:
     lines, step = even_sample(amplitude.shape, values=_SAMPLED_VALUES, lines=256)
     for line in lines:
         yield np.asarray(amplitude[int(line)], np.float32).ravel()[::step]
+
+
+def trained_pixels(cards: Sequence[ModelCard]) -> PixelStatistics:
+    """Return what trained the first of some models, or the TGS data where its file is silent."""
+    own = cards[0].pixels if cards else None
+    return TGS_PIXELS if own is None else own
 
 
 @dataclass(frozen=True, eq=False)

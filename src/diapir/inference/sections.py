@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,8 @@ from PIL import Image
 
 from diapir.errors import DataError
 from diapir.inference.blend import OVERLAP, WINDOW, blend_section
-from diapir.inference.look import Look, is_alive
+from diapir.inference.look import AS_IS, Amplitudes, Look, is_alive, measure, trained_pixels
+from diapir.models.modelcard import ModelCard
 
 SMALLEST_SIDE = 32
 """Smaller sections are widened for the network, whose deeper levels need some pixels."""
@@ -39,7 +40,7 @@ class IdentityModel:
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a section is brought to the network.
+    """How a section is cut into windows.
 
     Args:
         window: Side of the windows in pixels, after resampling.
@@ -68,6 +69,50 @@ class Tiling:
                 where="--sample-scale, --trace-scale",
                 expected="above 0 and at most 16",
             )
+
+
+@dataclass(frozen=True)
+class SectionSettings:
+    """How the sections of a survey are brought to the networks.
+
+    Args:
+        flip: Average with mirrored windows; None: as the first model's recipe says.
+        clip: Percentiles at which amplitudes are clipped.
+        normalise: Bring mean and deviation of the amplitudes to those of the training data; off for
+            what holds grey values of 0..255 already. Pictures never are.
+        polarity: 'reverse' where the survey's polarity is not that of the training data.
+        tiling: Windows and resampling.
+    """
+
+    flip: bool | None = None
+    clip: tuple[float, float] = (1.0, 99.0)
+    normalise: bool = True
+    polarity: Literal["normal", "reverse"] = "normal"
+    tiling: Tiling = Tiling()  # frozen
+
+
+def choose_look(
+    survey: Any, settings: SectionSettings, cards: Sequence[ModelCard], *, is_picture: bool
+) -> tuple[Amplitudes | None, Look]:
+    """Return what the amplitudes look like and how they become grey values.
+
+    They get mean and deviation of the pixels that trained the first model. Of grey values, which
+    are taken as they are, the first is None.
+
+    Args:
+        survey: Dataset with `amplitude`.
+        settings: How it is normalised.
+        cards: Of the models.
+        is_picture: It holds grey values, whatever the settings say.
+
+    Raises:
+        DataError: See `measure`.
+    """
+    if is_picture or not settings.normalise:
+        turned = settings.polarity == "reverse"
+        return None, Look(0.0, 255.0, -1.0, 255.0) if turned else AS_IS
+    found = measure(survey, settings.clip)
+    return found, found.look(trained_pixels(cards), settings.polarity)
 
 
 def predict_section(

@@ -43,7 +43,6 @@ STATISTICS = ("p01", "p50", "p99", "mean", "std")
 
 _SAMPLED_VALUES = 1 << 22  # values from which the statistics of a large array are estimated
 _SAMPLED_BLOCKS, _SAMPLED_BYTES = 64, 1 << 16
-_PICTURES = (".png",)
 
 
 @dataclass(frozen=True)
@@ -150,6 +149,11 @@ def geometry_of(volume: "xr.Dataset") -> Geometry:
     )
 
 
+def is_picture(path: Path) -> bool:
+    """Return whether a survey's file holds grey values, as its name says."""
+    return path.suffix.lower() == ".png"
+
+
 def open_volume(path: Path, *, keep_nan: bool = False, **options: Any) -> "xr.Dataset":
     """Return a survey or a section as a dataset; large ones are read when they are computed.
 
@@ -168,14 +172,13 @@ def open_volume(path: Path, *, keep_nan: bool = False, **options: Any) -> "xr.Da
     path = Path(path)
     if not path.exists():
         raise DataError("there is no such file", where=path, mend="Check the path.")
-    suffix = path.suffix.lower()
     if path.is_dir():
         from diapir.io.stores import open_store
 
         return open_store(path, start=options.get("start"), keep_nan=keep_nan)
-    if suffix in _PICTURES:
+    if is_picture(path):
         return _open_picture(path)
-    if suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         return _open_array(path)
     from diapir.io.segy_volume import open_segy
 

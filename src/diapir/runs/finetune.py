@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from diapir.errors import DataError
 from diapir.inference.look import Look
 from diapir.inference.predict import Predictor, choose_device
-from diapir.inference.sections import Tiling, predict_section
+from diapir.inference.sections import SectionSettings, Tiling, choose_look, predict_section
 from diapir.io.atomic import remove_leftovers
 from diapir.io.labels import ACROSS, UNLABELLED, LabelledLine, read_labels
-from diapir.io.volume import open_volume, reading_warnings
+from diapir.io.volume import is_picture, open_volume, reading_warnings
 from diapir.metrics.score import Counts, dice, iou, pixel_accuracy
 from diapir.models.modelcard import ModelCard
 from diapir.models.modelfile import load_model, save_model
@@ -26,7 +26,6 @@ from diapir.report.figures_survey import scores_before_after, section
 from diapir.report.html import Card, Picture, ReportContent, Section, Table, write_report
 from diapir.runs.folder import RunFolder, write_json
 from diapir.runs.machine import command_line, describe_machine
-from diapir.runs.map import MapSettings, choose_look
 from diapir.runs.provenance import made_with, provenance
 from diapir.training.finetune import LabelledSection, Tuning, finetune_net
 
@@ -81,7 +80,7 @@ def finetune_model(
     labels: Path,
     out: Path,
     tuning: Tuning = Tuning(),  # noqa: B008  # frozen
-    settings: MapSettings = MapSettings(),  # noqa: B008  # frozen
+    settings: SectionSettings = SectionSettings(),  # noqa: B008  # frozen
     *,
     holdout: float = 0.2,
     gap: int = 5,
@@ -117,7 +116,7 @@ def finetune_model(
     _check_usable(net, model)
     lines = read_labels(labels, survey, unlabelled=unlabelled, options=options)
     split = split_lines(lines, holdout, gap)
-    _, look = choose_look(volume, survey, settings, [card])
+    _, look = choose_look(survey, settings, [card], is_picture=is_picture(volume))
     net.to(device)
     train = [_section_of(line, survey, look) for line in split.train]
     _check_scale(settings.tiling)
@@ -273,7 +272,7 @@ def _predict(
     card: ModelCard,
     amplitudes: Sequence[NDArray[np.float32]],
     look: Look,
-    settings: MapSettings,
+    settings: SectionSettings,
 ) -> list[NDArray[np.float32]]:
     """Return (T, S) probabilities of each line, as `diapir map` would predict it."""
     flip = card.recipe.predict.flip if settings.flip is None else settings.flip

@@ -3,19 +3,19 @@
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from diapir.errors import DataError
 from diapir.export.segy_mask import find_segy, segy_files, write_salt_segy
 from diapir.inference.journal import Journal, settings_key
-from diapir.inference.look import AS_IS, Amplitudes, Look, measure
+from diapir.inference.look import Look, trained_pixels
 from diapir.inference.schedule import Workers
-from diapir.inference.sections import SectionModel, Tiling, load_section_model
+from diapir.inference.sections import SectionModel, choose_look, load_section_model
 from diapir.inference.volume import (
     STORE,
     Job,
@@ -26,15 +26,14 @@ from diapir.inference.volume import (
 )
 from diapir.io.atomic import remove_leftovers
 from diapir.io.digests import file_sha256
-from diapir.io.volume import open_volume, reading_warnings
+from diapir.io.volume import is_picture, open_volume, reading_warnings
 from diapir.models.modelcard import ModelCard, read_card
 from diapir.models.packaged import models_or_packaged
-from diapir.models.pixels import TGS_PIXELS, PixelStatistics
 from diapir.progress import counting
-from diapir.report.figures_survey import Display
 from diapir.runs.folder import RunFolder, write_json
 from diapir.runs.machine import command_line, describe_machine
 from diapir.runs.map_report import look_at_domain, nothing_kept, write_map_report
+from diapir.runs.map_result import MapResult, MapSettings
 from diapir.runs.products import Products, write_products
 from diapir.runs.provenance import made_with
 
@@ -43,79 +42,11 @@ _ALGORITHM = 3
 """Raised when the same settings give other bytes than before: old journals then start afresh."""
 
 
-@dataclass(frozen=True)
-class MapSettings:
-    """What a map depends on besides survey and models.
-
-    Args:
-        threshold: On the probability; None: the mean of the models' own.
-        flip: Average with mirrored windows; None: as the first model's recipe says.
-        clip: Percentiles at which amplitudes are clipped.
-        normalise: Bring mean and deviation of the amplitudes to those of the training data; off for
-            what holds grey values of 0..255 already. PNG sections never are.
-        polarity: 'reverse' where the survey's polarity is not that of the training data.
-        directions: 'both', 'inline' or 'crossline'.
-        tiling: Windows and resampling.
-        lines: Lines a block; None: by memory.
-        min_samples: Smaller bodies are dropped; None: see `write_products`.
-        max_bodies: Bodies kept at most.
-        velocity_m_s: For volumes in cubic metres of surveys in time.
-        display: Colours of the amplitudes in the report.
-        engine: That computes the networks, as of `EnginePool`; 'auto' would let the bytes depend on
-            a measurement.
-    """
-
-    threshold: float | None = None
-    flip: bool | None = None
-    clip: tuple[float, float] = (1.0, 99.0)
-    normalise: bool = True
-    polarity: Literal["normal", "reverse"] = "normal"
-    directions: Literal["both", "inline", "crossline"] = "both"
-    tiling: Tiling = Tiling()  # noqa: RUF009  # frozen
-    lines: int | None = None
-    min_samples: int | None = None
-    max_bodies: int = 20
-    velocity_m_s: float | None = None
-    display: Display = "gray"
-    engine: str = "eager"
-
-
-@dataclass(frozen=True, eq=False)
-class MapResult:
-    """What `map_survey` leaves.
-
-    Args:
-        out: The folder.
-        store: Zarr store of probability, mask and disagreement.
-        threshold: That made the mask.
-        amplitudes: Of the survey; None where they were taken as they are.
-        look: The map from amplitudes to grey values.
-        prediction: What it took; None where an earlier call had finished it.
-        products: Horizons, bodies, meshes.
-        tiling: How sections were brought to the networks.
-        display: Colours of the amplitudes in the report.
-        files: Everything that was written, in the order of making.
-        news: What the user should know, in words.
-    """
-
-    out: Path
-    store: Path
-    threshold: float
-    amplitudes: Amplitudes | None
-    look: Look
-    prediction: Prediction | None
-    products: Products
-    tiling: Tiling
-    display: Display
-    files: tuple[Path, ...]
-    news: tuple[str, ...] = ()
-
-
 def map_survey(
     source: Path,
     out: Path,
     models: Sequence[Path],
-    settings: MapSettings = MapSettings(),  # frozen
+    settings: MapSettings = MapSettings(),  # noqa: B008  # frozen
     *,
     workers: Workers = Workers(),  # noqa: B008  # frozen
     options: Mapping[str, Any] | None = None,
@@ -163,7 +94,7 @@ def map_survey(
     models = models if models or load_model else models_or_packaged(models)
     cards = [read_card(path) for path in models]
     threshold = _threshold(settings, cards, source)
-    amplitudes, look = choose_look(source, survey, settings, cards)
+    amplitudes, look = choose_look(survey, settings.sections, cards, is_picture=is_picture(source))
     plan = Plan.of(survey["amplitude"].shape, settings.directions, settings.lines)
     stated = _stated(survey, models, settings, threshold, look, plan, load_model, device)
     folder = RunFolder(out)
@@ -171,43 +102,23 @@ def map_survey(
     with folder.locked():
         remove_leftovers(out)
         journal, news = _open_journal(out, stated)
-        job = Job(
-            key=settings_key(stated),
-            open_source=partial(open_volume, source.resolve(), **options),
-            load_model=load_model or _loader(models, settings, device, survey["amplitude"].size),
-            look=look,
-            tiling=settings.tiling,
-            threshold=threshold,
-            journal=journal,
-            last=plan.directions[-1],
-            scratch=len(plan.directions) > 1,
-        )
         prediction = None
-        if not _is_finished(out, job.key):
-            prediction = _predict(job, plan, survey, workers, stated, progress, tell)
-            _publish(prediction.store, out / STORE)
-            for path in segy_files(out):  # of the map that was here
-                path.unlink(missing_ok=True)
-        journal.remove()
-        probs = _open_array(out / STORE, "probability")
-        products = write_products(
-            probs,
-            survey,
-            threshold,
-            out,
-            min_samples=settings.min_samples,
-            max_bodies=settings.max_bodies,
-            velocity_m_s=settings.velocity_m_s,
-        )
-        files = [out / STORE, *products.files]
-        if segy:
-            files += write_salt_segy(
-                survey.attrs["segy"],
-                survey.attrs["fingerprint"],
-                {"probability": probs, "mask": _open_array(out / STORE, "mask")},
-                out,
-                progress=progress,
+        if not _is_finished(out, settings_key(stated)):
+            job = Job(
+                key=settings_key(stated),
+                open_source=partial(open_volume, source.resolve(), **options),
+                load_model=load_model or _loader(models, settings, device, survey),
+                look=look,
+                tiling=settings.sections.tiling,
+                threshold=threshold,
+                journal=journal,
+                last=plan.directions[-1],
+                scratch=len(plan.directions) > 1,
             )
+            prediction = _predict(job, plan, survey, workers, stated, progress, tell)
+            _publish(prediction.store, out)
+        journal.remove()
+        products, files = _write_products(survey, settings, threshold, out, segy, progress)
         result = MapResult(
             out=out,
             store=out / STORE,
@@ -216,16 +127,12 @@ def map_survey(
             look=look,
             prediction=prediction,
             products=products,
-            tiling=settings.tiling,
-            display=settings.display,
-            files=tuple(files),
+            settings=settings,
+            files=files,
             news=(*news, *unwritten),
         )
-        own: dict[str, Any] = {"command": None}
-        if name is None:
-            opened = {"path": str(source.resolve()), "options": options}
-            own = {"command": command_line(), "input": opened}
-        return _report(result, survey, stated, models, cards, own)
+        opened = {"path": str(source.resolve()), "options": options} if name is None else None
+        return _report(result, survey, stated, models, cards, opened)
 
 
 def _choose_segy(
@@ -256,26 +163,6 @@ def _threshold(settings: MapSettings, cards: Sequence[ModelCard], source: Path) 
     return float(np.mean([card.threshold for card in cards]))
 
 
-def choose_look(
-    source: Path, survey: Any, settings: MapSettings, cards: Sequence[ModelCard]
-) -> tuple[Amplitudes | None, Look]:
-    """Return what the amplitudes look like and how they become grey values.
-
-    They get mean and deviation of the pixels that trained the first model.
-    """
-    if not settings.normalise or source.suffix.lower() == ".png":
-        turned = settings.polarity == "reverse"
-        return None, Look(0.0, 255.0, -1.0, 255.0) if turned else AS_IS
-    found = measure(survey, settings.clip)
-    return found, found.look(trained_pixels(cards), settings.polarity)
-
-
-def trained_pixels(cards: Sequence[ModelCard]) -> PixelStatistics:
-    """Return what trained the first of some models, or the TGS data where its file is silent."""
-    own = cards[0].pixels if cards else None
-    return TGS_PIXELS if own is None else own
-
-
 def _stated(
     survey: Any,
     models: Sequence[Path],
@@ -286,10 +173,16 @@ def _stated(
     load_model: Callable[[], SectionModel] | None,
     device: str,
 ) -> dict[str, Any]:
-    """Return all that the bytes of the result depend on, as JSON; not what products depend on."""
+    """Return all that the bytes of the result depend on, as JSON; not what products depend on.
+
+    It stays flat and as it ever was: what was begun with another table starts afresh.
+    """
     import torch
 
-    own = {name: value for name, value in asdict(settings).items() if name not in _OF_PRODUCTS}
+    own = asdict(settings)
+    own |= own.pop("sections")
+    for name in _OF_PRODUCTS:
+        del own[name]
     on_card = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     return {
         "algorithm": _ALGORITHM,
@@ -317,16 +210,17 @@ def _name_of(load_model: Callable[[], SectionModel]) -> str:
 
 
 def _loader(
-    models: Sequence[Path], settings: MapSettings, device: str, samples: int
+    models: Sequence[Path], settings: MapSettings, device: str, survey: Any
 ) -> Callable[[], SectionModel]:
+    tiling = settings.sections.tiling
     return partial(
         load_section_model,
         [path.resolve() for path in models],
-        flip=settings.flip,
-        batch=settings.tiling.batch,
+        flip=settings.sections.flip,
+        batch=tiling.batch,
         device=device,
         engine=settings.engine,
-        expected=int(samples // settings.tiling.window**2),
+        expected=int(survey["amplitude"].size // tiling.window**2),
     )
 
 
@@ -382,13 +276,42 @@ def _predict(
         )
 
 
-def _publish(store: Path, final: Path) -> None:
-    """Move a finished store to its place, over whatever stood there."""
+def _publish(store: Path, out: Path) -> None:
+    """Move a finished store to its place, over the map that stood there, and remove its SEG-Y."""
+    final = out / STORE
     if final.exists():
         old = store.with_name("replaced.zarr")
         final.replace(old)
         shutil.rmtree(old, ignore_errors=True)
     store.replace(final)
+    for path in segy_files(out):
+        path.unlink(missing_ok=True)
+
+
+def _write_products(
+    survey: Any, settings: MapSettings, threshold: float, out: Path, segy: bool, progress: bool
+) -> tuple[Products, tuple[Path, ...]]:
+    """Write what is made of the store; return it, and all files of the map so far."""
+    probs = _open_array(out / STORE, "probability")
+    products = write_products(
+        probs,
+        survey,
+        threshold,
+        out,
+        min_samples=settings.min_samples,
+        max_bodies=settings.max_bodies,
+        velocity_m_s=settings.velocity_m_s,
+    )
+    files = [out / STORE, *products.files]
+    if segy:
+        files += write_salt_segy(
+            survey.attrs["segy"],
+            survey.attrs["fingerprint"],
+            {"probability": probs, "mask": _open_array(out / STORE, "mask")},
+            out,
+            progress=progress,
+        )
+    return products, tuple(files)
 
 
 def _open_array(store: Path, name: str) -> Any:
@@ -403,7 +326,7 @@ def _report(
     stated: dict[str, Any],
     models: Sequence[Path],
     cards: Sequence[ModelCard],
-    own: Mapping[str, Any],
+    opened: dict[str, Any] | None,
 ) -> MapResult:
     """Write `report.html` and `map.json`; return the result with both among its files.
 
@@ -413,7 +336,7 @@ def _report(
         stated: What it depends on.
         models: Model files.
         cards: Their provenance.
-        own: What to tell besides: the command, and the input where its path may be told.
+        opened: Path and options of the survey; None: neither they nor the command may be told.
     """
     likeness = look_at_domain(result, survey, trained_pixels(cards))
     warnings = (*reading_warnings(survey), *likeness.warnings)
@@ -424,7 +347,8 @@ def _report(
         "settings": stated,
         "threshold": result.threshold,
         "warnings": list(warnings),
-        **own,
+        "command": None if opened is None else command_line(),
+        **({} if opened is None else {"input": opened}),
         "machine": describe_machine(),
         "seconds": None if took is None else round(took.seconds, 3),
         "model_seconds": None if took is None else round(took.model_seconds, 3),

@@ -19,19 +19,18 @@ from diapir.report.figures_survey import (
     with_unit,
 )
 from diapir.report.html import Card, Picture, ReportContent, Section, Table, write_report
+from diapir.runs.map_result import MapResult
 from diapir.runs.products import AsVolume
 from diapir.runs.provenance import provenance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from diapir.runs.map import MapResult
-
 _SECTIONS = 3
 
 
 def write_map_report(
-    result: "MapResult",
+    result: MapResult,
     survey: Any,
     stated: dict[str, Any],
     cards: Sequence[ModelCard],
@@ -68,7 +67,7 @@ def write_map_report(
     write_report(result.out / "report.html", content)
 
 
-def nothing_kept(result: "MapResult") -> tuple[str, ...]:
+def nothing_kept(result: MapResult) -> tuple[str, ...]:
     """Return why a map has no salt body, in words; nothing where it has one."""
     bodies = result.products.bodies
     if bodies.bodies:
@@ -84,17 +83,17 @@ def nothing_kept(result: "MapResult") -> tuple[str, ...]:
     )
 
 
-def look_at_domain(result: "MapResult", survey: Any, trained: PixelStatistics) -> Likeness:
+def look_at_domain(result: MapResult, survey: Any, trained: PixelStatistics) -> Likeness:
     """Return how like the training data the survey is, through the networks' eyes."""
-    scales = result.tiling.trace_scale, result.tiling.sample_scale
-    return compare(survey, result.look, scales, trained)
+    tiling = result.settings.sections.tiling
+    return compare(survey, result.look, (tiling.trace_scale, tiling.sample_scale), trained)
 
 
 def _warnings(title: str, texts: Sequence[str]) -> list[Section]:
     return [Section(title, text=list(texts))] if texts else []
 
 
-def _cards(result: "MapResult") -> list[Card]:
+def _cards(result: MapResult) -> list[Card]:
     bodies = result.products.bodies.bodies
     top = result.products.top.z
     unit = result.products.frame.unit
@@ -110,7 +109,7 @@ def _cards(result: "MapResult") -> list[Card]:
     return cards
 
 
-def _bodies_section(result: "MapResult") -> Section:
+def _bodies_section(result: MapResult) -> Section:
     unit = result.products.frame.unit
     rows = [
         (
@@ -141,7 +140,7 @@ def _bodies_section(result: "MapResult") -> Section:
     return Section("Salt bodies", text=text, tables=[Table("Bodies", columns, rows, decimals=3)])
 
 
-def _horizon_section(result: "MapResult") -> Section:
+def _horizon_section(result: MapResult) -> Section:
     horizons = (result.products.top, "Top salt"), (result.products.base, "Base salt")
     if not any(np.isfinite(horizon.z).any() for horizon, _ in horizons):
         for horizon, _ in horizons:  # of an earlier map with other settings
@@ -160,7 +159,7 @@ def _horizon_section(result: "MapResult") -> Section:
     return Section("Horizons", text=odd, pictures=pictures)
 
 
-def _sections_section(result: "MapResult", survey: Any) -> Section:
+def _sections_section(result: MapResult, survey: Any) -> Section:
     """Show lines through the middle of the largest bodies, or of the survey without any."""
     import zarr
 
@@ -186,7 +185,7 @@ def _sections_section(result: "MapResult", survey: Any) -> Section:
             name=label[0].upper() + label[1:],
             across="trace" if is_line else ("inline" if across else "crossline"),
             unit=frame.unit,
-            display=result.display,
+            display=result.settings.display,
         )
         caption = f"{label[0].upper() + label[1:]}, salt in orange."
         pictures.append(_keep(figure, result, _file_name(label), caption))
@@ -202,7 +201,7 @@ def _file_name(label: str) -> str:
     return f"{label.replace(' ', '-')}.png"
 
 
-def _shown_lines(result: "MapResult", is_line: bool) -> list[tuple[str, int]]:
+def _shown_lines(result: MapResult, is_line: bool) -> list[tuple[str, int]]:
     if is_line:
         return [("inline", 0)]
     lines = []
@@ -213,7 +212,7 @@ def _shown_lines(result: "MapResult", is_line: bool) -> list[tuple[str, int]]:
     return list(dict.fromkeys(found))
 
 
-def _amplitude_section(result: "MapResult", likeness: Likeness) -> Section:
+def _amplitude_section(result: MapResult, likeness: Likeness) -> Section:
     figure = amplitude_histogram(
         likeness.shares, np.asarray(likeness.trained.shares), likeness.distance
     )
@@ -234,7 +233,7 @@ def _amplitude_section(result: "MapResult", likeness: Likeness) -> Section:
     return Section("Amplitudes", text=text, tables=[table], pictures=[picture])
 
 
-def _files_section(result: "MapResult") -> Section:
+def _files_section(result: MapResult) -> Section:
     names = [str(path.relative_to(result.out)) for path in result.files]
     return Section(
         "Files", tables=[Table("Written beside this page", ("file",), [(n,) for n in names])]
@@ -242,8 +241,9 @@ def _files_section(result: "MapResult") -> Section:
 
 
 def _provenance(
-    result: "MapResult", survey: Any, stated: dict[str, Any], cards: Sequence[ModelCard]
+    result: MapResult, survey: Any, stated: dict[str, Any], cards: Sequence[ModelCard]
 ) -> list[tuple[str, str]]:
+    tiling = result.settings.sections.tiling
     rows = [
         ("source", str(survey.attrs.get("source", ""))),
         ("input fingerprint", str(stated["fingerprint"])),
@@ -256,7 +256,7 @@ def _provenance(
         ("clip (percentiles)", " to ".join(f"{p:g}" for p in stated["clip"])),
         ("polarity", stated["polarity"]),
         ("predicted along", ", ".join(stated["directions_used"])),
-        ("window and overlap", f"{result.tiling.window}, {result.tiling.overlap} pixels"),
+        ("window and overlap", f"{tiling.window}, {tiling.overlap} pixels"),
     ]
     took = result.prediction
     if took is not None:
@@ -264,7 +264,7 @@ def _provenance(
     return rows
 
 
-def _keep(figure: "Figure", result: "MapResult", name: str, caption: str) -> Picture:
+def _keep(figure: "Figure", result: MapResult, name: str, caption: str) -> Picture:
     path = result.out / "figures" / name
     save_figure(figure, path, dpi=110)
     return Picture.from_file(path, caption)

@@ -22,7 +22,8 @@ from diapir.runs.finetune import finetune_model
 from diapir.runs.folder import RunFolder, new_run_folder, write_json
 from diapir.runs.hardware import Hardware
 from diapir.runs.machine import command_line, describe_machine
-from diapir.runs.map import MapResult, MapSettings, map_survey
+from diapir.runs.map import map_survey
+from diapir.runs.map_result import MapResult, MapSettings
 from diapir.runs.outcome import ended_early
 from diapir.runs.provenance import made_with
 from diapir.runs.train import train_recipe
@@ -88,7 +89,7 @@ def run_survey_demo(
     labels, interpreted = _interpret(made, folder.path / "labels")
     before = score_map(first, truth, without=interpreted)
     tuned = finetune_model(
-        model, file, labels, folder.path / "finetuned", tuning, settings, progress=progress
+        model, file, labels, folder.path / "finetuned", tuning, settings.sections, progress=progress
     )
     second = map_survey(
         file, folder.path / "map-finetuned", [tuned.model], settings,

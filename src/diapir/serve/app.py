@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from starlette.routing import Route
 
 from diapir import __version__
-from diapir.runs.map import MapSettings
+from diapir.inference.sections import SectionSettings
 from diapir.serve.batcher import Batcher
 from diapir.serve.guard import Guard
 from diapir.serve.job_routes import job_router
@@ -109,7 +109,7 @@ def _library(settings: ServeSettings) -> Library:
         settings.views,
         models=settings.models,
         labels=settings.labels,
-        settings=MapSettings(flip=settings.options.flip),
+        settings=SectionSettings(flip=settings.options.flip),
         device=settings.options.device,
         engine=settings.options.engine,
         precision=settings.options.precision,

@@ -15,9 +15,10 @@ from typing import Any, TextIO
 
 from diapir.errors import DiapirError
 from diapir.inference.schedule import Workers
-from diapir.inference.sections import Tiling
+from diapir.inference.sections import SectionSettings, Tiling
 from diapir.runs.machine import when_orphaned
-from diapir.runs.map import MapSettings, map_survey
+from diapir.runs.map import map_survey
+from diapir.runs.map_result import MapSettings
 
 _NICENESS = 10  # sections that somebody waits for come first
 
@@ -73,14 +74,17 @@ def do_job(spec: dict[str, Any], tell: Any) -> dict[str, Any]:
 
 def settings_of(request: dict[str, Any], flip: bool | None) -> MapSettings:
     """Return what a request asks of the map."""
-    return MapSettings(
-        threshold=request["threshold"],
+    sections = SectionSettings(
         flip=flip,
         clip=(request["clip"][0], request["clip"][1]),
         normalise=request["normalise"],
         polarity=request["polarity"],
-        directions=request["directions"],
         tiling=Tiling(sample_scale=request["sample_scale"], trace_scale=request["trace_scale"]),
+    )
+    return MapSettings(
+        sections,
+        threshold=request["threshold"],
+        directions=request["directions"],
         min_samples=request["min_body"],
         max_bodies=request["max_bodies"],
         velocity_m_s=request["velocity"],

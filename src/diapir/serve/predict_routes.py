@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 from collections.abc import Coroutine
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
@@ -14,11 +13,11 @@ from fastapi.responses import JSONResponse, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from diapir.inference.sections import SectionSettings, choose_look
 from diapir.io.images import MAX_PIXELS, encode_mask_png
 from diapir.io.rle import encode_rle
 from diapir.io.sections import Section, encode_npy, read_section
 from diapir.models.modelcard import ModelCard
-from diapir.runs.map import MapSettings, choose_look
 from diapir.serve.batcher import Batcher
 from diapir.serve.models import ModelInfo, Models
 from diapir.serve.problems import Problem, Refused, describe, went_away
@@ -156,13 +155,13 @@ def _check_type(request: Request) -> None:
 def _to_grey(body: bytes, query: PredictQuery, card: ModelCard) -> NDArray[np.uint8]:
     """Return the grey values of a section as `diapir map` would bring them to the models."""
     section = read_section(body, _WHERE)
-    settings = MapSettings(
+    settings = SectionSettings(
         clip=(query.clip_low, query.clip_high),
         normalise=query.normalise,
         polarity=query.polarity,
     )
-    name = Path("section.png" if section.is_picture else "section.npy")
-    _, look = choose_look(name, _as_survey(section), settings, [card])
+    survey = _as_survey(section)
+    _, look = choose_look(survey, settings, [card], is_picture=section.is_picture)
     grey = look.grey(section.values)
     return np.ascontiguousarray(grey)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from diapir.errors import DataError
+from diapir.inference.sections import SectionSettings
 from diapir.inference.volume import STORE
 from diapir.io.layout import has_part
-from diapir.runs.map import MapSettings
 from diapir.serve.models import unique_names
 from diapir.serve.viewer.labels import LabelFolder
 from diapir.serve.viewer.models import ModelShelf
@@ -53,7 +53,7 @@ def open_library(
     salt: Path | None = None,
     truth: Path | None = None,
     labels: Path = Path("labels"),
-    settings: MapSettings = MapSettings(),  # noqa: B008  # frozen
+    settings: SectionSettings = SectionSettings(),  # noqa: B008  # frozen
     options: Mapping[str, Any] | None = None,
     device: str = "auto",
     engine: str = "auto",

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from diapir.data.windows import cover
 from diapir.errors import DataError
 from diapir.inference.look import Look
-from diapir.inference.sections import predict_section
+from diapir.inference.sections import SectionSettings, choose_look, predict_section
 from diapir.io.tiles import Tiles
+from diapir.io.volume import is_picture
 from diapir.models.maskrule import MaskRule, mean_rule
 from diapir.models.modelcard import ModelCard, read_card
-from diapir.runs.map import MapSettings, choose_look
 from diapir.serve.models import model_name, unique_names
 from diapir.serve.viewer.salt import average
 from diapir.serve.viewer.sources import SurveySource
@@ -90,7 +90,7 @@ class ModelShelf:
     def __init__(
         self,
         paths: Sequence[Path] = (),
-        settings: MapSettings = MapSettings(),  # noqa: B008  # frozen
+        settings: SectionSettings = SectionSettings(),  # noqa: B008  # frozen
         device: str = "auto",
         *,
         engine: str = "auto",
@@ -218,6 +218,7 @@ class ModelShelf:
         key = (name, source.name)
         if key not in self._looks:
             _, self._looks[key] = choose_look(
-                source.paths.source, source.volume, self._settings, [self._cards[name]]
-            )
+                source.volume, self._settings, [self._cards[name]],
+                is_picture=is_picture(source.paths.source),
+            )  # fmt: skip
         return self._looks[key]
