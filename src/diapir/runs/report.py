@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from diapir.config import LossStage, Recipe
@@ -17,7 +16,15 @@ from diapir.report.figures import save_figure
 from diapir.report.figures_data import coverage_against_depth, coverage_histogram
 from diapir.report.figures_tiles import predictions, sample_grid
 from diapir.report.figures_training import score_by_group, threshold_curve, training_curves
-from diapir.report.html import Card, Picture, ReportContent, Section, Table, write_report
+from diapir.report.html import (
+    Card,
+    Picture,
+    ReportContent,
+    Section,
+    Table,
+    keep_picture,
+    write_report,
+)
 from diapir.runs.folder import RunFolder
 from diapir.runs.provenance import provenance
 
@@ -88,7 +95,7 @@ def write_run_report(
         if (folder.figures / name).is_file()
     ]
     curves = training_curves(history, chosen_epoch=best_epoch, stages=_stages(recipe, history))
-    training = _keep(curves, folder.figures / "training.png", _TRAINING)
+    training = keep_picture(curves, folder.figures / "training.png", _TRAINING)
     sections = [Section("Training", pictures=[training]), Section("Data", pictures=pictures)]
     cards = [
         Card("epochs", str(len(history))),
@@ -217,7 +224,7 @@ def _scores_section(
             "bootstrap samples of tiles.",
         ],
         tables=[Table("Metrics", ("metric", "value", "from", "to"), metric_rows(found))],
-        pictures=[_keep(figure, figures / "threshold.png", caption)],
+        pictures=[keep_picture(figure, figures / "threshold.png", caption)],
     )
 
 
@@ -231,7 +238,9 @@ def _groups_section(found: Evaluation, figures: Path) -> Section:
         labels, sizes, scores, lows, highs, _ = zip(*group_rows(groups), strict=True)
         heading = f"Score by {name}"
         figure = score_by_group(labels, scores, lows, highs, sizes, heading=heading)
-        pictures.append(_keep(figure, figures / f"score-{name}.png", f"{heading}, with intervals."))
+        pictures.append(
+            keep_picture(figure, figures / f"score-{name}.png", f"{heading}, with intervals.")
+        )
     return Section("Where it does well and where not", tables=tables, pictures=pictures)
 
 
@@ -253,13 +262,8 @@ def _tiles_section(
             masks = make_masks(probs[index], found.threshold, rule)
             shown = np.where(masks, probs[index], np.minimum(probs[index], found.threshold))
             figure = predictions(chosen.images, chosen.masks, shown, chosen.ids, found.threshold)
-            pictures.append(_keep(figure, figures / f"tiles-{name}.png", caption))
+            pictures.append(keep_picture(figure, figures / f"tiles-{name}.png", caption))
     return Section("Input, truth, prediction", pictures=pictures)
-
-
-def _keep(figure: Figure, path: Path, caption: str) -> Picture:
-    save_figure(figure, path)
-    return Picture.from_file(path, caption)
 
 
 def _stages(recipe: Recipe, history: Sequence[dict[str, float]]) -> dict[int, str]:
