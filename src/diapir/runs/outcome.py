@@ -113,41 +113,60 @@ def write_outcome(
         save_model(folder.model, fitted.net, _completed(card, folder, earlier))
         write_text_atomic(folder.next_steps, after_interruption(folder, data))
     with _ctrl_c_is_told(folder):
-        device = next(fitted.net.parameters()).device
-        ending = fitted.interrupted is not None
-        most = SECONDS_WHEN_ASKED_TO_END / (1 + len(fitted.snapshots)) if ending else math.inf
-        together = []
-        for number, net in enumerate(fitted.snapshots, start=1):
-            snapshot = score_network(tiles, split, recipe, net.to(device), most)
-            save_model(folder.snapshot(number), net, _completed(snapshot.card, folder, earlier))
-            together.append(snapshot.val_probs)
-        scored = score_network(tiles, split, recipe, fitted.net, most)
-        scored = replace(scored, card=_completed(scored.card, folder, earlier))
-        together = [p for p in (*together, scored.val_probs) if len(p) == len(scored.val_probs)]
-        val, holdout, card = scored.val, scored.holdout, scored.card
-        save_model(folder.model, fitted.net, card)
-        shown, index = (holdout, split.holdout) if holdout else (val, split.val)
-        pictured = (shown, tiles.subset(index), scored.shown_probs)
+        networks = _score_networks(tiles, split, recipe, folder, fitted, earlier)
+        scored = networks[-1]
         save_data_figures(tiles, folder.figures)
-        notes = [scored.calibration] if scored.calibration else []
         write_run_report(
-            folder, recipe, fitted.history, fitted.best_epoch, val, *pictured, card, notes
+            folder, tiles, scored, history=fitted.history, best_epoch=fitted.best_epoch
         )
+        ending = fitted.interrupted is not None
         write_text_atomic(
             folder.next_steps,
             after_training(folder, data, split, len(fitted.snapshots), interrupted=ending),
         )
         # last, as it tells that the training is finished
         write_json(folder.metrics, _metrics_table(recipe, split, folder, fitted, scored))
-        return RunResult(
-            folder=folder,
-            threshold=scored.threshold,
-            val=val,
-            holdout=holdout,
-            val_probs=np.mean(together, axis=0, dtype=np.float32),
-            seconds=fitted.seconds,
-            interrupted=fitted.interrupted,
-        )
+        return _result(folder, networks, fitted.seconds, fitted.interrupted)
+
+
+def _score_networks(
+    tiles: Tiles,
+    split: Split,
+    recipe: Recipe,
+    folder: RunFolder,
+    fitted: FitResult,
+    earlier: Sequence[ModelCard],
+) -> list[Scored]:
+    """Score the snapshots, then the network itself, and save each of them with its scores."""
+    files = [folder.snapshot(1 + k) for k in range(len(fitted.snapshots))] + [folder.model]
+    device = next(fitted.net.parameters()).device
+    ending = fitted.interrupted is not None
+    most = SECONDS_WHEN_ASKED_TO_END / len(files) if ending else math.inf
+    networks = []
+    for file, net in zip(files, (*fitted.snapshots, fitted.net), strict=True):
+        scored = score_network(tiles, split, recipe, net.to(device), most)
+        scored = replace(scored, card=_completed(scored.card, folder, earlier))
+        save_model(file, net, scored.card)
+        networks.append(scored)
+    return networks
+
+
+def _result(
+    folder: RunFolder, networks: Sequence[Scored], seconds: float, interrupted: int | None
+) -> RunResult:
+    """Return the result of the last network, with the predictions of its snapshots in the mean."""
+    last = networks[-1]
+    # scoring one of them may have taken too long, but not another
+    probs = [one.val_probs for one in networks if len(one.val_probs) == len(last.val_probs)]
+    return RunResult(
+        folder=folder,
+        threshold=last.threshold,
+        val=last.val,
+        holdout=last.holdout,
+        val_probs=np.mean(probs, axis=0, dtype=np.float32),
+        seconds=seconds,
+        interrupted=interrupted,
+    )
 
 
 @contextmanager
@@ -182,22 +201,11 @@ def score_again(
     Raises:
         ModelFileError: Its model is damaged.
     """
-    files = (*folder.snapshots(), folder.model)
-    scored = []
-    for net, card in map(load_model, files):
-        net.to(device)
+    networks = []
+    for net, card in map(load_model, (*folder.snapshots(), folder.model)):
         chosen = Choice(card.threshold, card.rule, float("nan"))
-        scored.append(score_network(tiles, split, recipe, net, math.inf, chosen))
-    last = scored[-1]
-    return RunResult(
-        folder=folder,
-        threshold=last.threshold,
-        val=last.val,
-        holdout=last.holdout,
-        val_probs=np.mean([one.val_probs for one in scored], axis=0, dtype=np.float32),
-        seconds=read_json(folder.metrics)["training_seconds"],
-        interrupted=None,
-    )
+        networks.append(score_network(tiles, split, recipe, net.to(device), math.inf, chosen))
+    return _result(folder, networks, read_json(folder.metrics)["training_seconds"], None)
 
 
 def _metrics_table(

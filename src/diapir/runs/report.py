@@ -28,8 +28,8 @@ from diapir.report.html import (
 from diapir.runs.folder import RunFolder
 from diapir.runs.provenance import provenance
 
-if TYPE_CHECKING:  # loading it asks git for the commit, which who only describes data does not need
-    from diapir.models.modelcard import ModelCard
+if TYPE_CHECKING:  # it loads torch, which who only describes data does not need
+    from diapir.runs.score import Scored
 
 _SAMPLES, _COVERAGE, _DEPTH = "samples.png", "coverage.png", "coverage-depth.png"
 DATA_FIGURES = {
@@ -65,30 +65,23 @@ _TRAINING = (
 
 def write_run_report(
     folder: RunFolder,
-    recipe: Recipe,
+    tiles: Tiles,
+    scored: "Scored",
+    *,
     history: Sequence[dict[str, float]],
     best_epoch: int,
-    val: Evaluation | None,
-    shown: Evaluation | None,
-    tiles: Tiles,
-    probs: NDArray[np.float32],
-    card: "ModelCard",
-    notes: Sequence[str] = (),
 ) -> None:
     """Write the figures and the page of a run.
 
     Args:
         folder: Takes `figures/` and `report.html`.
-        recipe: That trained.
+        tiles: All labelled tiles; those of the hold-out are shown, or of validation without one.
+        scored: The network that the run keeps.
         history: A row an epoch.
         best_epoch: The epoch that is kept.
-        val: Evaluation of the tiles that picked the threshold.
-        shown: Evaluation of the tiles to show: hold-out, or validation without one, or none.
-        tiles: The tiles of `shown`.
-        probs: Their probabilities, (N, H, W).
-        card: Provenance.
-        notes: Sentences on how far its probabilities can be trusted.
     """
+    card, recipe = scored.card, scored.card.recipe
+    val, shown = scored.val, scored.holdout or scored.val
     pictures = [
         Picture.from_file(folder.figures / name, caption)
         for name, caption in DATA_FIGURES.items()
@@ -102,13 +95,13 @@ def write_run_report(
         Card("minutes", f"{history[-1]['seconds'] / 60:.1f}"),
     ]
     if shown is not None:
-        part = "hold-out" if shown is not val else "validation"
+        part = "validation" if shown is val else "hold-out"
         cards = [*score_cards(f"score on {part}", shown), *cards]
         sections = [
             *evaluation_sections(
                 shown,
-                tiles,
-                probs,
+                tiles.select(shown.ids),
+                scored.shown_probs,
                 folder.figures,
                 val=val,
                 part=part,
@@ -119,8 +112,8 @@ def write_run_report(
         ]
     else:
         sections = [Section("No score", text=[_UNSCORED]), *sections]
-    if notes:
-        sections.append(Section("How far it can be trusted", text=notes))
+    if scored.calibration:
+        sections.append(Section("How far it can be trusted", text=[scored.calibration]))
     content = ReportContent(
         title=f"Run {folder.path.name}",
         subtitle=recipe.description,
