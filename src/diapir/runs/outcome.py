@@ -5,22 +5,20 @@ import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diapir.config import Recipe
 from diapir.data.splits import Split
 from diapir.errors import RunError, signal_exit_code
 from diapir.inference.evaluate import Evaluation
 from diapir.inference.postprocess import Choice
 from diapir.io.atomic import write_text_atomic
-from diapir.io.tiles import Tiles
 from diapir.models.modelcard import ModelCard
 from diapir.models.modelfile import load_model, save_model
 from diapir.runs.folder import RunFolder, read_json, write_json
+from diapir.runs.inputs import RunInputs
 from diapir.runs.machine import command_line, describe_machine
 from diapir.runs.next_steps import after_interruption, after_training
 from diapir.runs.report import save_data_figures, write_run_report
@@ -84,11 +82,9 @@ def ended_early(
 
 
 def write_outcome(
-    tiles: Tiles,
+    inputs: RunInputs,
     split: Split,
-    recipe: Recipe,
     folder: RunFolder,
-    data: Path,
     fitted: FitResult,
     earlier: Sequence[ModelCard] = (),
 ) -> RunResult:
@@ -97,54 +93,51 @@ def write_outcome(
     The model is saved first, so that Ctrl-C while it is scored loses nothing but the scores.
 
     Args:
-        tiles: The labelled tiles.
-        split: Which of them trained, validate and report.
-        recipe: That trained it.
+        inputs: Of the run.
+        split: Which of its tiles trained, validate and report.
         folder: Of the split.
-        data: The labelled tiles on disk, for the commands that come next.
-        fitted: What the training gave; its network is on the device that scores.
+        fitted: What the training gave.
         earlier: Cards of the models that it began with or learnt from.
 
     Raises:
         DiapirError: Something cannot be written, or Ctrl-C ended the scoring.
     """
     if not folder.is_finished():  # else its model is there, with scores
-        card = unscored_card(tiles, split, recipe)
+        card = unscored_card(inputs.tiles, split, inputs.recipe)
         save_model(folder.model, fitted.net, _completed(card, folder, earlier))
-        write_text_atomic(folder.next_steps, after_interruption(folder, data))
+        write_text_atomic(folder.next_steps, after_interruption(folder, inputs.data))
     with _ctrl_c_is_told(folder):
-        networks = _score_networks(tiles, split, recipe, folder, fitted, earlier)
+        networks = _score_networks(inputs, split, folder, fitted, earlier)
         scored = networks[-1]
-        save_data_figures(tiles, folder.figures)
+        save_data_figures(inputs.tiles, folder.figures)
         write_run_report(
-            folder, tiles, scored, history=fitted.history, best_epoch=fitted.best_epoch
+            folder, inputs.tiles, scored, history=fitted.history, best_epoch=fitted.best_epoch
         )
         ending = fitted.interrupted is not None
         write_text_atomic(
             folder.next_steps,
-            after_training(folder, data, split, len(fitted.snapshots), interrupted=ending),
+            after_training(folder, inputs.data, split, len(fitted.snapshots), interrupted=ending),
         )
         # last, as it tells that the training is finished
-        write_json(folder.metrics, _metrics_table(recipe, split, folder, fitted, scored))
+        write_json(folder.metrics, _metrics_table(split, folder, fitted, scored))
         return _result(folder, networks, fitted.seconds, fitted.interrupted)
 
 
 def _score_networks(
-    tiles: Tiles,
+    inputs: RunInputs,
     split: Split,
-    recipe: Recipe,
     folder: RunFolder,
     fitted: FitResult,
     earlier: Sequence[ModelCard],
 ) -> list[Scored]:
     """Score the snapshots, then the network itself, and save each of them with its scores."""
     files = [folder.snapshot(1 + k) for k in range(len(fitted.snapshots))] + [folder.model]
-    device = next(fitted.net.parameters()).device
+    device = inputs.hardware.scoring_device
     ending = fitted.interrupted is not None
     most = SECONDS_WHEN_ASKED_TO_END / len(files) if ending else math.inf
     networks = []
     for file, net in zip(files, (*fitted.snapshots, fitted.net), strict=True):
-        scored = score_network(tiles, split, recipe, net.to(device), most)
+        scored = score_network(inputs.tiles, split, inputs.recipe, net.to(device), most)
         scored = replace(scored, card=_completed(scored.card, folder, earlier))
         save_model(file, net, scored.card)
         networks.append(scored)
@@ -186,35 +179,34 @@ def _completed(card: ModelCard, folder: RunFolder, earlier: Sequence[ModelCard])
     return replace(card, git=folder.commits(), train_ids=(*card.train_ids, *handed_on))
 
 
-def score_again(
-    tiles: Tiles, split: Split, recipe: Recipe, folder: RunFolder, device: str
-) -> RunResult:
+def score_again(inputs: RunInputs, split: Split, folder: RunFolder) -> RunResult:
     """Return the result of a training that has come to its end; what it wrote stays as it is.
 
     Args:
-        tiles: The labelled tiles.
-        split: Which of them trained, validate and report.
-        recipe: That trained it.
+        inputs: Of the run.
+        split: Which of its tiles trained, validate and report.
         folder: Of the split, finished.
-        device: That scores.
 
     Raises:
         ModelFileError: Its model is damaged.
     """
+    device = inputs.hardware.scoring_device
     networks = []
     for net, card in map(load_model, (*folder.snapshots(), folder.model)):
         chosen = Choice(card.threshold, card.rule, float("nan"))
-        networks.append(score_network(tiles, split, recipe, net.to(device), math.inf, chosen))
+        networks.append(
+            score_network(inputs.tiles, split, inputs.recipe, net.to(device), math.inf, chosen)
+        )
     return _result(folder, networks, read_json(folder.metrics)["training_seconds"], None)
 
 
 def _metrics_table(
-    recipe: Recipe, split: Split, folder: RunFolder, fitted: FitResult, scored: Scored
+    split: Split, folder: RunFolder, fitted: FitResult, scored: Scored
 ) -> dict[str, Any]:
     val, holdout, card = scored.val, scored.holdout, scored.card
     return {
-        "recipe": recipe.name,
-        "recipe_sha256": recipe.sha256(),
+        "recipe": card.recipe.name,
+        "recipe_sha256": card.recipe.sha256(),
         "threshold": scored.threshold,
         "rule": asdict(card.rule),
         "calibration": scored.calibration,
