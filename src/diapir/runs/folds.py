@@ -17,7 +17,7 @@ from diapir.runs.inputs import RunInputs
 from diapir.runs.machine import command_line
 from diapir.runs.next_steps import after_folds
 from diapir.runs.out_of_fold import read_out_of_fold, run_models, write_out_of_fold_probs
-from diapir.runs.outcome import RunResult
+from diapir.runs.outcome import RunResult, RunScores
 
 
 def join_folds(
@@ -25,8 +25,8 @@ def join_folds(
     splits: Sequence[Split],
     folder: RunFolder,
     results: Sequence[RunResult],
-) -> Judgement:
-    """Return all scores of the folds together, on the tiles that each of them validated on.
+) -> RunScores:
+    """Return the scores of the folds together, on the tiles that each of them validated on.
 
     Leaves `out_of_fold.npz`, `metrics.json`, figures, `report.html` and `next.txt` in the folder of
     all folds. Threshold and rule are the best over all folds, on the tiles that are scored, which
@@ -51,7 +51,12 @@ def join_folds(
     title = f"Run {folder.path.name}: {len(splits)} folds"
     write_page(judged, folder.path, title, [_folds_section(results)])
     write_text_atomic(folder.next_steps, after_folds(folder, inputs.data, recipe.split))
-    return judged
+    return RunScores(
+        threshold=judged.found.threshold,
+        val=judged.found,
+        holdout=None,
+        seconds=sum(result.seconds for result in results),
+    )
 
 
 def _table(recipe: Recipe, judged: Judgement, results: Sequence[RunResult]) -> dict[str, Any]:

@@ -27,27 +27,20 @@ from diapir.training.fit import FitResult
 
 
 @dataclass(frozen=True)
-class RunResult:
-    """What one split's training gave.
+class RunScores:
+    """What a training reaches, or several together.
 
     Args:
-        folder: Holds every file.
-        threshold: Chosen on validation, or the recipe's.
-        val: Evaluation on validation; None where the split has none.
-        holdout: Evaluation on the hold-out; None where the split has none.
-        val_probs: (N, H, W) float32 probabilities of the validation tiles, not calibrated; the
-            mean over the network and its snapshots.
+        threshold: Chosen on tiles that did not train, or the recipe's.
+        val: Evaluation on validation; None where there is none.
+        holdout: Evaluation on the hold-out; None where there is none.
         seconds: Training time.
-        interrupted: Signal that ended the training early, if one did.
     """
 
-    folder: RunFolder
     threshold: float
     val: Evaluation | None
     holdout: Evaluation | None
-    val_probs: NDArray[np.float32]
     seconds: float
-    interrupted: int | None
 
     @property
     def warnings(self) -> list[str]:
@@ -55,6 +48,55 @@ class RunResult:
         parts = (("validation", self.val), ("hold-out", self.holdout))
         found = ((name, None if part is None else part.warning) for name, part in parts)
         return [f"on {name}, {warning}" for name, warning in found if warning is not None]
+
+
+@dataclass(frozen=True)
+class RunResult(RunScores):
+    """What one split's training gave.
+
+    Args:
+        folder: Holds every file.
+        val_probs: (N, H, W) float32 probabilities of the validation tiles, not calibrated; the
+            mean over the network and its snapshots.
+        interrupted: Signal that ended the training early, if one did.
+    """
+
+    folder: RunFolder
+    val_probs: NDArray[np.float32]
+    interrupted: int | None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What all trainings of a run gave.
+
+    Args:
+        folder: Of the run, which holds the folders of its trainings where there are several.
+        trainings: One a split of each network, in the order of training.
+        together: Scores of all folds as one, or of the networks joined into one model; None where
+            nothing is joined, and where a signal ended a training.
+    """
+
+    folder: RunFolder
+    trainings: list[RunResult]
+    together: RunScores | None = None
+
+    @property
+    def interrupted(self) -> int | None:
+        """Signal that ended the trainings early, if one did; `folder` is what is to be resumed."""
+        ended = (result.interrupted for result in self.trainings)
+        return next((number for number in ended if number is not None), None)
+
+    def by_folder(self) -> list[tuple[RunFolder, RunScores]]:
+        """Return the scores of each training and then of all together, with their folders.
+
+        A training that a signal ended comes with the folder that is to be resumed.
+        """
+        found: list[tuple[RunFolder, RunScores]] = [
+            (self.folder if result.interrupted is not None else result.folder, result)
+            for result in self.trainings
+        ]
+        return found if self.together is None else [*found, (self.folder, self.together)]
 
 
 def ended_early(

@@ -6,7 +6,7 @@ of all with `pseudo_labels.join_rounds`, are joined into one model.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,38 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diapir.config import Recipe, laid_over, parse_recipe
-from diapir.inference.evaluate import evaluate
+from diapir.inference.evaluate import Evaluation, evaluate
 from diapir.io.atomic import write_text_atomic
 from diapir.metrics.calibration import scale_probs
 from diapir.models.maskrule import MaskRule
 from diapir.runs.ensemble import EnsembleResult, make_ensemble
-from diapir.runs.evaluate import Judgement, evaluate_models
+from diapir.runs.evaluate import evaluate_models
 from diapir.runs.folder import RunFolder, read_json, write_json
 from diapir.runs.folds import trainings_table
 from diapir.runs.inputs import RunInputs
 from diapir.runs.next_steps import after_rounds
-from diapir.runs.outcome import RunResult
+from diapir.runs.outcome import RunResult, RunScores, Trained
 
-TrainOne = Callable[[Recipe, RunFolder], list[RunResult]]
+TrainOne = Callable[[Recipe, RunFolder], Trained]
 Members = Sequence[tuple[Recipe, RunFolder]]
-
-
-@dataclass(frozen=True)
-class RoundsResult:
-    """What the trainings of a recipe gave.
-
-    Args:
-        results: Of every split of every training, in the order of training.
-        made: The networks of the last round, or of all, joined; None where a signal ended a
-            training.
-        judged: The same on the hold-out; None without one, and where a signal ended a training.
-        seconds: That the trainings took, those at the same time counted once.
-    """
-
-    results: list[RunResult]
-    seconds: float
-    made: EnsembleResult | None = None
-    judged: Judgement | None = None
 
 
 def train_rounds(
@@ -53,8 +35,8 @@ def train_rounds(
     folder: RunFolder,
     train: TrainOne,
     train_ahead: Callable[[Members], None],
-) -> RoundsResult:
-    """Return the results of all trainings that a recipe asks for, after joining the last ones.
+) -> Trained:
+    """Return what all trainings that a recipe asks for gave, after joining the last ones.
 
     Args:
         inputs: With a recipe that has `ensemble.encoders`, `pseudo_labels.rounds` or both.
@@ -85,17 +67,16 @@ def train_rounds(
             train_ahead(together)
             taken = []
             for member, place in together:
-                found = train(member, place)
-                results += found
-                taken.append(sum(result.seconds for result in found))
-                if found[-1].interrupted is not None:
-                    return RoundsResult(results, seconds + sum(taken))
-            seconds += max(taken)
+                trained = train(member, place)
+                results += trained.trainings
+                if trained.interrupted is not None:
+                    return Trained(folder, results)
+                taken.append(sum(result.seconds for result in trained.trainings))
+            seconds += max(taken)  # those at the same time count once
         places = [place.path for _, place in members]
         teachers = tuple(model for place in places for model in teachers_in(place, recipe))
         joined = [*joined, *places] if recipe.pseudo_labels.join_rounds else places
-    made, judged = _join(inputs, folder, results, seconds, joined)
-    return RoundsResult(results, seconds, made, judged)
+    return Trained(folder, results, _join(inputs, folder, results, seconds, joined))
 
 
 def member_encoders(recipe: Recipe) -> tuple[str, ...]:
@@ -149,20 +130,21 @@ def _join(
     results: list[RunResult],
     seconds: float,
     places: list[Path],
-) -> tuple[EnsembleResult, Judgement | None]:
+) -> RunScores:
     """Join the rounds that count, score them on tiles that none has seen, and write it all."""
     recipe, data, progress = inputs.recipe, inputs.data, inputs.hardware.progress
     validated = recipe.split.folds > 1 or recipe.split.val > 0
     made = make_ensemble(places, folder.model, data=data if validated else None, progress=progress)
-    judged = None
+    holdout = None
     if recipe.split.holdout > 0:
         judged = evaluate_models([folder.model], data, out=folder.path, progress=progress)
-    table = _table(recipe, results, places, made, judged)
+        holdout = judged.found
+    table = _table(recipe, results, places, made, holdout)
     table["val"] = _on_validation(inputs, results, places, made)
     table["training_seconds"] = round(seconds, 1)
     write_json(folder.metrics, table)
     write_text_atomic(folder.next_steps, after_rounds(folder, data, places, recipe.split))
-    return made, judged
+    return RunScores(threshold=made.threshold, val=None, holdout=holdout, seconds=seconds)
 
 
 def _on_validation(
@@ -184,7 +166,7 @@ def _table(
     results: list[RunResult],
     places: list[Path],
     made: EnsembleResult,
-    judged: Judgement | None,
+    holdout: Evaluation | None,
 ) -> dict[str, Any]:
     joined = {**asdict(made), "path": made.path.name}
     return {
@@ -194,5 +176,5 @@ def _table(
         "calibration": made.calibration,
         "joined": joined,
         "runs": [place.name for place in places],
-        "holdout": None if judged is None else judged.found.to_dict(),
+        "holdout": None if holdout is None else holdout.to_dict(),
     }

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from diapir.config import Recipe, load_recipe
 from diapir.data.splits import Split
@@ -24,7 +23,7 @@ from diapir.runs.hardware import ANY_HARDWARE, Hardware
 from diapir.runs.inputs import RunInputs
 from diapir.runs.machine import command_line, describe_machine, keep_freed_memory
 from diapir.runs.next_steps import after_interruption
-from diapir.runs.outcome import RunResult, ended_early, score_again, write_outcome
+from diapir.runs.outcome import RunResult, Trained, ended_early, score_again, write_outcome
 from diapir.runs.preflight import check_inputs, check_one_machine, check_processor, draw_splits
 from diapir.runs.rounds import Members, train_rounds
 from diapir.runs.side_by_side import train_side_by_side
@@ -38,8 +37,8 @@ def train_recipe(
     data: Path,
     runs: Path,
     hardware: Hardware = ANY_HARDWARE,
-) -> list[RunResult]:
-    """Return the result of the training, or of each fold and then of all together.
+) -> Trained:
+    """Return what the training gave, or each of several and all of them together.
 
     Args:
         recipe: What to train.
@@ -59,8 +58,8 @@ def train_recipe(
     return _train_splits(inputs, splits, folder)
 
 
-def resume_run(path: Path, data: Path, hardware: Hardware = ANY_HARDWARE) -> list[RunResult]:
-    """Return the results of a run that was interrupted, after going on from its last epoch.
+def resume_run(path: Path, data: Path, hardware: Hardware = ANY_HARDWARE) -> Trained:
+    """Return what a run gave that was interrupted, after going on from its last epoch.
 
     Args:
         path: A run folder, that of one fold, or the folder of all folds or rounds: those that were
@@ -85,7 +84,7 @@ def resume_run(path: Path, data: Path, hardware: Hardware = ANY_HARDWARE) -> lis
     folder.make()
     _, results = _train_split(RunInputs(tiles, recipe, data, hardware), split, folder)
     _leave_to_main_process()
-    return results
+    return Trained(folder, results)
 
 
 def _read_labelled(data: Path, hardware: Hardware) -> Tiles:
@@ -102,11 +101,8 @@ def _recipe_of_rounds(folder: RunFolder, tiles: Tiles) -> Recipe:
     return recipe
 
 
-def _train_splits(inputs: RunInputs, splits: list[Split], folder: RunFolder) -> list[RunResult]:
-    """Train each split in its folder, going on where there is a checkpoint; then join the folds.
-
-    The result of the folds together comes last.
-    """
+def _train_splits(inputs: RunInputs, splits: list[Split], folder: RunFolder) -> Trained:
+    """Train each split in its folder, going on where there is a checkpoint; then join the folds."""
     results = []
     with _to_be_continued(folder, inputs.data) if len(splits) > 1 else nullcontext():
         for split in splits:
@@ -119,21 +115,13 @@ def _train_splits(inputs: RunInputs, splits: list[Split], folder: RunFolder) -> 
             if fitted.interrupted is not None:
                 break
     _leave_to_main_process()
-    if len(splits) > 1 and results[-1].interrupted is not None:
-        return _to_be_resumed(results, folder, inputs.data)
-    if not len(results) == len(splits) > 1:
-        return results
-    judged = join_folds(inputs, splits, folder, results)
-    together = RunResult(
-        folder=folder,
-        threshold=judged.found.threshold,
-        val=judged.found,
-        holdout=None,
-        val_probs=np.concatenate([result.val_probs for result in results]),
-        seconds=sum(result.seconds for result in results),
-        interrupted=None,
-    )
-    return [*results, together]
+    trained = Trained(folder, results)
+    if len(splits) == 1:
+        return trained
+    if trained.interrupted is not None:
+        write_text_atomic(folder.next_steps, after_interruption(folder, inputs.data))
+        return trained
+    return replace(trained, together=join_folds(inputs, splits, folder, results))
 
 
 def _has_begun(folder: RunFolder) -> bool:
@@ -168,12 +156,6 @@ def _to_be_continued(folder: RunFolder, data: Path) -> Iterator[None]:
         raise
 
 
-def _to_be_resumed(results: list[RunResult], folder: RunFolder, data: Path) -> list[RunResult]:
-    """Return the results of trainings that were interrupted: what is to be resumed is the whole."""
-    write_text_atomic(folder.next_steps, after_interruption(folder, data))
-    return [*results[:-1], replace(results[-1], folder=folder)]
-
-
 def _placed(inputs: RunInputs, split: Split, folder: RunFolder) -> RunFolder:
     """Return the folder of one split, that of the run or of its fold, with what it trains by."""
     tiles = inputs.tiles
@@ -194,36 +176,23 @@ def _placed(inputs: RunInputs, split: Split, folder: RunFolder) -> RunFolder:
     return place
 
 
-def _train_rounds(inputs: RunInputs, folder: RunFolder) -> list[RunResult]:
-    """Train all that the recipe joins; the last result is that of the networks together."""
+def _train_rounds(inputs: RunInputs, folder: RunFolder) -> Trained:
+    """Train all that the recipe joins, each training in a run folder of its own; then join them."""
     write_json(folder.recipe, inputs.recipe.model_dump(mode="json"))
     alone = replace(inputs, hardware=replace(inputs.hardware, devices=1))
 
-    def train(member: Recipe, place: RunFolder) -> list[RunResult]:
+    def train(member: Recipe, place: RunFolder) -> Trained:
         own = replace(alone, recipe=member)
-        splits = draw_splits(own)
-        return _train_splits(own, splits, place)[: len(splits)]
-
-    def train_ahead(members: Members) -> None:
-        _train_ahead(inputs, members, folder)
+        return _train_splits(own, draw_splits(own), place)
 
     with _to_be_continued(folder, inputs.data):
-        found = train_rounds(inputs, folder, train, train_ahead)
-    if found.made is None:
-        return _to_be_resumed(found.results, folder, inputs.data)
-    together = RunResult(
-        folder=folder,
-        threshold=found.made.threshold,
-        val=None,
-        holdout=None if found.judged is None else found.judged.found,
-        val_probs=np.zeros((0, *inputs.tiles.images.shape[1:]), np.float32),
-        seconds=found.seconds,
-        interrupted=None,
-    )
-    return [*found.results, together]
+        trained = train_rounds(inputs, folder, train, partial(_train_ahead, inputs, folder))
+    if trained.interrupted is not None:
+        write_text_atomic(folder.next_steps, after_interruption(folder, inputs.data))
+    return trained
 
 
-def _train_ahead(inputs: RunInputs, members: Members, folder: RunFolder) -> None:
+def _train_ahead(inputs: RunInputs, folder: RunFolder, members: Members) -> None:
     """Train those that are not finished at the same time, each in its folder.
 
     Raises:
