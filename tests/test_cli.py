@@ -410,11 +410,12 @@ def test_an_interrupted_demo_says_so(
 ) -> None:
     from diapir.runs import demo, survey_demo
     from diapir.runs.folder import RunFolder
-    from diapir.runs.outcome import RunResult
+    from diapir.runs.outcome import RunResult, Trained
 
-    ended = RunResult(RunFolder(tmp_path), 0.5, None, None, np.zeros((0, 1, 1)), 1.0, 2)
+    folder = RunFolder(tmp_path)
+    result = RunResult(0.5, None, None, 1.0, folder, np.zeros((0, 1, 1)), interrupted=2)
     for module in (demo, survey_demo):
-        monkeypatch.setattr(module, "train_recipe", lambda *_: [ended])
+        monkeypatch.setattr(module, "train_recipe", lambda *_: Trained(folder, [result]))
     monkeypatch.setattr(survey_demo, "_TILES", 12)
     words = [word.format(data=data) for word in options]
     code, _, err = run("demo", *words, "--out", tmp_path / "demo", "--quiet")

@@ -9,13 +9,14 @@ import pytest
 from PIL import Image
 
 from diapir.errors import RunError
-from diapir.report.figures import coverage_histogram, save_figure
+from diapir.report.figures import coverage_histogram
 from diapir.report.html import (
     Card,
     Picture,
     ReportContent,
     Section,
     Table,
+    keep_picture,
     read_origin,
     render_report,
     write_report,
@@ -287,10 +288,9 @@ def test_pictures_without_png_or_words_are_refused(data, caption, alt, words):
 def test_the_description_of_a_figure_becomes_the_alternative_text(tmp_path):
     figure = coverage_histogram(np.array([0.0, 0.5]))
     path = tmp_path / "f.png"
-    save_figure(figure, path, dpi=40)
+    read = keep_picture(figure, path, "c", dpi=40)
     assert Picture.from_figure(figure, "c").alt == figure.get_label()
     assert Picture.from_figure(figure, "c", alt="mine").alt == "mine"
-    read = Picture.from_file(path, "c")
     assert read.alt == figure.get_label()
     assert read.png == path.read_bytes()
     assert Picture.from_file(path, "c", alt="mine").alt == "mine"

@@ -211,13 +211,13 @@ def test_groups_are_what_splits_take(data: Path, tmp_path: Path) -> None:
     from diapir.config import load_recipe
     from diapir.data.splits import make_splits
     from diapir.io.tiles import read_tiles
-    from diapir.runs.train import _read_groups
+    from diapir.runs.preflight import tile_groups
 
     write_mosaics(data, tmp_path / "out", progress=False)
     setting = f"split.groups={tmp_path / 'out' / 'groups.csv'}"
     recipe = load_recipe("demo", [setting, "split.folds=3"])
     tiles = read_tiles(data, "train")
-    groups = _read_groups(recipe, tiles)
+    groups = tile_groups(recipe, tiles)
     assert groups is not None
     for split in make_splits(tiles, recipe.split, groups):
         parts = [{groups[i] for i in part} for part in (split.train, split.val, split.holdout)]

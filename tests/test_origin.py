@@ -80,7 +80,7 @@ def test_a_training_says_what_it_began_with(
     make(tmp_path, easy_tiles, recipe)
     hardware = Hardware(accelerator="cpu", progress=False)
     monkeypatch.setattr(modelcard, "_COMMIT", "first")
-    folder = train_recipe(recipe, tmp_path / "data", tmp_path / "runs", hardware)[0].folder
+    folder = train_recipe(recipe, tmp_path / "data", tmp_path / "runs", hardware).folder
     (start,) = read_json(folder.starts)["starts"]
     assert start["git"] == "first"
     assert start["recipe_sha256"] == recipe.sha256()

@@ -52,8 +52,7 @@ def run(
     recipe = tiny_recipe(train__epochs=3, optim__lr=0.03, split__folds=2)
     quiet = Hardware(accelerator="cpu", progress=False)
     with without_figures():
-        results = train_recipe(recipe, data, tmp_path_factory.mktemp("runs"), quiet)
-    return results[0].folder.path.parent
+        return train_recipe(recipe, data, tmp_path_factory.mktemp("runs"), quiet).folder.path
 
 
 def test_folds_are_scored_by_predictions_of_tiles_they_never_saw(run: Path, data: Path) -> None:

@@ -75,10 +75,12 @@ def joined(
 ) -> Path:
     """Two encoders, two folds, two snapshots, one round after the first."""
     with without_figures():
-        results = train_recipe(tiny_recipe(**TINY), data, tmp_path_factory.mktemp("runs"), CPU)
-    assert len(results) == 2 * 2 * 2 + 1
-    assert results[-1].seconds == pytest.approx(sum(result.seconds for result in results[:-1]))
-    return results[-1].folder.path
+        trained = train_recipe(tiny_recipe(**TINY), data, tmp_path_factory.mktemp("runs"), CPU)
+    assert len(trained.trainings) == 2 * 2 * 2
+    assert trained.together is not None
+    seconds = sum(result.seconds for result in trained.trainings)
+    assert trained.together.seconds == pytest.approx(seconds)
+    return trained.folder.path
 
 
 def table(path: Path) -> dict[str, Any]:
@@ -167,11 +169,11 @@ def test_interrupted_rounds_go_on_with_what_is_missing(
 
     with monkeypatch.context() as patch:
         patch.setattr(TileDataModule, "on_after_batch_transfer", transfer)
-        results = train_recipe(recipe, data, tmp_path, CPU)
+        trained = train_recipe(recipe, data, tmp_path, CPU)
     assert max(seen) > 60  # the second round had pseudo-labels
-    assert results[-1].interrupted == signal.SIGTERM
+    assert trained.interrupted == signal.SIGTERM
     (folder,) = tmp_path.iterdir()
-    assert results[-1].folder.path == folder
+    assert trained.folder.path == folder
     assert not (folder / "model.safetensors").exists()
     assert f"--resume {folder}" in (folder / "next.txt").read_text(encoding="utf-8")
     first = folder / f"round-0-{recipe.model.encoder}"
@@ -182,18 +184,19 @@ def test_interrupted_rounds_go_on_with_what_is_missing(
         again = resume_run(folder, data, CPU)
     assert fitted.calls == 1  # the first round was finished, and stays as it is
     assert {path: path.stat().st_mtime_ns for path in left} == left
-    assert np.array_equal(again[0].val_probs, results[0].val_probs)
-    assert again[0].val is not None
-    assert results[0].val is not None
-    assert again[0].val.to_dict() == results[0].val.to_dict()
-    assert again[0].threshold == results[0].threshold
-    assert len(again) == 3
-    assert again[-1].holdout is None
-    assert again[-1].interrupted is None
+    (former, _), (same, other) = trained.trainings, again.trainings
+    assert np.array_equal(same.val_probs, former.val_probs)
+    assert same.val is not None
+    assert former.val is not None
+    assert same.val.to_dict() == former.val.to_dict()
+    assert same.threshold == former.threshold
+    assert again.together is not None
+    assert again.together.holdout is None
+    assert again.interrupted is None
     assert table(folder / "metrics.json")["holdout"] is None
     assert (folder / "model.safetensors").is_file()
     whole = train_recipe(recipe, data, tmp_path / "whole", CPU)
-    assert np.array_equal(whole[1].val_probs, again[1].val_probs)
+    assert np.array_equal(whole.trainings[1].val_probs, other.val_probs)
 
 
 def test_a_round_can_begin_where_the_one_before_ended_and_all_are_joined(
@@ -213,8 +216,8 @@ def test_a_round_can_begin_where_the_one_before_ended_and_all_are_joined(
         pseudo_labels__join_rounds=True,
         predict__threshold=0.5,
     )
-    results = train_recipe(recipe, data, tmp_path, CPU)
-    folder = results[-1].folder.path
+    trained = train_recipe(recipe, data, tmp_path, CPU)
+    folder = trained.folder.path
     first, _ = load_model(folder / f"round-0-{recipe.model.encoder}" / "model.safetensors")
     assert starts[0] is None
     assert starts[1] is not None
@@ -225,7 +228,7 @@ def test_a_round_can_begin_where_the_one_before_ended_and_all_are_joined(
     assert metrics["data_fingerprint"] == read_tiles(data, "train").fingerprint()
     assert metrics["threshold"] == 0.5  # the recipe's, not one that few tiles chose
     assert metrics["epochs"] == sum(
-        table(result.folder.metrics)["epochs"] for result in results[:-1]
+        table(result.folder.metrics)["epochs"] for result in trained.trainings
     )
     # validation is that of both networks together
     options = PredictOptions(device="cpu")
@@ -249,8 +252,7 @@ def test_a_start_needs_no_encoder_weights_and_may_differ_by_encoder(
     again = tiny_recipe(
         train__start_from=str(model), model__weights="nowhere.safetensors", train__epochs=1
     )
-    (result,) = train_recipe(again, data, tmp_path, CPU)
-    assert result.folder.model.is_file()
+    assert train_recipe(again, data, tmp_path, CPU).folder.model.is_file()
 
 
 def test_another_network_is_no_start(
@@ -309,18 +311,19 @@ def test_encoders_are_trained_side_by_side(data: Path, tiny_recipe: Make, tmp_pa
         where="test",
     )
     one_by_one = train_recipe(recipe, data, tmp_path / "one", CPU)
-    together = train_recipe(recipe, data, tmp_path / "two", Hardware("cpu", 2, progress=False))
-    folder = together[-1].folder
-    for mine, wanted in zip(together[:-1], one_by_one[:-1], strict=True):
+    trained = train_recipe(recipe, data, tmp_path / "two", Hardware("cpu", 2, progress=False))
+    folder = trained.folder
+    for mine, wanted in zip(trained.trainings, one_by_one.trainings, strict=True):
         np.testing.assert_allclose(mine.val_probs, wanted.val_probs, atol=1e-4)
         # another process trained it, for the command of this one
         (ahead, *_) = table(mine.folder.starts)["starts"]
         assert "--resume" not in ahead["command"]
-    assert load_recipe(str(together[1].folder.recipe)).train.seed == 5
-    assert load_recipe(str(together[0].folder.recipe)).train.seed == recipe.train.seed
-    seconds = [result.seconds for result in together]
-    assert seconds[-1] == max(seconds[:-1])
-    assert table(folder.metrics)["training_seconds"] == round(seconds[-1], 1)
+    recipes = [load_recipe(str(result.folder.recipe)) for result in trained.trainings]
+    assert [member.train.seed for member in recipes] == [recipe.train.seed, 5]
+    longest = max(result.seconds for result in trained.trainings)
+    assert trained.together is not None
+    assert trained.together.seconds == longest
+    assert table(folder.metrics)["training_seconds"] == round(longest, 1)
     assert read_members(folder.model)
 
 

@@ -36,7 +36,7 @@ from diapir.runs.ensemble import make_ensemble
 from diapir.runs.folder import RunFolder, is_main_process, new_run_folder
 from diapir.runs.hardware import Hardware
 from diapir.runs.next_steps import after_interruption
-from diapir.runs.outcome import RunResult
+from diapir.runs.outcome import RunResult, Trained
 from diapir.runs.score import score_network
 from diapir.runs.train import resume_run, train_recipe
 
@@ -59,7 +59,7 @@ def finished(
 ) -> tuple[Recipe, RunResult]:
     """A short training that has learned something."""
     recipe = tiny_recipe(train__epochs=4, optim__lr=0.03, split__stratify="depth")
-    (result,) = train_recipe(recipe, data, tmp_path_factory.mktemp("runs"), QUIET)
+    (result,) = train_recipe(recipe, data, tmp_path_factory.mktemp("runs"), QUIET).trainings
     return recipe, result
 
 
@@ -202,7 +202,7 @@ def test_scores_are_shown_beside_those_of_empty_masks(
     result = finished[1]
     assert result.holdout is not None
     assert result.warnings == []
-    _show([result], as_json=True)
+    _show(Trained(result.folder, [result]), as_json=True)
     printed = capsys.readouterr()
     (row,) = json.loads(printed.out)
     empty = table(result.folder.metrics)["holdout"]["every_mask_empty"]["value"]
@@ -212,7 +212,8 @@ def test_scores_are_shown_beside_those_of_empty_masks(
     # the same run, had it found nothing
     tiles = read_tiles(data, "train").select(result.holdout.ids)
     blind = evaluate(np.zeros(tiles.images.shape, np.float32), tiles, 0.5)
-    _show([dataclasses.replace(result, holdout=blind)], as_json=False)
+    blinded = dataclasses.replace(result, holdout=blind)
+    _show(Trained(result.folder, [blinded]), as_json=False)
     printed = capsys.readouterr()
     assert "on hold-out, no salt is found" in printed.err
     shown = [line.split() for line in printed.out.splitlines() if "empty" in line]
@@ -235,7 +236,7 @@ def test_resume_of_a_finished_run_writes_the_same_again(
     shutil.copytree(finished[1].folder.path, copy)
     for name in ("model.safetensors", "metrics.json", "report.html"):
         (copy / name).unlink()
-    (again,) = resume_run(copy, data, QUIET)
+    (again,) = resume_run(copy, data, QUIET).trainings
     assert again.threshold == finished[1].threshold
     assert np.array_equal(again.val_probs, finished[1].val_probs)
     assert names(copy) >= {"model.safetensors", "metrics.json", "report.html"}
@@ -255,7 +256,7 @@ def test_a_model_is_not_replaced_for_want_of_a_checkpoint(
 
 def test_run_without_validation_and_hold_out(data: Path, tiny_recipe: Make, tmp_path: Path) -> None:
     recipe = tiny_recipe(split__val=0.0, split__holdout=0.0, train__epochs=1)
-    (result,) = train_recipe(recipe, data, tmp_path, QUIET)
+    (result,) = train_recipe(recipe, data, tmp_path, QUIET).trainings
     assert (result.val, result.holdout, result.threshold) == (None, None, 0.5)
     assert {"model.safetensors", "report.html", "figures/training.png"} <= names(result.folder.path)
     assert "No tile was left to score this training" in result.folder.report.read_text("utf-8")
@@ -267,7 +268,7 @@ def test_threshold_of_the_recipe_is_kept(data: Path, tiny_recipe: Make, tmp_path
     recipe = tiny_recipe(train__epochs=1).model_copy(
         update={"predict": load_recipe("demo", ["predict.threshold=0.42"]).predict}
     )
-    (result,) = train_recipe(recipe, data, tmp_path, QUIET)
+    (result,) = train_recipe(recipe, data, tmp_path, QUIET).trainings
     assert result.threshold == 0.42
     packed = make_ensemble([result.folder.path], tmp_path / "a.safetensors", data=data)
     assert packed.chosen_on == "no tiles: the recipe's; calibrated on 16 validation tiles"
@@ -285,7 +286,7 @@ def test_classic_recipe_runs_to_the_end(name: str, data: Path, tmp_path: Path) -
     sections = ["model", "model", "train", "train", "train"]
     settings = [f"{section}.{setting}" for section, setting in zip(sections, tiny, strict=True)]
     recipe = load_recipe(f"classic-{name}", [*settings, "split.val=0.07", "split.holdout=0.05"])
-    (result,) = train_recipe(recipe, data, tmp_path, QUIET)
+    (result,) = train_recipe(recipe, data, tmp_path, QUIET).trainings
     assert result.val is not None
     assert result.holdout is not None
     assert len(result.holdout) == 4
@@ -355,11 +356,12 @@ def test_folds_give_every_tile_one_prediction(
     data: Path, tiny_recipe: Make, tmp_path: Path
 ) -> None:
     recipe = tiny_recipe(split__folds=2, split__holdout=0.1, train__epochs=1)
-    results = train_recipe(recipe, data, tmp_path, QUIET)
+    trained = train_recipe(recipe, data, tmp_path, QUIET)
+    results = trained.trainings
     (folder,) = tmp_path.iterdir()
-    places = [result.folder.path for result in results]
+    places = [place.path for place, _ in trained.by_folder()]
     assert places == [folder / "fold-0", folder / "fold-1", folder]
-    splits = [table(result.folder.split) for result in results[:2]]
+    splits = [table(result.folder.split) for result in results]
     assert splits[0]["holdout"] == splits[1]["holdout"]
     assert not {*splits[0]["val"]} & {*splits[1]["val"]}
     with np.load(folder / "out_of_fold.npz") as stored:
@@ -371,10 +373,11 @@ def test_folds_give_every_tile_one_prediction(
     joined = table(folder / "metrics.json")
     assert joined["tiles"] == {"train": 36, "val": 72, "holdout": 8}
     assert joined["val"]["tiles"] == 72
-    assert joined["val"]["metrics"]["score"]["value"] == results[-1].val.metrics["score"].value
+    assert joined["val"]["metrics"]["score"]["value"] == trained.together.val.metrics["score"].value
     assert joined["epochs"] == joined["folds"] == joined["trainings"] == 2
-    assert joined["training_seconds"] == pytest.approx(sum(r.seconds for r in results[:2]), abs=0.1)
-    assert all(result.folder.model.is_file() for result in results[:2])
+    assert trained.together.seconds == sum(result.seconds for result in results)
+    assert joined["training_seconds"] == pytest.approx(trained.together.seconds, abs=0.1)
+    assert all(result.folder.model.is_file() for result in results)
     steps = (folder / "next.txt").read_text(encoding="utf-8")
     assert f"diapir ensemble {folder} --out {folder}/model.safetensors" in steps
     assert "hold-out" in steps
@@ -401,16 +404,16 @@ def test_interrupted_run_has_a_model_and_goes_on(
     data: Path, tiny_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = tiny_recipe(train__epochs=3)
-    (whole,) = train_recipe(recipe, data, tmp_path / "whole", QUIET)
+    (whole,) = train_recipe(recipe, data, tmp_path / "whole", QUIET).trainings
     with monkeypatch.context() as patch:
         terminate_when(patch, lambda trainer: trainer.global_step == 9)
-        (part,) = train_recipe(recipe, data, tmp_path / "part", QUIET)
+        (part,) = train_recipe(recipe, data, tmp_path / "part", QUIET).trainings
     assert part.interrupted == signal.SIGTERM
     assert table(part.folder.metrics)["epochs"] == 1
     assert load_model(part.folder.model)
     next_steps = part.folder.next_steps.read_text(encoding="utf-8")
     assert f"diapir train --resume {part.folder.path} --data '{data}'" in next_steps
-    (rest,) = resume_run(part.folder.path, data, QUIET)
+    (rest,) = resume_run(part.folder.path, data, QUIET).trainings
     assert rest.interrupted is None
     assert np.array_equal(rest.val_probs, whole.val_probs)
     assert table(rest.folder.metrics)["epochs"] == 3
@@ -479,8 +482,9 @@ def test_folds_end_at_an_interruption(
     with pytest.raises(RunError, match="divided otherwise than when this run began"):
         resume_run(folder, data, QUIET)
     begun.write_text(stored, encoding="utf-8")
-    results = resume_run(folder, data, QUIET)
-    assert [result.folder.path.name for result in results] == ["fold-0", "fold-1", folder.name]
+    trained = resume_run(folder, data, QUIET)
+    places = [place.path.name for place, _ in trained.by_folder()]
+    assert places == ["fold-0", "fold-1", folder.name]
     assert {"metrics.json", "report.html", "next.txt"} <= {path.name for path in folder.iterdir()}
     assert "Each fold by itself" in (folder / "report.html").read_text(encoding="utf-8")
 
@@ -491,10 +495,12 @@ def test_after_an_interrupted_fold_all_folds_are_resumed(
 ) -> None:
     terminate_when(monkeypatch, lambda trainer: trainer.current_epoch == 1)
     recipe = tiny_recipe(split__folds=2, train__epochs=2)
-    results = train_recipe(recipe, data, tmp_path, QUIET)
+    trained = train_recipe(recipe, data, tmp_path, QUIET)
     (folder,) = tmp_path.iterdir()
-    assert results[-1].interrupted == signal.SIGTERM
-    assert results[-1].folder.path == folder
+    assert trained.interrupted == signal.SIGTERM
+    assert trained.together is None
+    ((place, _),) = trained.by_folder()
+    assert place.path == trained.folder.path == folder
     said = (folder / "next.txt").read_text(encoding="utf-8")
     assert f"diapir train --resume {folder} --data '{data}'" in said
 

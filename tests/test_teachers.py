@@ -51,7 +51,7 @@ def teacher(
 ) -> Path:
     runs = tmp_path_factory.mktemp("runs")
     with without_figures():
-        return train_recipe(tiny_recipe(train__epochs=6), data, runs, CPU)[0].folder.model
+        return train_recipe(tiny_recipe(train__epochs=6), data, runs, CPU).folder.model
 
 
 def test_most_certain_takes_its_share_of_tiles_with_salt_and_without() -> None:
@@ -137,7 +137,7 @@ def test_a_training_with_pseudo_labels_and_distillation_scores(
 ) -> None:
     models = [str(teacher)]
     recipe = tiny_recipe(pseudo_labels__models=models, distill__models=models)
-    (result,) = train_recipe(recipe, data, tmp_path, CPU)
+    (result,) = train_recipe(recipe, data, tmp_path, CPU).trainings
     assert result.holdout is not None
     assert result.holdout.metrics["score"].value > 0
 
@@ -154,8 +154,7 @@ def test_a_model_holds_the_tiles_that_earlier_models_have_seen(
     save_model(other, net, replace(card, train_ids=("elsewhere",), val_ids=("there",)))
     named = str(other) if setting == "train__start_from" else [str(other)]
     recipe = tiny_recipe(train__epochs=1, **{setting: named})
-    (result,) = train_recipe(recipe, data, tmp_path / "runs", CPU)
-    found = read_card(result.folder.model)
+    found = read_card(train_recipe(recipe, data, tmp_path / "runs", CPU).folder.model)
     assert found.train_ids[-2:] == ("elsewhere", "there")
     assert not {"elsewhere", "there"} & {*found.val_ids, *found.dropped_ids}
 
@@ -163,9 +162,9 @@ def test_a_model_holds_the_tiles_that_earlier_models_have_seen(
 def test_distillation_changes_the_training(
     data: Path, teacher: Path, tiny_recipe: Make, tmp_path: Path
 ) -> None:
-    plain = train_recipe(tiny_recipe(), data, tmp_path, CPU)[0].val_probs
-    taught = train_recipe(tiny_recipe(distill__models=[str(teacher)]), data, tmp_path, CPU)
-    assert not np.array_equal(plain, taught[0].val_probs)
+    recipes = tiny_recipe(), tiny_recipe(distill__models=[str(teacher)])
+    plain, taught = (train_recipe(recipe, data, tmp_path, CPU).trainings[0] for recipe in recipes)
+    assert not np.array_equal(plain.val_probs, taught.val_probs)
 
 
 @pytest.mark.parametrize("section", ["pseudo_labels", "distill"])

@@ -9,7 +9,7 @@ from diapir.cli.console import Data, Json, Quiet, print_json, print_table, print
 from diapir.errors import signal_exit_code
 
 if TYPE_CHECKING:
-    from diapir.runs.outcome import RunResult
+    from diapir.runs.outcome import Trained
 
 _COLUMNS = ("run", "validation", "hold-out", "threshold", "seconds")
 
@@ -57,37 +57,35 @@ def train(
         progress=not quiet,
     )
     if resume is not None:
-        results = resume_run(resume, data, hardware)
+        trained = resume_run(resume, data, hardware)
     else:
         settings = [*(override or []), *([f"split.folds={folds}"] if folds else [])]
-        results = train_recipe(load_recipe(str(recipe), settings), data, runs, hardware)
-    _show(results, as_json)
-    interrupted = results[-1].interrupted
-    if interrupted is not None:
-        raise typer.Exit(signal_exit_code(interrupted))
+        trained = train_recipe(load_recipe(str(recipe), settings), data, runs, hardware)
+    _show(trained, as_json)
+    if trained.interrupted is not None:
+        raise typer.Exit(signal_exit_code(trained.interrupted))
 
 
-def _show(results: "list[RunResult]", as_json: bool) -> None:
+def _show(trained: "Trained", as_json: bool) -> None:
     from diapir.runs.report import EVERY_MASK_EMPTY
 
     rows: list[tuple[object, ...]] = []
     table = []
-    for result in results:
-        for warning in result.warnings:
-            print_warning(f"{result.folder.path}: {warning}")
-        parts = (result.val, result.holdout)
+    for folder, found in trained.by_folder():
+        for warning in found.warnings:
+            print_warning(f"{folder.path}: {warning}")
+        parts = (found.val, found.holdout)
         scores = [None if part is None else part.metrics["score"].value for part in parts]
         empty = [None if part is None else part.every_mask_empty.value for part in parts]
-        row = (str(result.folder.path), *scores, result.threshold, result.seconds)
+        row = (str(folder.path), *scores, found.threshold, found.seconds)
         rows += [row, (f"  if {EVERY_MASK_EMPTY}", *empty, None, None)]
         beside = {"every mask empty": dict(zip(_COLUMNS[1:3], empty, strict=True))}
-        table.append(
-            {**dict(zip(_COLUMNS, row, strict=True)), **beside, "warnings": result.warnings}
-        )
+        named = dict(zip(_COLUMNS, row, strict=True))
+        table.append({**named, **beside, "warnings": found.warnings})
     if as_json:
         print_json(table)
         return
     print_table("Competition score at the chosen threshold", _COLUMNS, rows)
-    if results[-1].folder.report.is_file():
-        typer.echo(f"Look at {results[-1].folder.report}")
-    typer.echo(f"Next: see {results[-1].folder.next_steps}")
+    if trained.folder.report.is_file():
+        typer.echo(f"Look at {trained.folder.report}")
+    typer.echo(f"Next: see {trained.folder.next_steps}")

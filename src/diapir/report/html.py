@@ -24,7 +24,7 @@ from diapir import __version__
 from diapir.errors import RunError
 from diapir.io.atomic import write_text_atomic
 from diapir.io.json_text import json_text
-from diapir.report.figures import figure_png
+from diapir.report.figures import DPI, figure_png, save_figure
 
 Cell = str | int | float | bool | None
 """A value in a table; None shows as a dash."""
@@ -151,6 +151,22 @@ class Picture:
     def data_uri(self) -> str:
         """The picture as a ``data:`` address."""
         return f"data:image/png;base64,{base64.b64encode(self.png).decode('ascii')}"
+
+
+def keep_picture(figure: Figure, path: Path, caption: str, *, dpi: int = DPI) -> Picture:
+    """Save a figure as PNG, and return it as a picture for a page.
+
+    Args:
+        figure: The figure, with its description as its label.
+        path: The file to write; its folder is created if it is missing.
+        caption: What the picture shows.
+        dpi: Dots per inch.
+
+    Raises:
+        RunError: The place cannot be written.
+    """
+    save_figure(figure, path, dpi=dpi)
+    return Picture.from_file(path, caption)
 
 
 @dataclass(frozen=True)

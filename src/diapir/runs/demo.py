@@ -44,10 +44,10 @@ def run_demo(
         settings.append("split.stratify=coverage")
     submits = has_part(data, "test")  # known before minutes of training
     recipe = load_recipe("demo", settings)
-    result = train_recipe(recipe, data, out, Hardware(progress=progress))[0]
-    folder = result.folder
-    if result.interrupted is not None:
-        raise ended_early(result.interrupted, folder)
+    trained = train_recipe(recipe, data, out, Hardware(progress=progress))
+    folder, (result,) = trained.folder, trained.trainings
+    if trained.interrupted is not None:
+        raise ended_early(trained.interrupted, folder)
     rows = [("data", str(data))]
     if result.holdout is not None:
         score = result.holdout.metrics["score"]

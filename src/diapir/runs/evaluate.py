@@ -21,9 +21,8 @@ from diapir.models.maskrule import MaskRule
 from diapir.models.modelcard import ModelCard, read_card
 from diapir.models.packaged import models_or_packaged
 from diapir.progress import counting
-from diapir.report.figures import save_figure
 from diapir.report.figures_trust import kept_curves, reliability_diagram
-from diapir.report.html import Card, Picture, ReportContent, Section, Table, write_report
+from diapir.report.html import Card, ReportContent, Section, Table, keep_picture, write_report
 from diapir.runs.folder import write_json
 from diapir.runs.out_of_fold import OutOfFold, has_out_of_fold, read_out_of_fold, run_models
 from diapir.runs.provenance import made_with, provenance
@@ -253,16 +252,17 @@ def write_page(
 
 
 def _trust_section(trust: Trust, judged: Judgement, figures: Path) -> Section:
-    pictures = []
     after = None if trust.temperature == 1 else trust.after
-    for name, figure, caption in (
-        ("reliability", reliability_diagram(trust.before, after),
-         "How often pixels of a predicted probability are salt."),
-        ("kept", kept_curves(trust.kept, trust.ideal),
-         "Score of the tiles that are kept when the most doubtful are left to people."),
-    ):  # fmt: skip
-        save_figure(figure, figures / f"{name}.png")
-        pictures.append(Picture.from_file(figures / f"{name}.png", caption))
+    reliability = keep_picture(
+        reliability_diagram(trust.before, after),
+        figures / "reliability.png",
+        "How often pixels of a predicted probability are salt.",
+    )
+    kept = keep_picture(
+        kept_curves(trust.kept, trust.ideal),
+        figures / "kept.png",
+        "Score of the tiles that are kept when the most doubtful are left to people.",
+    )
     rows: list[tuple[str, float]] = [
         ("temperature", trust.temperature),
         ("expected calibration error without it", trust.before.error),
@@ -279,7 +279,7 @@ def _trust_section(trust: Trust, judged: Judgement, figures: Path) -> Section:
             *(f"Most doubtful by {name}: {ids}." for name, ids in doubtful.items()),
         ],
         tables=[Table("Calibration", ("", "value"), rows)],
-        pictures=pictures,
+        pictures=[reliability, kept],
     )
 
 

@@ -21,9 +21,16 @@ from diapir.models.modelfile import load_model, save_model
 from diapir.models.packaged import packaged_model
 from diapir.models.unet import SaltNet
 from diapir.progress import counting
-from diapir.report.figures import save_figure
 from diapir.report.figures_survey import scores_before_after, section
-from diapir.report.html import Card, Picture, ReportContent, Section, Table, write_report
+from diapir.report.html import (
+    Card,
+    Picture,
+    ReportContent,
+    Section,
+    Table,
+    keep_picture,
+    write_report,
+)
 from diapir.runs.folder import RunFolder, write_json
 from diapir.runs.machine import command_line, describe_machine
 from diapir.runs.provenance import made_with, provenance
@@ -31,6 +38,7 @@ from diapir.training.finetune import LabelledSection, Tuning, finetune_net
 
 _Sections = list[NDArray[np.float32]]
 _THRESHOLDS = np.linspace(0.1, 0.9, 33)
+_DPI = 110
 
 
 @dataclass(frozen=True)
@@ -355,7 +363,9 @@ def _write(
     names = {"iou": "IoU", "dice": "Dice", "accuracy": "pixel accuracy"}
     rows = [(text, result.before[k], result.after[k]) for k, text in names.items()]
     bars = scores_before_after(*(list(column) for column in zip(*rows, strict=True)))
-    pictures = [_keep(bars, result.out / "figures" / "scores.png", "Held-out lines.")]
+    pictures = [
+        keep_picture(bars, result.out / "figures" / "scores.png", "Held-out lines.", dpi=_DPI)
+    ]
     for line, amplitudes, old, new in list(zip(split.held, *shown, strict=True))[:2]:
         pictures += _line_pictures(
             line, amplitudes, {"before": (old, old_threshold), "after": (new, result.threshold)},
@@ -406,10 +416,6 @@ def _line_pictures(
             what="interpreted salt" if when == "interpretation" else "predicted salt",
         )
         path = out / "figures" / f"{line.direction}-{line.number}-{when}.png"
-        pictures.append(_keep(figure, path, f"{_name(line).capitalize()}, {when}."))
+        caption = f"{_name(line).capitalize()}, {when}."
+        pictures.append(keep_picture(figure, path, caption, dpi=_DPI))
     return pictures
-
-
-def _keep(figure: Any, path: Path, caption: str) -> Picture:
-    save_figure(figure, path, dpi=110)
-    return Picture.from_file(path, caption)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,51 +9,54 @@ import numpy as np
 from diapir.config import Recipe
 from diapir.data.splits import Split
 from diapir.io.atomic import write_text_atomic
-from diapir.io.tiles import Tiles
 from diapir.models.modelcard import read_card
 from diapir.report.html import Section, Table
 from diapir.runs.evaluate import Judgement, judge_out_of_fold, write_page
 from diapir.runs.folder import RunFolder, read_json, write_json
+from diapir.runs.inputs import RunInputs
 from diapir.runs.machine import command_line
 from diapir.runs.next_steps import after_folds
 from diapir.runs.out_of_fold import read_out_of_fold, run_models, write_out_of_fold_probs
-from diapir.runs.outcome import RunResult
+from diapir.runs.outcome import RunResult, RunScores
 
 
 def join_folds(
-    recipe: Recipe,
-    folder: RunFolder,
-    data: Path,
-    tiles: Tiles,
+    inputs: RunInputs,
     splits: Sequence[Split],
+    folder: RunFolder,
     results: Sequence[RunResult],
-) -> Judgement:
-    """Return all scores of the folds together, on the tiles that each of them validated on.
+) -> RunScores:
+    """Return the scores of the folds together, on the tiles that each of them validated on.
 
     Leaves `out_of_fold.npz`, `metrics.json`, figures, `report.html` and `next.txt` in the folder of
     all folds. Threshold and rule are the best over all folds, on the tiles that are scored, which
     makes the score slightly optimistic.
 
     Args:
-        recipe: That trained.
-        folder: Of all folds.
-        data: Of the training.
-        tiles: All labelled tiles.
+        inputs: Of the run.
         splits: One a fold.
-        results: The same.
+        folder: Of all folds.
+        results: One a fold.
     """
+    recipe = inputs.recipe
     index = np.concatenate([split.val for split in splits])
     probs = np.concatenate([result.val_probs for result in results])
-    write_out_of_fold_probs(folder.path, tiles.subset(index).ids, probs)
+    tiles = inputs.tiles.subset(index)
+    write_out_of_fold_probs(folder.path, tiles.ids, probs)
     cards = {
         str(path.relative_to(folder.path)): read_card(path) for path in run_models(folder.path)
     }
-    judged = judge_out_of_fold(read_out_of_fold(folder.path), tiles.subset(index), cards)
+    judged = judge_out_of_fold(read_out_of_fold(folder.path), tiles, cards)
     write_json(folder.metrics, _table(recipe, judged, results))
     title = f"Run {folder.path.name}: {len(splits)} folds"
     write_page(judged, folder.path, title, [_folds_section(results)])
-    write_text_atomic(folder.next_steps, after_folds(folder, data, recipe.split))
-    return judged
+    write_text_atomic(folder.next_steps, after_folds(folder, inputs.data, recipe.split))
+    return RunScores(
+        threshold=judged.found.threshold,
+        val=judged.found,
+        holdout=None,
+        seconds=sum(result.seconds for result in results),
+    )
 
 
 def _table(recipe: Recipe, judged: Judgement, results: Sequence[RunResult]) -> dict[str, Any]:

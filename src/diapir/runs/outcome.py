@@ -5,22 +5,20 @@ import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diapir.config import Recipe
 from diapir.data.splits import Split
 from diapir.errors import RunError, signal_exit_code
 from diapir.inference.evaluate import Evaluation
 from diapir.inference.postprocess import Choice
 from diapir.io.atomic import write_text_atomic
-from diapir.io.tiles import Tiles
 from diapir.models.modelcard import ModelCard
 from diapir.models.modelfile import load_model, save_model
 from diapir.runs.folder import RunFolder, read_json, write_json
+from diapir.runs.inputs import RunInputs
 from diapir.runs.machine import command_line, describe_machine
 from diapir.runs.next_steps import after_interruption, after_training
 from diapir.runs.report import save_data_figures, write_run_report
@@ -29,27 +27,20 @@ from diapir.training.fit import FitResult
 
 
 @dataclass(frozen=True)
-class RunResult:
-    """What one split's training gave.
+class RunScores:
+    """What a training reaches, or several together.
 
     Args:
-        folder: Holds every file.
-        threshold: Chosen on validation, or the recipe's.
-        val: Evaluation on validation; None where the split has none.
-        holdout: Evaluation on the hold-out; None where the split has none.
-        val_probs: (N, H, W) float32 probabilities of the validation tiles, not calibrated; the
-            mean over the network and its snapshots.
+        threshold: Chosen on tiles that did not train, or the recipe's.
+        val: Evaluation on validation; None where there is none.
+        holdout: Evaluation on the hold-out; None where there is none.
         seconds: Training time.
-        interrupted: Signal that ended the training early, if one did.
     """
 
-    folder: RunFolder
     threshold: float
     val: Evaluation | None
     holdout: Evaluation | None
-    val_probs: NDArray[np.float32]
     seconds: float
-    interrupted: int | None
 
     @property
     def warnings(self) -> list[str]:
@@ -57,6 +48,55 @@ class RunResult:
         parts = (("validation", self.val), ("hold-out", self.holdout))
         found = ((name, None if part is None else part.warning) for name, part in parts)
         return [f"on {name}, {warning}" for name, warning in found if warning is not None]
+
+
+@dataclass(frozen=True)
+class RunResult(RunScores):
+    """What one split's training gave.
+
+    Args:
+        folder: Holds every file.
+        val_probs: (N, H, W) float32 probabilities of the validation tiles, not calibrated; the
+            mean over the network and its snapshots.
+        interrupted: Signal that ended the training early, if one did.
+    """
+
+    folder: RunFolder
+    val_probs: NDArray[np.float32]
+    interrupted: int | None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What all trainings of a run gave.
+
+    Args:
+        folder: Of the run, which holds the folders of its trainings where there are several.
+        trainings: One a split of each network, in the order of training.
+        together: Scores of all folds as one, or of the networks joined into one model; None where
+            nothing is joined, and where a signal ended a training.
+    """
+
+    folder: RunFolder
+    trainings: list[RunResult]
+    together: RunScores | None = None
+
+    @property
+    def interrupted(self) -> int | None:
+        """Signal that ended the trainings early, if one did; `folder` is what is to be resumed."""
+        ended = (result.interrupted for result in self.trainings)
+        return next((number for number in ended if number is not None), None)
+
+    def by_folder(self) -> list[tuple[RunFolder, RunScores]]:
+        """Return the scores of each training and then of all together, with their folders.
+
+        A training that a signal ended comes with the folder that is to be resumed.
+        """
+        found: list[tuple[RunFolder, RunScores]] = [
+            (self.folder if result.interrupted is not None else result.folder, result)
+            for result in self.trainings
+        ]
+        return found if self.together is None else [*found, (self.folder, self.together)]
 
 
 def ended_early(
@@ -84,11 +124,9 @@ def ended_early(
 
 
 def write_outcome(
-    tiles: Tiles,
+    inputs: RunInputs,
     split: Split,
-    recipe: Recipe,
     folder: RunFolder,
-    data: Path,
     fitted: FitResult,
     earlier: Sequence[ModelCard] = (),
 ) -> RunResult:
@@ -97,57 +135,73 @@ def write_outcome(
     The model is saved first, so that Ctrl-C while it is scored loses nothing but the scores.
 
     Args:
-        tiles: The labelled tiles.
-        split: Which of them trained, validate and report.
-        recipe: That trained it.
+        inputs: Of the run.
+        split: Which of its tiles trained, validate and report.
         folder: Of the split.
-        data: The labelled tiles on disk, for the commands that come next.
-        fitted: What the training gave; its network is on the device that scores.
+        fitted: What the training gave.
         earlier: Cards of the models that it began with or learnt from.
 
     Raises:
         DiapirError: Something cannot be written, or Ctrl-C ended the scoring.
     """
     if not folder.is_finished():  # else its model is there, with scores
-        card = unscored_card(tiles, split, recipe)
+        card = unscored_card(inputs.tiles, split, inputs.recipe)
         save_model(folder.model, fitted.net, _completed(card, folder, earlier))
-        write_text_atomic(folder.next_steps, after_interruption(folder, data))
+        write_text_atomic(folder.next_steps, after_interruption(folder, inputs.data))
     with _ctrl_c_is_told(folder):
-        device = next(fitted.net.parameters()).device
-        ending = fitted.interrupted is not None
-        most = SECONDS_WHEN_ASKED_TO_END / (1 + len(fitted.snapshots)) if ending else math.inf
-        together = []
-        for number, net in enumerate(fitted.snapshots, start=1):
-            snapshot = score_network(tiles, split, recipe, net.to(device), most)
-            save_model(folder.snapshot(number), net, _completed(snapshot.card, folder, earlier))
-            together.append(snapshot.val_probs)
-        scored = score_network(tiles, split, recipe, fitted.net, most)
-        scored = replace(scored, card=_completed(scored.card, folder, earlier))
-        together = [p for p in (*together, scored.val_probs) if len(p) == len(scored.val_probs)]
-        val, holdout, card = scored.val, scored.holdout, scored.card
-        save_model(folder.model, fitted.net, card)
-        shown, index = (holdout, split.holdout) if holdout else (val, split.val)
-        pictured = (shown, tiles.subset(index), scored.shown_probs)
-        save_data_figures(tiles, folder.figures)
-        notes = [scored.calibration] if scored.calibration else []
+        networks = _score_networks(inputs, split, folder, fitted, earlier)
+        scored = networks[-1]
+        save_data_figures(inputs.tiles, folder.figures)
         write_run_report(
-            folder, recipe, fitted.history, fitted.best_epoch, val, *pictured, card, notes
+            folder, inputs.tiles, scored, history=fitted.history, best_epoch=fitted.best_epoch
         )
+        ending = fitted.interrupted is not None
         write_text_atomic(
             folder.next_steps,
-            after_training(folder, data, split, len(fitted.snapshots), interrupted=ending),
+            after_training(folder, inputs.data, split, len(fitted.snapshots), interrupted=ending),
         )
         # last, as it tells that the training is finished
-        write_json(folder.metrics, _metrics_table(recipe, split, folder, fitted, scored))
-        return RunResult(
-            folder=folder,
-            threshold=scored.threshold,
-            val=val,
-            holdout=holdout,
-            val_probs=np.mean(together, axis=0, dtype=np.float32),
-            seconds=fitted.seconds,
-            interrupted=fitted.interrupted,
-        )
+        write_json(folder.metrics, _metrics_table(split, folder, fitted, scored))
+        return _result(folder, networks, fitted.seconds, fitted.interrupted)
+
+
+def _score_networks(
+    inputs: RunInputs,
+    split: Split,
+    folder: RunFolder,
+    fitted: FitResult,
+    earlier: Sequence[ModelCard],
+) -> list[Scored]:
+    """Score the snapshots, then the network itself, and save each of them with its scores."""
+    files = [folder.snapshot(1 + k) for k in range(len(fitted.snapshots))] + [folder.model]
+    device = inputs.hardware.scoring_device
+    ending = fitted.interrupted is not None
+    most = SECONDS_WHEN_ASKED_TO_END / len(files) if ending else math.inf
+    networks = []
+    for file, net in zip(files, (*fitted.snapshots, fitted.net), strict=True):
+        scored = score_network(inputs.tiles, split, inputs.recipe, net.to(device), most)
+        scored = replace(scored, card=_completed(scored.card, folder, earlier))
+        save_model(file, net, scored.card)
+        networks.append(scored)
+    return networks
+
+
+def _result(
+    folder: RunFolder, networks: Sequence[Scored], seconds: float, interrupted: int | None
+) -> RunResult:
+    """Return the result of the last network, with the predictions of its snapshots in the mean."""
+    last = networks[-1]
+    # scoring one of them may have taken too long, but not another
+    probs = [one.val_probs for one in networks if len(one.val_probs) == len(last.val_probs)]
+    return RunResult(
+        folder=folder,
+        threshold=last.threshold,
+        val=last.val,
+        holdout=last.holdout,
+        val_probs=np.mean(probs, axis=0, dtype=np.float32),
+        seconds=seconds,
+        interrupted=interrupted,
+    )
 
 
 @contextmanager
@@ -167,46 +221,34 @@ def _completed(card: ModelCard, folder: RunFolder, earlier: Sequence[ModelCard])
     return replace(card, git=folder.commits(), train_ids=(*card.train_ids, *handed_on))
 
 
-def score_again(
-    tiles: Tiles, split: Split, recipe: Recipe, folder: RunFolder, device: str
-) -> RunResult:
+def score_again(inputs: RunInputs, split: Split, folder: RunFolder) -> RunResult:
     """Return the result of a training that has come to its end; what it wrote stays as it is.
 
     Args:
-        tiles: The labelled tiles.
-        split: Which of them trained, validate and report.
-        recipe: That trained it.
+        inputs: Of the run.
+        split: Which of its tiles trained, validate and report.
         folder: Of the split, finished.
-        device: That scores.
 
     Raises:
         ModelFileError: Its model is damaged.
     """
-    files = (*folder.snapshots(), folder.model)
-    scored = []
-    for net, card in map(load_model, files):
-        net.to(device)
+    device = inputs.hardware.scoring_device
+    networks = []
+    for net, card in map(load_model, (*folder.snapshots(), folder.model)):
         chosen = Choice(card.threshold, card.rule, float("nan"))
-        scored.append(score_network(tiles, split, recipe, net, math.inf, chosen))
-    last = scored[-1]
-    return RunResult(
-        folder=folder,
-        threshold=last.threshold,
-        val=last.val,
-        holdout=last.holdout,
-        val_probs=np.mean([one.val_probs for one in scored], axis=0, dtype=np.float32),
-        seconds=read_json(folder.metrics)["training_seconds"],
-        interrupted=None,
-    )
+        networks.append(
+            score_network(inputs.tiles, split, inputs.recipe, net.to(device), math.inf, chosen)
+        )
+    return _result(folder, networks, read_json(folder.metrics)["training_seconds"], None)
 
 
 def _metrics_table(
-    recipe: Recipe, split: Split, folder: RunFolder, fitted: FitResult, scored: Scored
+    split: Split, folder: RunFolder, fitted: FitResult, scored: Scored
 ) -> dict[str, Any]:
     val, holdout, card = scored.val, scored.holdout, scored.card
     return {
-        "recipe": recipe.name,
-        "recipe_sha256": recipe.sha256(),
+        "recipe": card.recipe.name,
+        "recipe_sha256": card.recipe.sha256(),
         "threshold": scored.threshold,
         "rule": asdict(card.rule),
         "calibration": scored.calibration,

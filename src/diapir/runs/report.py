@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from diapir.config import LossStage, Recipe
@@ -17,12 +16,20 @@ from diapir.report.figures import save_figure
 from diapir.report.figures_data import coverage_against_depth, coverage_histogram
 from diapir.report.figures_tiles import predictions, sample_grid
 from diapir.report.figures_training import score_by_group, threshold_curve, training_curves
-from diapir.report.html import Card, Picture, ReportContent, Section, Table, write_report
+from diapir.report.html import (
+    Card,
+    Picture,
+    ReportContent,
+    Section,
+    Table,
+    keep_picture,
+    write_report,
+)
 from diapir.runs.folder import RunFolder
 from diapir.runs.provenance import provenance
 
-if TYPE_CHECKING:  # loading it asks git for the commit, which who only describes data does not need
-    from diapir.models.modelcard import ModelCard
+if TYPE_CHECKING:  # it loads torch, which who only describes data does not need
+    from diapir.runs.score import Scored
 
 _SAMPLES, _COVERAGE, _DEPTH = "samples.png", "coverage.png", "coverage-depth.png"
 DATA_FIGURES = {
@@ -58,50 +65,43 @@ _TRAINING = (
 
 def write_run_report(
     folder: RunFolder,
-    recipe: Recipe,
+    tiles: Tiles,
+    scored: "Scored",
+    *,
     history: Sequence[dict[str, float]],
     best_epoch: int,
-    val: Evaluation | None,
-    shown: Evaluation | None,
-    tiles: Tiles,
-    probs: NDArray[np.float32],
-    card: "ModelCard",
-    notes: Sequence[str] = (),
 ) -> None:
     """Write the figures and the page of a run.
 
     Args:
         folder: Takes `figures/` and `report.html`.
-        recipe: That trained.
+        tiles: All labelled tiles; those of the hold-out are shown, or of validation without one.
+        scored: The network that the run keeps.
         history: A row an epoch.
         best_epoch: The epoch that is kept.
-        val: Evaluation of the tiles that picked the threshold.
-        shown: Evaluation of the tiles to show: hold-out, or validation without one, or none.
-        tiles: The tiles of `shown`.
-        probs: Their probabilities, (N, H, W).
-        card: Provenance.
-        notes: Sentences on how far its probabilities can be trusted.
     """
+    card, recipe = scored.card, scored.card.recipe
+    val, shown = scored.val, scored.holdout or scored.val
     pictures = [
         Picture.from_file(folder.figures / name, caption)
         for name, caption in DATA_FIGURES.items()
         if (folder.figures / name).is_file()
     ]
     curves = training_curves(history, chosen_epoch=best_epoch, stages=_stages(recipe, history))
-    training = _keep(curves, folder.figures / "training.png", _TRAINING)
+    training = keep_picture(curves, folder.figures / "training.png", _TRAINING)
     sections = [Section("Training", pictures=[training]), Section("Data", pictures=pictures)]
     cards = [
         Card("epochs", str(len(history))),
         Card("minutes", f"{history[-1]['seconds'] / 60:.1f}"),
     ]
     if shown is not None:
-        part = "hold-out" if shown is not val else "validation"
+        part = "validation" if shown is val else "hold-out"
         cards = [*score_cards(f"score on {part}", shown), *cards]
         sections = [
             *evaluation_sections(
                 shown,
-                tiles,
-                probs,
+                tiles.select(shown.ids),
+                scored.shown_probs,
                 folder.figures,
                 val=val,
                 part=part,
@@ -112,8 +112,8 @@ def write_run_report(
         ]
     else:
         sections = [Section("No score", text=[_UNSCORED]), *sections]
-    if notes:
-        sections.append(Section("How far it can be trusted", text=notes))
+    if scored.calibration:
+        sections.append(Section("How far it can be trusted", text=[scored.calibration]))
     content = ReportContent(
         title=f"Run {folder.path.name}",
         subtitle=recipe.description,
@@ -217,7 +217,7 @@ def _scores_section(
             "bootstrap samples of tiles.",
         ],
         tables=[Table("Metrics", ("metric", "value", "from", "to"), metric_rows(found))],
-        pictures=[_keep(figure, figures / "threshold.png", caption)],
+        pictures=[keep_picture(figure, figures / "threshold.png", caption)],
     )
 
 
@@ -231,7 +231,9 @@ def _groups_section(found: Evaluation, figures: Path) -> Section:
         labels, sizes, scores, lows, highs, _ = zip(*group_rows(groups), strict=True)
         heading = f"Score by {name}"
         figure = score_by_group(labels, scores, lows, highs, sizes, heading=heading)
-        pictures.append(_keep(figure, figures / f"score-{name}.png", f"{heading}, with intervals."))
+        pictures.append(
+            keep_picture(figure, figures / f"score-{name}.png", f"{heading}, with intervals.")
+        )
     return Section("Where it does well and where not", tables=tables, pictures=pictures)
 
 
@@ -253,13 +255,8 @@ def _tiles_section(
             masks = make_masks(probs[index], found.threshold, rule)
             shown = np.where(masks, probs[index], np.minimum(probs[index], found.threshold))
             figure = predictions(chosen.images, chosen.masks, shown, chosen.ids, found.threshold)
-            pictures.append(_keep(figure, figures / f"tiles-{name}.png", caption))
+            pictures.append(keep_picture(figure, figures / f"tiles-{name}.png", caption))
     return Section("Input, truth, prediction", pictures=pictures)
-
-
-def _keep(figure: Figure, path: Path, caption: str) -> Picture:
-    save_figure(figure, path)
-    return Picture.from_file(path, caption)
 
 
 def _stages(recipe: Recipe, history: Sequence[dict[str, float]]) -> dict[int, str]:

@@ -6,7 +6,7 @@ of all with `pseudo_labels.join_rounds`, are joined into one model.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,66 +14,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diapir.config import Recipe, laid_over, parse_recipe
-from diapir.errors import RunError
-from diapir.inference.evaluate import evaluate
+from diapir.inference.evaluate import Evaluation, evaluate
 from diapir.io.atomic import write_text_atomic
-from diapir.io.tiles import read_tiles
 from diapir.metrics.calibration import scale_probs
 from diapir.models.maskrule import MaskRule
 from diapir.runs.ensemble import EnsembleResult, make_ensemble
-from diapir.runs.evaluate import Judgement, evaluate_models
+from diapir.runs.evaluate import evaluate_models
 from diapir.runs.folder import RunFolder, read_json, write_json
 from diapir.runs.folds import trainings_table
+from diapir.runs.inputs import RunInputs
 from diapir.runs.next_steps import after_rounds
-from diapir.runs.outcome import RunResult
+from diapir.runs.outcome import RunResult, RunScores, Trained
 
-TrainOne = Callable[[Recipe, RunFolder], list[RunResult]]
+TrainOne = Callable[[Recipe, RunFolder], Trained]
 Members = Sequence[tuple[Recipe, RunFolder]]
 
 
-@dataclass(frozen=True)
-class RoundsResult:
-    """What the trainings of a recipe gave.
-
-    Args:
-        results: Of every split of every training, in the order of training.
-        made: The networks of the last round, or of all, joined; None where a signal ended a
-            training.
-        judged: The same on the hold-out; None without one, and where a signal ended a training.
-        seconds: That the trainings took, those at the same time counted once.
-    """
-
-    results: list[RunResult]
-    seconds: float
-    made: EnsembleResult | None = None
-    judged: Judgement | None = None
-
-
 def train_rounds(
-    recipe: Recipe,
+    inputs: RunInputs,
     folder: RunFolder,
-    data: Path,
     train: TrainOne,
     train_ahead: Callable[[Members], None],
-    at_once: int,
-    *,
-    progress: bool,
-) -> RoundsResult:
-    """Return the results of all trainings that a recipe asks for, after joining the last ones.
+) -> Trained:
+    """Return what all trainings that a recipe asks for gave, after joining the last ones.
 
     Args:
-        recipe: With `ensemble.encoders`, `pseudo_labels.rounds` or both.
+        inputs: With a recipe that has `ensemble.encoders`, `pseudo_labels.rounds` or both.
         folder: Takes a run folder for each training, the model, and the report on the hold-out.
-        data: Of the trainings.
         train: Trains one recipe, or goes on with it, in a folder.
         train_ahead: Trains several recipes at the same time, each in its folder, and leaves one
             alone; `train` then finds them finished.
-        at_once: How many.
-        progress: Show progress bars.
 
     Raises:
         DiapirError: Of any kind.
     """
+    recipe = inputs.recipe
+    at_once = inputs.hardware.networks_at_once(len(member_encoders(recipe)))
     results: list[RunResult] = []
     seconds = 0.0
     teachers = recipe.pseudo_labels.models
@@ -91,17 +67,16 @@ def train_rounds(
             train_ahead(together)
             taken = []
             for member, place in together:
-                found = train(member, place)
-                results += found
-                taken.append(sum(result.seconds for result in found))
-                if found[-1].interrupted is not None:
-                    return RoundsResult(results, seconds + sum(taken))
-            seconds += max(taken)
+                trained = train(member, place)
+                results += trained.trainings
+                if trained.interrupted is not None:
+                    return Trained(folder, results)
+                taken.append(sum(result.seconds for result in trained.trainings))
+            seconds += max(taken)  # those at the same time count once
         places = [place.path for _, place in members]
         teachers = tuple(model for place in places for model in teachers_in(place, recipe))
         joined = [*joined, *places] if recipe.pseudo_labels.join_rounds else places
-    made, judged = _join(recipe, folder, data, results, seconds, joined, progress)
-    return RoundsResult(results, seconds, made, judged)
+    return Trained(folder, results, _join(inputs, folder, results, seconds, joined))
 
 
 def member_encoders(recipe: Recipe) -> tuple[str, ...]:
@@ -149,60 +124,36 @@ def teachers_in(run: Path, recipe: Recipe) -> list[str]:
     return [str(run / "fold-{fold}" / name) for name in (*names, folds[0].model.name)]
 
 
-def check_one_machine(on_cpu: bool, devices: int | str, nodes: int) -> None:
-    """Raise where several cards or machines would train: rounds wait for files of those before.
-
-    Args:
-        on_cpu: Where a number of devices is that of networks trained at once.
-        devices: As of `Hardware`.
-        nodes: Machines.
-
-    Raises:
-        RunError: More than one card, or machine, is asked for.
-    """
-    fits = devices in ("auto", 1) or (on_cpu and isinstance(devices, int))
-    if nodes != 1 or not fits:
-        raise RunError(
-            "several encoders or rounds are trained by one machine, with one card at most",
-            where=f"--devices {devices} --num-nodes {nodes}",
-            expected="--devices 1, or none of these options",
-            mend="For more cards train each encoder by itself, at the same time: --set "
-            "ensemble.encoders=[] --set pseudo_labels.rounds=0 --set model.encoder=NAME; then join "
-            "them with 'diapir ensemble'.",
-        )
-
-
 def _join(
-    recipe: Recipe,
+    inputs: RunInputs,
     folder: RunFolder,
-    data: Path,
     results: list[RunResult],
     seconds: float,
     places: list[Path],
-    progress: bool,
-) -> tuple[EnsembleResult, Judgement | None]:
+) -> RunScores:
     """Join the rounds that count, score them on tiles that none has seen, and write it all."""
+    recipe, data, progress = inputs.recipe, inputs.data, inputs.hardware.progress
     validated = recipe.split.folds > 1 or recipe.split.val > 0
     made = make_ensemble(places, folder.model, data=data if validated else None, progress=progress)
-    judged = None
+    holdout = None
     if recipe.split.holdout > 0:
         judged = evaluate_models([folder.model], data, out=folder.path, progress=progress)
-    table = _table(recipe, results, places, made, judged)
-    table["val"] = _on_validation(recipe, data, results, places, made)
+        holdout = judged.found
+    table = _table(recipe, results, places, made, holdout)
+    table["val"] = _on_validation(inputs, results, places, made)
     table["training_seconds"] = round(seconds, 1)
     write_json(folder.metrics, table)
     write_text_atomic(folder.next_steps, after_rounds(folder, data, places, recipe.split))
-    return made, judged
+    return RunScores(threshold=made.threshold, val=None, holdout=holdout, seconds=seconds)
 
 
 def _on_validation(
-    recipe: Recipe, data: Path, results: list[RunResult], places: list[Path], made: EnsembleResult
+    inputs: RunInputs, results: list[RunResult], places: list[Path], made: EnsembleResult
 ) -> dict[str, Any] | None:
     """Return the scores of the joined networks on the tiles that all of them validated on."""
-    if recipe.split.folds > 1 or recipe.split.val == 0:
+    if inputs.recipe.split.folds > 1 or inputs.recipe.split.val == 0:
         return None
-    ids = read_json(RunFolder(places[-1]).split)["val"]
-    tiles = read_tiles(data, "train").select(ids)
+    tiles = inputs.tiles.select(read_json(RunFolder(places[-1]).split)["val"])
     joined = [result.val_probs for result in results if result.folder.path in places]
     rule = MaskRule.from_json(made.rule)
     mean: NDArray[np.float32] = np.mean(np.stack(joined), axis=0, dtype=np.float32)
@@ -215,7 +166,7 @@ def _table(
     results: list[RunResult],
     places: list[Path],
     made: EnsembleResult,
-    judged: Judgement | None,
+    holdout: Evaluation | None,
 ) -> dict[str, Any]:
     joined = {**asdict(made), "path": made.path.name}
     return {
@@ -225,5 +176,5 @@ def _table(
         "calibration": made.calibration,
         "joined": joined,
         "runs": [place.name for place in places],
-        "holdout": None if judged is None else judged.found.to_dict(),
+        "holdout": None if holdout is None else holdout.to_dict(),
     }

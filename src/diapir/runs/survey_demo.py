@@ -161,10 +161,10 @@ def _train(folder: RunFolder, minutes: float, progress: bool) -> Path:
     tiles, test = generate_tiles(_TILES, 0), generate_tiles(10, 1, labelled=False)
     write_competition(data, tiles, test)
     recipe = load_recipe("demo", [f"train.max_minutes={minutes}"])
-    results = train_recipe(recipe, data, folder.path / "runs", Hardware(progress=progress))
-    if results[0].interrupted is not None:
-        raise ended_early(results[0].interrupted, results[0].folder)
-    return results[0].folder.model
+    trained = train_recipe(recipe, data, folder.path / "runs", Hardware(progress=progress))
+    if trained.interrupted is not None:
+        raise ended_early(trained.interrupted, trained.folder)
+    return trained.folder.model
 
 
 def _interpret(made: SyntheticSurvey, folder: Path) -> tuple[Path, list[int]]:
