@@ -78,16 +78,9 @@ class Tiles:
         Raises:
             DataError: The sizes differ, an id is in both, or only one of them has masks.
         """
-        if self.images.shape[1:] != others.images.shape[1:]:
-            sizes = " and ".join(_describe(tiles.images) for tiles in (self, others))
-            raise DataError(f"tiles of two sizes: {sizes}", where=others.source)
+        self.check_joins(others)
         if (self.masks is None) != (others.masks is None):
             raise DataError("only one of two sets of tiles has masks", where=others.source)
-        twice = sorted(set(self.ids) & set(others.ids))
-        if twice:
-            raise DataError(
-                f"{_count(twice, 'tile')} in both sets: {_some(twice)}", where=others.source
-            )
         masks, z_feet = self.masks, self.z_feet
         if masks is not None and others.masks is not None:
             masks = np.concatenate([masks, others.masks])
@@ -101,6 +94,27 @@ class Tiles:
             z_feet=z_feet,
             source=f"{self.source} and {others.source}",
         )
+
+    def check_joins(self, others: "Tiles") -> None:
+        """Raise where others cannot stand beside these tiles in one set.
+
+        Raises:
+            DataError: The sizes differ, or an id is in both.
+        """
+        if self.images.shape[1:] != others.images.shape[1:]:
+            sizes = " and ".join(_describe(tiles.images) for tiles in (self, others))
+            raise DataError(
+                f"tiles of two sizes: {sizes}",
+                where=others.source,
+                mend="Bring all images to one size.",
+            )
+        twice = sorted(set(self.ids) & set(others.ids))
+        if twice:
+            raise DataError(
+                f"{_count(twice, 'tile')} in both sets: {_some(twice)}",
+                where=others.source,
+                mend="Give the files of one set other names.",
+            )
 
     def select(self, ids: Iterable[str]) -> "Tiles":
         """Return copies of the tiles with these ids, in the order given.

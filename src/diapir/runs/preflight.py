@@ -8,6 +8,7 @@ from diapir.config import TO_RANDOM_WEIGHTS, ModelConfig, Recipe
 from diapir.data.splits import Split, make_splits
 from diapir.errors import DataError, RecipeError, RunError
 from diapir.io.csv_tables import read_groups
+from diapir.io.layout import has_part
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.models.processor import check_precision
 from diapir.models.unet import SaltNet
@@ -88,7 +89,7 @@ def check_inputs(inputs: RunInputs, splits: Sequence[Split]) -> None:
         check_teachers(inputs.tiles, splits, member)
         check_processor(member, hardware)
     if recipe.pseudo_labels.rounds or recipe.pseudo_labels.models:
-        _check_unlabelled(inputs.data)
+        _check_unlabelled(inputs)
 
 
 def check_one_machine(hardware: Hardware) -> None:
@@ -185,13 +186,15 @@ def _check_learns(model: ModelConfig) -> None:
         )
 
 
-def _check_unlabelled(data: Path) -> None:
-    """Raise where a round would find nothing to label."""
+def _check_unlabelled(inputs: RunInputs) -> None:
+    """Raise where a round would find nothing to label, or nothing that fits."""
     try:
-        read_tiles(data, "test")
+        unlabelled = read_tiles(inputs.data, "test")
     except DataError as error:
-        error.mend = (
-            "Put the unlabelled tiles there, or train without them: --set pseudo_labels.rounds=0 "
-            "--set pseudo_labels.models=[]."
-        )
+        if not has_part(inputs.data, "test"):
+            error.mend = (
+                "Put the unlabelled tiles there, or train without them: --set "
+                "pseudo_labels.rounds=0 --set pseudo_labels.models=[]."
+            )
         raise
+    inputs.tiles.check_joins(unlabelled)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from diapir.config import Recipe, laid_over, parse_recipe
 from diapir.inference.evaluate import Evaluation, evaluate
+from diapir.inference.predict import PredictOptions
 from diapir.io.atomic import write_text_atomic
 from diapir.metrics.calibration import scale_probs
 from diapir.models.maskrule import MaskRule
@@ -137,7 +138,10 @@ def _join(
     made = make_ensemble(places, folder.model, data=data if validated else None, progress=progress)
     holdout = None
     if recipe.split.holdout > 0:
-        judged = evaluate_models([folder.model], data, out=folder.path, progress=progress)
+        options = PredictOptions(device=inputs.hardware.scoring_device)
+        judged = evaluate_models(
+            [folder.model], data, out=folder.path, options=options, progress=progress
+        )
         holdout = judged.found
     table = _table(recipe, results, places, made, holdout)
     table["val"] = _on_validation(inputs, results, places, made)

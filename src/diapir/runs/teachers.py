@@ -12,7 +12,7 @@ from torch import Tensor
 from diapir.config import Recipe
 from diapir.data.splits import Split
 from diapir.errors import DataError, ModelFileError
-from diapir.inference.predict import Predictor, load_predictor
+from diapir.inference.predict import PredictOptions, Predictor, load_predictor
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.models.modelcard import ModelCard, read_card
 from diapir.models.modelfile import load_model
@@ -40,7 +40,13 @@ class Lessons:
 
 
 def ask_teachers(
-    tiles: Tiles, split: Split, recipe: Recipe, data: Path, *, progress: bool = False
+    tiles: Tiles,
+    split: Split,
+    recipe: Recipe,
+    data: Path,
+    *,
+    device: str = "auto",
+    progress: bool = False,
 ) -> Lessons:
     """Return the tiles and targets of a training with the recipe's teachers, if it has any.
 
@@ -49,6 +55,7 @@ def ask_teachers(
         split: Which of them train, validate and report.
         recipe: `pseudo_labels` and `distill` name the teachers.
         data: Holds the unlabelled tiles, see `read_tiles`.
+        device: Where the teachers are asked, 'auto', 'cpu' or 'cuda'.
         progress: Show a bar.
 
     Raises:
@@ -63,7 +70,7 @@ def ask_teachers(
     hard, soft = recipe.pseudo_labels.models, recipe.distill.models
     labelled = tiles
     if hard:
-        teacher, found = _load(hard, tiles, split, "pseudo_labels.models")
+        teacher, found = _load(hard, tiles, split, "pseudo_labels.models", device)
         cards += found
         unlabelled = read_tiles(data, "test", progress=progress)
         if recipe.split.drop_blank:  # a teacher is most certain of them
@@ -78,7 +85,7 @@ def ask_teachers(
         split = replace(split, train=np.concatenate([split.train, places]))
     taught = None
     if soft:
-        teacher, found = _load(soft, labelled, split, "distill.models")
+        teacher, found = _load(soft, labelled, split, "distill.models", device)
         cards += found
         if soft == hard:  # of the unlabelled tiles they have said it above
             told = predict_with_bar(teacher, labelled, progress, "Teachers")
@@ -139,10 +146,10 @@ def most_certain(
 
 
 def _load(
-    models: tuple[str, ...], tiles: Tiles, split: Split, where: str
+    models: tuple[str, ...], tiles: Tiles, split: Split, where: str, device: str
 ) -> tuple[Predictor, Sequence[ModelCard]]:
     paths = [_of_fold(model, split) for model in models]
-    predictor, cards = load_predictor(paths)
+    predictor, cards = load_predictor(paths, PredictOptions(device=device))
     for path, card in zip(paths, cards, strict=True):
         _check_unseen(path, card, tiles, split, where)
     return predictor, cards

@@ -25,8 +25,8 @@ from diapir.runs.machine import command_line, describe_machine, keep_freed_memor
 from diapir.runs.next_steps import after_interruption
 from diapir.runs.outcome import RunResult, Trained, ended_early, score_again, write_outcome
 from diapir.runs.preflight import check_inputs, check_one_machine, check_processor, draw_splits
-from diapir.runs.rounds import Members, train_rounds
-from diapir.runs.side_by_side import train_side_by_side
+from diapir.runs.rounds import Members, member_recipe, train_rounds
+from diapir.runs.side_by_side import end_with_parent, train_side_by_side
 from diapir.runs.teachers import ask_teachers
 from diapir.training.checkpoints import checkpoint_to_resume
 from diapir.training.fit import LAST_CHECKPOINT, FitResult, fit
@@ -49,6 +49,8 @@ def train_recipe(
     Raises:
         DiapirError: Of any kind; nothing half-written is left under a final name.
     """
+    if not recipe.joins_trainings and recipe.model.encoder in recipe.ensemble.changes:
+        recipe = member_recipe(recipe, recipe.model.encoder, recipe.pseudo_labels.models, None)
     inputs = RunInputs(_read_labelled(data, hardware), recipe, data, hardware)
     splits = draw_splits(inputs, warn=True)
     check_inputs(inputs, splits)
@@ -70,6 +72,7 @@ def resume_run(path: Path, data: Path, hardware: Hardware = ANY_HARDWARE) -> Tra
     Raises:
         RunError: The folder is no run, its checkpoint is damaged, or the data is another.
     """
+    end_with_parent()  # where it is one of several at the same time
     folder = RunFolder(path)
     tiles = _read_labelled(data, hardware)
     if folder.recipe.is_file() and not folder.split.is_file():
@@ -179,6 +182,7 @@ def _placed(inputs: RunInputs, split: Split, folder: RunFolder) -> RunFolder:
 def _train_rounds(inputs: RunInputs, folder: RunFolder) -> Trained:
     """Train all that the recipe joins, each training in a run folder of its own; then join them."""
     write_json(folder.recipe, inputs.recipe.model_dump(mode="json"))
+    folder.note_start(_start_of(inputs.recipe))
     alone = replace(inputs, hardware=replace(inputs.hardware, devices=1))
 
     def train(member: Recipe, place: RunFolder) -> Trained:
@@ -238,7 +242,14 @@ def _train_split(
             remove_leftovers(folder.path)
             folder.note_start(_start_of(recipe))
         shown = hardware.progress and is_main_process()
-        lessons = ask_teachers(inputs.tiles, split, recipe, inputs.data, progress=shown)
+        lessons = ask_teachers(
+            inputs.tiles,
+            split,
+            recipe,
+            inputs.data,
+            device=hardware.scoring_device,
+            progress=shown,
+        )
         fitted = fit(
             lessons.tiles,
             lessons.split,
