@@ -15,7 +15,7 @@ SOURCE = ROOT / "src" / "diapir"
 LIGHT = [
     "cli", "config", "progress", "io.tiles", "io.rle", "data.splits", "data.census",
     "data.synthetic", "metrics.score", "metrics.thresholds", "metrics.bootstrap",
-    "report.figures", "report.html", "export.submission", "runs.folder", "io.volume", "io.ingest",
+    "report.figures", "report.html", "export.submission", "runs.folder", "io.opening", "io.ingest",
     "io.segy_doctor", "io.segy_write", "data.survey", "inference.predict", "runs.predict",
 ]  # fmt: skip
 

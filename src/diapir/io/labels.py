@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from diapir.errors import DataError
 from diapir.io.images import read_grey
+from diapir.io.opening import open_volume
 from diapir.io.stores import check_coordinates, guarded, open_zarr
-from diapir.io.volume import open_volume
 
 ACROSS = {"inline": "crossline", "crossline": "inline", "line": "trace"}
 """The axis across a section, by what it runs along."""

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diapir.errors import DataError
+from diapir.io.digests import file_fingerprint
 from diapir.io.segy import SegyFile, SegyOptions, decode_text, read_head
 from diapir.io.segy_grid import TraceGrid, bin_traces, scan_traces
 from diapir.io.segy_layout import open_file
-from diapir.io.volume import CHUNK, amplitude_statistics, file_fingerprint, make_volume
+from diapir.io.volume import CHUNK, amplitude_statistics, make_volume
 
 if TYPE_CHECKING:
     import xarray as xr
