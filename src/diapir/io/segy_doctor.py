@@ -40,7 +40,6 @@ _OTHERS = {
 }
 _COORDINATES = ((181, 185), (73, 77), (81, 85), (189, 193))
 _ODD_SHARE, _TOO_ODD_SHARE = 0.01, 0.5
-_LONGEST_STEP = 10  # line numbers beyond it are rather coordinates
 
 
 def diagnose(
@@ -318,9 +317,9 @@ def _doubt(pairs: list[BytePair], file: SegyFile, options: SegyOptions) -> DataE
     """Return why the chosen bytes are none of line numbers although they make a grid."""
     given = (options.inline_byte, options.crossline_byte)
     chosen = next((pair for pair in pairs if (pair.inline, pair.crossline) == given), None)
-    if chosen is None or options.line or max(chosen.steps) <= _LONGEST_STEP:
+    if chosen is None or options.line or not chosen.looks_like_coordinates:
         return None
-    if max(pairs[0].steps) > _LONGEST_STEP:
+    if pairs[0].looks_like_coordinates:
         return None
     return DataError(
         f"the numbers at bytes {given[0]} and {given[1]} come in steps of {chosen.steps[0]:,} and "
