@@ -11,6 +11,7 @@ from diapir.errors import DataError, DiapirError
 from diapir.io.segy import (
     HEAD_BYTES,
     TEXT_BYTES,
+    TRACE_SAMPLES_BYTE,
     SegyFile,
     SegyOptions,
     decode_text,
@@ -18,6 +19,7 @@ from diapir.io.segy import (
     header_field,
     parse_binary,
     read_head,
+    unsigned_field,
 )
 from diapir.io.segy_bytes import BytePair, find_line_bytes, first_headers
 from diapir.io.segy_chart import Chart, Diagnosis, Finding
@@ -217,11 +219,10 @@ def _look_at_layout(file: SegyFile, chart: Chart) -> bool:
     chart.fact("sample interval", f"{file.interval:g} {file.unit}")
     for warning in file.warnings:
         chart.find("warning", warning)
-    header = file.read_headers(0, 1)
-    in_trace = int(header_field(header, 115, file.order, 2)[0]) & 0xFFFF
+    first = file.read_headers(0, 1).tobytes()
     for place, count in (
         ("the binary header", file.binary.samples),
-        ("the first trace header", in_trace),
+        ("the first trace header", unsigned_field(first, TRACE_SAMPLES_BYTE, file.order)),
     ):
         if count and count != file.samples:
             chart.find(
