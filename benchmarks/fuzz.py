@@ -43,11 +43,12 @@ from diapir.io.csv_tables import read_depths, read_rle_csv
 from diapir.io.images import encode_mask_png, encode_png, read_grey, read_mask
 from diapir.io.ingest import ingest
 from diapir.io.labels import read_labels
+from diapir.io.opening import open_volume
 from diapir.io.rle import decode_rle
 from diapir.io.segy_doctor import diagnose
 from diapir.io.segy_write import write_segy
 from diapir.io.tiles import Tiles, read_tiles
-from diapir.io.volume import Geometry, open_volume
+from diapir.io.volume import Geometry
 from diapir.models.encoders import build_encoder
 from diapir.models.modelcard import ModelCard
 from diapir.models.modelfile import load_model, save_model

@@ -18,12 +18,11 @@ from diapir.inference.choice import exact_logits
 from diapir.inference.engine import (
     Engine,
     EngineChoice,
-    Floats,
     engine_of_graph,
     installed_backends,
 )
-from diapir.inference.graph_store import IMAGES
 from diapir.inference.graphs import logits_graph
+from diapir.inference.signature import IMAGES, Floats
 from diapir.models.modelfile import load_model
 from diapir.models.packaged import packaged_model
 from diapir.models.processor import fastest_precision

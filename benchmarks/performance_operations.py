@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from protocol import Table
 
 from diapir.inference.engine import compile_openvino, openvino_settings
-from diapir.inference.graph_store import IMAGES
 from diapir.inference.graphs import logits_graph
+from diapir.inference.signature import IMAGES
 from diapir.models.modelfile import load_model
 
 _PASSES, _SHOWN = 8, 8

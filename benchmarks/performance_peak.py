@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from diapir.inference.engine import EngineChoice, engine_of_graph, installed_backends
-from diapir.inference.graph_store import LOGITS
 from diapir.inference.graphs import traced_graph
+from diapir.inference.signature import LOGITS
 from diapir.models.processor import has_fast_bf16
 
 _SIDE, _CHANNELS, _LAYERS = 64, 128, 8

@@ -191,7 +191,7 @@ def prove_time(folder: Path, given: argparse.Namespace) -> Rows:
 def prove_finetune(_: Path, given: argparse.Namespace) -> Rows:
     """Score both maps of `diapir demo --survey` on the inlines that nobody interpreted."""
     assert given.demo is not None, "give --demo FOLDER, which 'diapir demo --survey' has made"
-    from diapir.io.volume import open_volume
+    from diapir.io.opening import open_volume
 
     truth = open_volume(given.demo / "truth.sgy")["amplitude"].load() > 0.5
     names = [path.stem for path in (given.demo / "labels").glob("*.png")]

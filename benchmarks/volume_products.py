@@ -62,8 +62,8 @@ def changed_headers(source: Path, out: Path) -> int | None:
     """Return how many bytes outside the samples are others; None: it is no post-stack file."""
     from diapir.errors import DataError
     from diapir.export.segy_mask import write_salt_segy
+    from diapir.io.opening import open_volume
     from diapir.io.segy_layout import open_file
-    from diapir.io.volume import open_volume
 
     try:
         survey = open_volume(source)

@@ -26,7 +26,6 @@ from diapir.inference.choice import (
 from diapir.inference.engine import (
     Engine,
     EngineChoice,
-    Floats,
     build_engine,
     check_backend,
     installed_backends,
@@ -34,6 +33,7 @@ from diapir.inference.engine import (
 from diapir.inference.engine_pool import EnginePool, Sample
 from diapir.inference.graphs import plain_copy
 from diapir.inference.predict import Predictor
+from diapir.inference.signature import Floats
 from diapir.models.stored import AnyNet, StoredNet, built
 from diapir.models.unet import SaltNet
 

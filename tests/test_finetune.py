@@ -54,7 +54,7 @@ def write_png(folder, name, labels):
 
 
 def test_pictures_are_read_by_their_names(cube, tmp_path):
-    from diapir.io.volume import open_volume
+    from diapir.io.opening import open_volume
 
     file, salt = cube
     folder = tmp_path / "labels"
@@ -71,7 +71,7 @@ def test_pictures_are_read_by_their_names(cube, tmp_path):
 
 
 def test_a_volume_of_labels_gives_its_labelled_inlines(cube, tmp_path):
-    from diapir.io.volume import open_volume
+    from diapir.io.opening import open_volume
 
     file, salt = cube
     values = np.full(salt.shape, -1, np.float32)
@@ -95,7 +95,7 @@ def test_the_fill_value_of_a_store_is_a_label_where_it_can_be(
 ):
     import xarray as xr
 
-    from diapir.io.volume import open_volume
+    from diapir.io.opening import open_volume
 
     file, salt = cube
     values = np.full(salt.shape, blank, dtype)
@@ -113,7 +113,7 @@ def test_the_fill_value_of_a_store_is_a_label_where_it_can_be(
 
 
 def test_traces_that_do_not_exist_have_no_labels(make_segy, tmp_path):
-    from diapir.io.volume import open_volume
+    from diapir.io.opening import open_volume
 
     mask = np.ones((6, 7), bool)
     mask[2, 3] = mask[4, 5] = False
@@ -130,8 +130,9 @@ def test_traces_that_do_not_exist_have_no_labels(make_segy, tmp_path):
 
 
 def test_no_number_in_segy_labels_is_no_interpretation(make_segy, tmp_path):
+    from diapir.io.opening import open_volume
     from diapir.io.segy_write import write_segy
-    from diapir.io.volume import geometry_of, open_volume
+    from diapir.io.volume import geometry_of
 
     survey = open_volume(make_segy()[0])
     salt = np.full((6, 7, 30), np.nan, np.float32)
@@ -147,9 +148,10 @@ def test_no_number_in_segy_labels_is_no_interpretation(make_segy, tmp_path):
 
 
 def test_segy_labels_are_read_with_the_flags_of_the_survey(make_segy, tmp_path):
+    from diapir.io.opening import open_volume
     from diapir.io.segy import SegyOptions
     from diapir.io.segy_write import write_segy
-    from diapir.io.volume import geometry_of, open_volume
+    from diapir.io.volume import geometry_of
 
     bytes_of_lines = {"inline_byte": 9, "crossline_byte": 21}
     options = SegyOptions(**bytes_of_lines)
@@ -177,7 +179,7 @@ def test_segy_labels_are_read_with_the_flags_of_the_survey(make_segy, tmp_path):
     ],
 )
 def test_labels_that_do_not_fit_are_refused(cube, tmp_path, name, shape, value, what):
-    from diapir.io.volume import open_volume
+    from diapir.io.opening import open_volume
 
     write_png(tmp_path / "labels", name, np.full(shape, value))
     with pytest.raises(DataError, match=what):
@@ -185,7 +187,7 @@ def test_labels_that_do_not_fit_are_refused(cube, tmp_path, name, shape, value, 
 
 
 def test_a_picture_that_is_not_there_is_named(tmp_path):
-    from diapir.io.volume import open_volume
+    from diapir.io.opening import open_volume
 
     np.save(tmp_path / "line.npy", np.ones((40, 48), np.float32))
     with pytest.raises(DataError, match=r"cannot read the labels: No such file(.|\n)*typo\.png"):
@@ -210,7 +212,7 @@ class TestLine:
         return tmp_path / "line-7.png", labels
 
     def test_labels_are_found_under_its_name(self, line, tmp_path):
-        from diapir.io.volume import open_volume
+        from diapir.io.opening import open_volume
 
         file, labels = line
         write_png(tmp_path / "labels", "line-8.png", np.zeros((9, 9)))  # of another picture
@@ -223,7 +225,7 @@ class TestLine:
             read_labels(tmp_path / "labels", open_volume(file))
 
     def test_labels_of_numbers(self, line, tmp_path):
-        from diapir.io.volume import open_volume
+        from diapir.io.opening import open_volume
 
         file, labels = line
         np.save(tmp_path / "own.npy", np.where(labels == UNLABELLED, -1.0, labels).T)

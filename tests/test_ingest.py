@@ -23,10 +23,11 @@ from diapir.errors import DataError, RunError
 from diapir.export.frame import Frame
 from diapir.io import ingest as module
 from diapir.io.ingest import ingest
+from diapir.io.opening import open_volume
 from diapir.io.segy import SegyOptions
 from diapir.io.segy_volume import open_segy
 from diapir.io.stores import JOURNAL
-from diapir.io.volume import geometry_of, open_volume
+from diapir.io.volume import geometry_of
 
 Make = Callable[..., tuple[Path, np.ndarray]]
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from diapir.errors import DataError
 from diapir.io.images import MAX_PIXELS, encode_png
+from diapir.io.opening import open_volume
 from diapir.io.sections import read_section
-from diapir.io.volume import open_volume
 
 GREY = np.arange(7 * 5, dtype=np.uint8).reshape(7, 5) * 7
 

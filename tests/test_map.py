@@ -94,7 +94,7 @@ def test_every_product_is_there_and_opens(survey, model, tmp_path):
 
 
 def store_attrs(survey):
-    from diapir.io.volume import open_volume
+    from diapir.io.opening import open_volume
 
     return open_volume(survey).attrs["fingerprint"]
 
@@ -111,7 +111,7 @@ def test_segy_differs_in_its_samples_alone(made, tmp_path, code):
     width = {8: 1, 3: 2}.get(code, 4)
     before = np.frombuffer(file.read_bytes()[3600:], np.uint8).reshape(-1, 240 + 48 * width)
     probs = xr.open_zarr(result.store, chunks=None)["probability"].to_numpy()
-    from diapir.io.volume import open_volume
+    from diapir.io.opening import open_volume
 
     for name, scale in (
         ("probability", {8: 100, 3: 10_000, 2: 1_000_000}.get(code, 1)),
@@ -304,7 +304,7 @@ def test_a_map_without_a_model_is_refused(survey, tmp_path, monkeypatch):
 
 def test_a_changed_segy_is_not_copied(survey, model, tmp_path, made):
     from diapir.export.segy_mask import write_salt_segy
-    from diapir.io.volume import open_volume
+    from diapir.io.opening import open_volume
 
     volume = open_volume(survey)
     facts, mark = volume.attrs["segy"], volume.attrs["fingerprint"]

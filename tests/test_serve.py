@@ -153,7 +153,7 @@ def test_a_served_mask_is_that_of_predict_with_its_clean_up(tiny_recipe, tmp_pat
 
 def test_amplitudes_are_brought_to_grey_values_as_map_does(client, model):
     from diapir.inference.sections import SectionSettings, choose_look
-    from diapir.io.volume import open_volume
+    from diapir.io.opening import open_volume
 
     values = RNG.normal(0, 3000, (64, 48)).astype(np.float32)
     path = model.with_name("section.npy")

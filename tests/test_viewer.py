@@ -18,9 +18,10 @@ from diapir.inference.predict import load_predictor
 from diapir.io.images import encode_png
 from diapir.io.ingest import ingest
 from diapir.io.labels import UNLABELLED, read_labels
+from diapir.io.opening import open_volume
 from diapir.io.segy import SegyOptions
 from diapir.io.tiles import Tiles
-from diapir.io.volume import open_volume, segy_facts
+from diapir.io.volume import segy_facts
 from diapir.models.maskrule import MaskRule
 from diapir.models.modelcard import ModelCard
 from diapir.models.modelfile import save_model

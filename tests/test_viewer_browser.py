@@ -26,7 +26,7 @@ from diapir.data.competition import write_competition
 from diapir.data.survey import SurveyPlan, generate_survey, write_survey
 from diapir.data.synthetic import generate_tiles
 from diapir.io.labels import UNLABELLED, read_labels
-from diapir.io.volume import open_volume
+from diapir.io.opening import open_volume
 from diapir.models.modelcard import ModelCard
 from diapir.models.modelfile import save_model
 from diapir.models.packaged import packaged_model

@@ -19,7 +19,7 @@ from diapir.inference.look import AS_IS
 from diapir.inference.schedule import Pool, Workers, open_pool
 from diapir.inference.sections import IdentityModel, Tiling
 from diapir.inference.volume import STORE, Job, Plan, predict_volume
-from diapir.io.volume import open_volume
+from diapir.io.opening import open_volume
 
 ROOT = Path(__file__).parents[1]
 ALONE = Workers(1)

@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diapir.io.volume import segy_facts
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _METRES = {"m": 1.0, "ft": 0.3048}
 _TRIPLES, _LOOKED_AT = 200, 4096  # of traces, drawn where some have wrong numbers
@@ -40,7 +43,7 @@ class Frame:
     measurement: str = ""
 
     @classmethod
-    def from_volume(cls, volume: Any) -> Self:
+    def from_volume(cls, volume: "xr.Dataset") -> Self:
         """Return the frame of a dataset with dimensions (inline, crossline, sample).
 
         What belongs to traces may lack the dimension of a single inline.

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from diapir.config import Recipe
 from diapir.errors import RunError
 from diapir.inference.engine import compile_openvino, quiet_openvino
-from diapir.inference.graph_store import DEPTHS, IMAGES
 from diapir.inference.graphs import plain_copy, traced_graph
 from diapir.inference.predict import Predictor
+from diapir.inference.signature import DEPTHS, IMAGES
 from diapir.io.atomic import write_bytes_atomic
 from diapir.io.digests import file_sha256
 from diapir.io.json_text import json_text

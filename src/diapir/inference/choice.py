@@ -21,12 +21,12 @@ from diapir.errors import RunError
 from diapir.inference.engine import (
     Engine,
     EngineChoice,
-    Floats,
     build_engine,
     installed_backends,
     pass_size,
 )
 from diapir.inference.graph_store import cache_folder
+from diapir.inference.signature import Floats
 from diapir.io.atomic import write_bytes_atomic
 from diapir.models.processor import has_fast_bf16, instructions, threads
 from diapir.models.stored import AnyNet, built

@@ -10,18 +10,18 @@ Arrays go in and come out, so that an engine of a graph from an earlier run need
 import ctypes
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from diapir.config import TILE_SIZE
 from diapir.errors import RunError
-from diapir.inference.graph_store import DEPTHS, IMAGES, graph_of
+from diapir.inference.graph_store import graph_of
+from diapir.inference.signature import DEPTHS, IMAGES, Floats, Run
 from diapir.models.processor import threads
 from diapir.models.stored import AnyNet, built
 
@@ -32,10 +32,6 @@ PRECISIONS = ("auto", "float32", "bf16")
 
 WHOLE = 1 << 20
 """Tiles a pass of an engine that takes what it gets at once."""
-
-Floats = NDArray[np.float32]
-Run = Callable[[Floats, Floats | None], Floats]
-"""From images and depths to logits, all of a batch."""
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from diapir.inference.engine import (
     WHOLE,
     Engine,
     EngineChoice,
-    Floats,
     build_engine,
     check_backend,
     pass_size,
 )
+from diapir.inference.signature import Floats
 from diapir.models.processor import check_precision, fastest_precision
 from diapir.models.stored import AnyNet, StoredNet, device_type
 

@@ -13,9 +13,6 @@ from diapir.errors import RunError
 from diapir.io.atomic import write_bytes_atomic
 from diapir.models.stored import AnyNet, StoredNet, built
 
-IMAGES, DEPTHS, LOGITS = "images", "z_feet", "logits"
-"""Names of the inputs and of the output of a graph."""
-
 _MOST_BYTES = 1 << 30
 """Of all graphs together; the oldest go first."""
 _DIGEST = 32

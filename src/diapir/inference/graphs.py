@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from diapir.inference.graph_store import DEPTHS, IMAGES, LOGITS
+from diapir.inference.signature import DEPTHS, IMAGES, LOGITS
 from diapir.models.unet import SaltNet
 
 OPSET = 17

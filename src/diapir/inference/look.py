@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,9 @@ from diapir.errors import DataError
 from diapir.io.volume import even_sample
 from diapir.models.modelcard import ModelCard
 from diapir.models.pixels import TGS_PIXELS, PixelStatistics
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _SAMPLED_VALUES = 4_000_000
 _LEAST_ROUGH = 0.02  # of the training data's roughness; no stretching would make that alike
@@ -88,7 +91,7 @@ class Amplitudes:
         return Look(self.low, self.high, gain, 255 * trained.mean - gain * self.mean)
 
 
-def measure(volume: Any, clip: tuple[float, float] = (1.0, 99.0)) -> Amplitudes:
+def measure(volume: "xr.Dataset", clip: tuple[float, float] = (1.0, 99.0)) -> Amplitudes:
     """Return what the amplitudes of a survey look like, from evenly spaced lines of it.
 
     Args:
@@ -121,7 +124,7 @@ def measure(volume: Any, clip: tuple[float, float] = (1.0, 99.0)) -> Amplitudes:
     )
 
 
-def _sampled(amplitude: Any) -> Iterator[NDArray[np.float32]]:
+def _sampled(amplitude: "xr.DataArray") -> Iterator[NDArray[np.float32]]:
     """Yield values of evenly spaced lines, always the same ones, `_SAMPLED_VALUES` at most."""
     lines, step = even_sample(amplitude.shape, values=_SAMPLED_VALUES, lines=256)
     for line in lines:
@@ -157,7 +160,7 @@ class Likeness:
 
 
 def compare(
-    volume: Any,
+    volume: "xr.Dataset",
     look: Look,
     scales: tuple[float, float] = (1.0, 1.0),
     trained: PixelStatistics = TGS_PIXELS,
@@ -172,7 +175,9 @@ def compare(
     """
     amplitude = volume["amplitude"]
     flat = amplitude.ndim == 2
-    lines = [0] if flat else np.unique(np.linspace(0, amplitude.shape[0] - 1, 12).astype(int))
+    lines = [0]
+    if not flat:
+        lines = np.unique(np.linspace(0, amplitude.shape[0] - 1, 12).astype(int)).tolist()
     counts, steps, spread, dead = np.zeros(len(trained.shares)), [], [], []
     for line in lines:
         section = np.asarray(amplitude if flat else amplitude[int(line)], np.float32)

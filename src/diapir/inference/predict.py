@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from diapir.errors import DataError, DeviceError, ModelFileError
 from diapir.inference.choice import tried
-from diapir.inference.engine import Floats
 from diapir.inference.engine_pool import EnginePool
 from diapir.inference.graph_store import has_graph
 from diapir.inference.postprocess import make_masks
+from diapir.inference.signature import Floats
 from diapir.io.stack import ImageStack
 from diapir.metrics.calibration import scale_probs, sigmoid, tile_disagreement
 from diapir.models.ensemble import read_networks

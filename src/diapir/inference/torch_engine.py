@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor
 
-from diapir.inference.engine import Floats, Run
+from diapir.inference.signature import Floats, Run
 from diapir.models.stored import device_type
 from diapir.models.unet import SaltNet
 

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ from diapir.inference.look import Look
 from diapir.inference.schedule import Workers, open_pool
 from diapir.inference.sections import SectionModel, Tiling, predict_section
 from diapir.io.atomic import disk_told
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 STORE = "salt.zarr"
 """Name of the store with `probability`, `mask` and `disagreement`."""
@@ -123,7 +126,7 @@ class Job:
     """
 
     key: str
-    open_source: Callable[[], Any]
+    open_source: Callable[[], "xr.Dataset"]
     load_model: Callable[[], SectionModel]
     look: Look
     tiling: Tiling
@@ -158,7 +161,9 @@ class Job:
         self.journal.record(block.name, measured)
         return measured
 
-    def _predict(self, survey: Any, model: SectionModel, block: Block) -> NDArray[np.float32]:
+    def _predict(
+        self, survey: "xr.Dataset", model: SectionModel, block: Block
+    ) -> NDArray[np.float32]:
         """Return the probabilities of a block, shaped as its part of the survey.
 
         Where no trace was recorded, or a dead one, there is no salt.
@@ -208,11 +213,11 @@ def _lines(block: Block) -> tuple[slice, ...]:
     return (slice(None), own) if block.direction == "crossline" else (own,)
 
 
-_kept: dict[str, tuple[Any, SectionModel]] = {}
+_kept: dict[str, tuple["xr.Dataset", SectionModel]] = {}
 _keeping = threading.Lock()
 
 
-def _resources(job: Job) -> tuple[Any, SectionModel]:
+def _resources(job: Job) -> tuple["xr.Dataset", SectionModel]:
     """Return survey and networks of a job, opened once a process; with a clock of one's own."""
     with _keeping:
         if job.key not in _kept:
@@ -268,7 +273,7 @@ class Prediction:
 def predict_volume(
     job: Job,
     plan: Plan,
-    survey: Any,
+    survey: "xr.Dataset",
     workers: Workers,
     *,
     attributes: dict[str, Any] | None = None,
@@ -299,7 +304,7 @@ def predict_volume(
 def _predict_volume(
     job: Job,
     plan: Plan,
-    survey: Any,
+    survey: "xr.Dataset",
     workers: Workers,
     attributes: dict[str, Any],
     advance: Callable[[int], None],
@@ -350,7 +355,7 @@ def _check_whole(journal: Journal, blocks: list[Block]) -> None:
         )
 
 
-def _create_stores(job: Job, plan: Plan, survey: Any, attributes: dict[str, Any]) -> None:
+def _create_stores(job: Job, plan: Plan, survey: "xr.Dataset", attributes: dict[str, Any]) -> None:
     """Write empty stores with the survey's coordinates."""
     import zarr
 

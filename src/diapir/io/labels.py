@@ -4,15 +4,18 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diapir.errors import DataError
 from diapir.io.images import read_grey
+from diapir.io.opening import open_volume
 from diapir.io.stores import check_coordinates, guarded, open_zarr
-from diapir.io.volume import open_volume
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 ACROSS = {"inline": "crossline", "crossline": "inline", "line": "trace"}
 """The axis across a section, by what it runs along."""
@@ -54,7 +57,7 @@ class LabelledLine:
 
 def read_labels(
     path: Path,
-    survey: Any,
+    survey: "xr.Dataset",
     *,
     unlabelled: float | None = None,
     options: Mapping[str, Any] | None = None,
@@ -90,7 +93,7 @@ def read_labels(
     return sorted(lines, key=lambda line: (line.direction, line.index))
 
 
-def line_name(survey: Any) -> str:
+def line_name(survey: "xr.Dataset") -> str:
     """Return the name under which labels of a 2-D line lie, that of the file it came from."""
     return Path(str(survey.attrs.get("source", ""))).stem
 
@@ -104,7 +107,7 @@ def beside(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_line(
-    path: Path, survey: Any, unlabelled: float | None, options: dict[str, Any]
+    path: Path, survey: "xr.Dataset", unlabelled: float | None, options: dict[str, Any]
 ) -> Iterator[LabelledLine]:
     """Yield the labels of a 2-D line or a picture, where there are any."""
     file = path
@@ -128,7 +131,9 @@ def _of_line(
         yield LabelledLine("line", 0, 0, labels)
 
 
-def _from_pictures(path: Path, survey: Any, unlabelled: float | None) -> Iterator[LabelledLine]:
+def _from_pictures(
+    path: Path, survey: "xr.Dataset", unlabelled: float | None
+) -> Iterator[LabelledLine]:
     seen: dict[tuple[str, int], Path] = {}
     for file in sorted(path.glob("*.png")):
         match = _NAME.search(file.stem)
@@ -163,7 +168,7 @@ def _from_pictures(path: Path, survey: Any, unlabelled: float | None) -> Iterato
             yield LabelledLine(direction, int(places[0]), number, labels)
 
 
-def _recorded(survey: Any) -> NDArray[np.bool_]:
+def _recorded(survey: "xr.Dataset") -> NDArray[np.bool_]:
     """Return where the survey has traces; elsewhere there is nothing to label."""
     mask = survey.coords.get("trace_mask")
     shape = survey["amplitude"].shape[:-1]
@@ -172,7 +177,7 @@ def _recorded(survey: Any) -> NDArray[np.bool_]:
 
 def _from_picture(
     file: Path,
-    survey: Any,
+    survey: "xr.Dataset",
     direction: Line,
     recorded: NDArray[np.bool_],
     unlabelled: float | None,
@@ -198,7 +203,7 @@ def _from_picture(
 
 
 def _from_volume(
-    path: Path, survey: Any, unlabelled: float | None, options: dict[str, Any]
+    path: Path, survey: "xr.Dataset", unlabelled: float | None, options: dict[str, Any]
 ) -> Iterator[LabelledLine]:
     values, live = _open_labels(path, survey, options)
     blank = VOLUME_UNLABELLED if unlabelled is None else unlabelled
@@ -215,7 +220,9 @@ def _from_volume(
         yield LabelledLine("inline", index, int(numbers[index]), labels)
 
 
-def _open_labels(path: Path, survey: Any, options: dict[str, Any]) -> tuple[Any, NDArray[np.bool_]]:
+def _open_labels(
+    path: Path, survey: "xr.Dataset", options: dict[str, Any]
+) -> tuple["xr.DataArray", NDArray[np.bool_]]:
     """Return the values (I, J, S) and where there are traces, after comparing the geometry."""
     labels = _open_store(path) if path.is_dir() else None
     if labels is None:
@@ -245,7 +252,7 @@ def _open_labels(path: Path, survey: Any, options: dict[str, Any]) -> tuple[Any,
     return labels, live if own is None else live & np.asarray(own, bool)
 
 
-def _open_store(path: Path) -> Any | None:
+def _open_store(path: Path) -> "xr.DataArray | None":
     """Return `labels` or `mask` of a Zarr store that has one of them, NaN where it is filled."""
     try:
         store = open_zarr(path, meant=(0, 1))

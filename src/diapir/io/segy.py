@@ -23,7 +23,11 @@ from diapir.io.segy_format import ByteOrder, Raw, SampleFormat, decode, sample_f
 from diapir.io.volume import Unit
 
 TEXT_BYTES, HEAD_BYTES, TRACE_HEADER_BYTES = 3200, 3600, 240
-LINE_UP_BYTES = (29, 71, 89, 115, 117)  # fields of 2 bytes that hardly ever change within a file
+TRACE_SAMPLES_BYTE, TRACE_INTERVAL_BYTE = 115, 117  # in trace headers; 2 bytes each, unsigned
+BINARY_SAMPLES_BYTE, BINARY_INTERVAL_BYTE = 3221, 3217  # the same in the binary header
+MOST_SAMPLES = 65_535  # that these bytes can say
+# fields of 2 bytes that hardly ever change within a file
+LINE_UP_BYTES = (29, 71, 89, TRACE_SAMPLES_BYTE, TRACE_INTERVAL_BYTE)
 MOSTLY_ALIKE = [*range(0, 26), *range(68, 72), *range(76, 82), *range(176, 200)]
 LEAST_ALIKE = 0.75  # share of these bytes (from 0) that are the same from header to header
 _FLAGS = {"sample_format": "format"}
@@ -242,6 +246,17 @@ def header_field(headers: Raw, byte: int, order: ByteOrder, width: int = 4) -> N
     return part.view((">" if order == "big" else "<") + f"i{width}")[:, 0].astype(np.int64)
 
 
+def unsigned_field(header: bytes, byte: int, order: ByteOrder) -> int:
+    """Return a field of 2 bytes of one trace header, 0 to 65,535.
+
+    Args:
+        header: The 240 bytes.
+        byte: Its first byte, counted from 1.
+        order: Byte order.
+    """
+    return int.from_bytes(header[byte - 1 : byte + 1], order)
+
+
 def parse_binary(head: bytes, order: ByteOrder) -> BinaryHeader:
     """Return the binary header of the first 3600 bytes of a file; missing bytes count as zero."""
     data = head[TEXT_BYTES:HEAD_BYTES].ljust(HEAD_BYTES - TEXT_BYTES, b"\0")
@@ -255,8 +270,8 @@ def parse_binary(head: bytes, order: ByteOrder) -> BinaryHeader:
         major, minor = 1, 0
     basic = BinaryHeader(
         order=order,
-        interval_us=get(3217, "H"),
-        samples=get(3221, "H"),
+        interval_us=get(BINARY_INTERVAL_BYTE, "H"),
+        samples=get(BINARY_SAMPLES_BYTE, "H"),
         format_code=get(3225, "H"),
         fold=get(3227, "h"),
         sorting=get(3229, "h"),

@@ -16,6 +16,7 @@ _FIELDS = (
 )  # fmt: skip
 _MOST_TRACES = 20_000
 _LEAST_FILLED, _LEAST_DISTINCT = 0.35, 0.98
+_LONGEST_LINE_STEP = 10  # steps beyond it are those of coordinates rather than of line numbers
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class BytePair:
     filled: float
     distinct: float
     steps: tuple[int, int]
+
+    @property
+    def looks_like_coordinates(self) -> bool:
+        """Whether the values come in longer steps than line numbers do."""
+        return max(self.steps) > _LONGEST_LINE_STEP
 
     @property
     def why(self) -> str:
@@ -104,5 +110,4 @@ def _usual_step(values: NDArray[np.int64]) -> int:
 def _preference(pair: BytePair) -> tuple[float, ...]:
     place = (pair.inline, pair.crossline)
     custom = _KNOWN.index(place) if place in _KNOWN else len(_KNOWN)
-    # Steps beyond ten are those of coordinates rather than of line numbers.
-    return (max(pair.steps) > 10, custom, -round(pair.filled, 2), max(pair.steps), *place)
+    return (pair.looks_like_coordinates, custom, -round(pair.filled, 2), max(pair.steps), *place)

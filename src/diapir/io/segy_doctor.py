@@ -11,6 +11,7 @@ from diapir.errors import DataError, DiapirError
 from diapir.io.segy import (
     HEAD_BYTES,
     TEXT_BYTES,
+    TRACE_SAMPLES_BYTE,
     SegyFile,
     SegyOptions,
     decode_text,
@@ -18,6 +19,7 @@ from diapir.io.segy import (
     header_field,
     parse_binary,
     read_head,
+    unsigned_field,
 )
 from diapir.io.segy_bytes import BytePair, find_line_bytes, first_headers
 from diapir.io.segy_chart import Chart, Diagnosis, Finding
@@ -40,7 +42,6 @@ _OTHERS = {
 }
 _COORDINATES = ((181, 185), (73, 77), (81, 85), (189, 193))
 _ODD_SHARE, _TOO_ODD_SHARE = 0.01, 0.5
-_LONGEST_STEP = 10  # line numbers beyond it are rather coordinates
 
 
 def diagnose(
@@ -218,11 +219,10 @@ def _look_at_layout(file: SegyFile, chart: Chart) -> bool:
     chart.fact("sample interval", f"{file.interval:g} {file.unit}")
     for warning in file.warnings:
         chart.find("warning", warning)
-    header = file.read_headers(0, 1)
-    in_trace = int(header_field(header, 115, file.order, 2)[0]) & 0xFFFF
+    first = file.read_headers(0, 1).tobytes()
     for place, count in (
         ("the binary header", file.binary.samples),
-        ("the first trace header", in_trace),
+        ("the first trace header", unsigned_field(first, TRACE_SAMPLES_BYTE, file.order)),
     ):
         if count and count != file.samples:
             chart.find(
@@ -318,9 +318,9 @@ def _doubt(pairs: list[BytePair], file: SegyFile, options: SegyOptions) -> DataE
     """Return why the chosen bytes are none of line numbers although they make a grid."""
     given = (options.inline_byte, options.crossline_byte)
     chosen = next((pair for pair in pairs if (pair.inline, pair.crossline) == given), None)
-    if chosen is None or options.line or max(chosen.steps) <= _LONGEST_STEP:
+    if chosen is None or options.line or not chosen.looks_like_coordinates:
         return None
-    if max(pairs[0].steps) > _LONGEST_STEP:
+    if pairs[0].looks_like_coordinates:
         return None
     return DataError(
         f"the numbers at bytes {given[0]} and {given[1]} come in steps of {chosen.steps[0]:,} and "

@@ -9,11 +9,15 @@ from numpy.typing import NDArray
 
 from diapir.io.segy import (
     HEAD_BYTES,
+    TEXT_BYTES,
     TRACE_HEADER_BYTES,
+    TRACE_INTERVAL_BYTE,
+    TRACE_SAMPLES_BYTE,
     SegyOptions,
     find_byte_order,
     header_field,
     parse_binary,
+    unsigned_field,
 )
 from diapir.io.segy_format import FORMATS, IBM_FLOAT, ByteOrder, Raw, ibm_to_double
 from diapir.io.segy_layout import find_strides
@@ -28,7 +32,7 @@ _FITTING = 1.6  # misfit of data that is seismic
 _ENOUGH = 500  # samples other than 0 below which nothing is said
 _GUESSED_INTERVAL = 4.0
 _SMALL_NUMBERS = (1, 5, 9, 13, 17, 21, 37, 189, 193)
-_SMALL_PAIRS = (29, 71, 89, 115, 117)
+_SMALL_PAIRS = (29, 71, 89, TRACE_SAMPLES_BYTE, TRACE_INTERVAL_BYTE)
 _CLEARLY_SMALLER = 0.75  # powers of two, on average
 
 
@@ -86,7 +90,7 @@ def repaired_options(path: Path, head: bytes, options: SegyOptions) -> list[Segy
         options: What the user knows; it is not called into question.
     """
     size = path.stat().st_size
-    starts = dict.fromkeys([HEAD_BYTES + 3200 * (options.text_headers or 0), HEAD_BYTES])
+    starts = dict.fromkeys([HEAD_BYTES + TEXT_BYTES * (options.text_headers or 0), HEAD_BYTES])
     found: list[SegyOptions] = []
     for start in starts:
         if start + TRACE_HEADER_BYTES < size:
@@ -156,7 +160,7 @@ def _with_layout(
     if options.samples is None and binary.samples != samples:
         wanted = replace(wanted, samples=samples)
     if options.interval is None and not binary.interval_us:
-        in_trace = int.from_bytes(first[116:118], order)
+        in_trace = unsigned_field(first, TRACE_INTERVAL_BYTE, order)
         if not in_trace:
             other = parse_binary(head, "little" if order == "big" else "big").interval_us
             wanted = replace(wanted, interval=other / 1000 or _GUESSED_INTERVAL)
@@ -189,7 +193,7 @@ def _sample_counts(head: bytes, first: bytes, options: SegyOptions) -> list[int]
     if options.samples is not None:
         return [options.samples]
     counts = [parse_binary(head, order).samples for order in _ORDERS]
-    counts += [int.from_bytes(first[114:116], order) for order in _ORDERS]
+    counts += [unsigned_field(first, TRACE_SAMPLES_BYTE, order) for order in _ORDERS]
     return [count for count in dict.fromkeys(counts) if count]
 
 

@@ -18,7 +18,7 @@ from diapir.io.volume import Geometry
 _LEAST_FILLED = 0.02  # below this share of cells with a trace the numbers are none of a grid
 _SMALL_GRID = 4096  # cells; so small a grid may be as empty as it likes
 _MOST_PER_CELL = 1.5  # traces a cell from which on it is no matter of a few duplicates
-_LONGEST_STEP = 100
+_LONGEST_AXIS_STEP = 100  # common to all lines; beyond it a warning tells of coordinates
 _LEAST_AGREEING = 0.9  # share of traces whose delay must be the same
 _TIME_SCALARS = (0, *(sign * 10**k for sign in (1, -1) for k in range(5)))
 
@@ -253,7 +253,7 @@ def _is_unnumbered(table: TraceTable) -> bool:
 
 def _refuse_other_bytes(file: SegyFile, options: SegyOptions) -> None:
     for pair in find_line_bytes(first_headers(file), file.order):
-        if max(pair.steps) > 10:
+        if pair.looks_like_coordinates:
             continue
         raise DataError(
             "inline and crossline numbers are the same in all traces",
@@ -291,7 +291,7 @@ def _regular_axis(values: NDArray[np.int32], name: str, warnings: list[str]) -> 
     if len(found) < 2:
         return found.astype(np.int32)
     step = int(np.gcd.reduce(np.diff(found)))
-    if step > _LONGEST_STEP:
+    if step > _LONGEST_AXIS_STEP:
         warnings.append(
             f"{name} numbers come in steps of {step:,}, as coordinates do: 'diapir doctor' looks "
             "for line numbers elsewhere"

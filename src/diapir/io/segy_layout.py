@@ -11,9 +11,12 @@ from diapir.io.segy import (
     HEAD_BYTES,
     LEAST_ALIKE,
     LINE_UP_BYTES,
+    MOST_SAMPLES,
     MOSTLY_ALIKE,
     TEXT_BYTES,
     TRACE_HEADER_BYTES,
+    TRACE_INTERVAL_BYTE,
+    TRACE_SAMPLES_BYTE,
     BinaryHeader,
     SegyFile,
     SegyOptions,
@@ -22,6 +25,7 @@ from diapir.io.segy import (
     lines_up,
     parse_binary,
     read_head,
+    unsigned_field,
 )
 from diapir.io.segy_format import FORMATS, ByteOrder, SampleFormat, sample_format
 
@@ -29,7 +33,6 @@ ASK_DOCTOR = "Run 'diapir doctor' on the file: it says what the file is and whic
 _END_OF_TEXT = "((SEG: EndText))"
 _MOST_TEXT_HEADERS = 1024
 _PROBE_BYTES = 1 << 22
-_MOST_SAMPLES = 65_535
 _ABOUT_ALIKE = 0.06
 _LONGEST_TRACE = 1 << 24  # samples; what revision 2 may announce beyond this is taken for damage
 
@@ -106,7 +109,7 @@ def find_strides(
         return ()
     head = data[:TRACE_HEADER_BYTES].reshape(1, -1)
     shown = [byte for byte in LINE_UP_BYTES if header_field(head, byte, order, 2)[0]]
-    longest = min(header_bytes + 8 * _MOST_SAMPLES, (len(data) - TRACE_HEADER_BYTES) // 2)
+    longest = min(header_bytes + 8 * MOST_SAMPLES, (len(data) - TRACE_HEADER_BYTES) // 2)
     strides = np.arange(header_bytes + 1, longest + 1)
     if not shown:
         return _alike_strides(data, strides, path.stat().st_size - data_start)
@@ -230,8 +233,7 @@ def _choose_samples(
     if options.samples is not None:
         candidates = [options.samples]
     else:
-        header = np.frombuffer(first, np.uint8).reshape(1, -1)
-        in_trace = int(header_field(header, 115, binary.order, 2)[0]) & 0xFFFF
+        in_trace = unsigned_field(first, TRACE_SAMPLES_BYTE, binary.order)
         candidates = [n for n in (binary.extended_samples, binary.samples, in_trace) if n]
     longest = min((payload - header_bytes) // entry.width, _LONGEST_TRACE)
     possible = [n for n in candidates if n <= longest]
@@ -254,8 +256,7 @@ def _choose_interval(
 ) -> float:
     if options.interval is not None:
         return options.interval
-    header = np.frombuffer(first, np.uint8).reshape(1, -1)
-    in_trace = int(header_field(header, 117, binary.order, 2)[0]) & 0xFFFF
+    in_trace = unsigned_field(first, TRACE_INTERVAL_BYTE, binary.order)
     in_file = binary.extended_interval_us or float(binary.interval_us)
     if in_file and in_trace and not math.isclose(in_file, in_trace, abs_tol=0.5):
         warnings.append(

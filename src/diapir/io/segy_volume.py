@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diapir.errors import DataError
-from diapir.io.segy import SegyFile, SegyOptions, decode_text, read_head
+from diapir.io.digests import file_fingerprint
+from diapir.io.segy import TEXT_BYTES, SegyFile, SegyOptions, decode_text, read_head
 from diapir.io.segy_grid import TraceGrid, bin_traces, scan_traces
 from diapir.io.segy_layout import open_file
-from diapir.io.volume import CHUNK, amplitude_statistics, file_fingerprint, make_volume
+from diapir.io.volume import CHUNK, amplitude_statistics, make_volume
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -60,7 +61,7 @@ class SegySurvey:
             "unit": file.unit,
             "traces": file.traces,
             "revision": list(binary.revision),
-            "text_encoding": decode_text(read_head(file.path, 3200))[1],
+            "text_encoding": decode_text(read_head(file.path, TEXT_BYTES))[1],
             "measurement": {1: "m", 2: "ft"}.get(binary.measurement, ""),
             "duplicates": self.grid.duplicates,
             "warnings": list(self.grid.warnings),

@@ -10,12 +10,22 @@ from numpy.typing import NDArray
 
 from diapir.errors import DataError
 from diapir.io.atomic import atomic_write
-from diapir.io.segy import HEAD_BYTES, TEXT_BYTES, TRACE_HEADER_BYTES, SegyFile, SegyOptions
+from diapir.io.segy import (
+    BINARY_INTERVAL_BYTE,
+    BINARY_SAMPLES_BYTE,
+    HEAD_BYTES,
+    MOST_SAMPLES,
+    TEXT_BYTES,
+    TRACE_HEADER_BYTES,
+    TRACE_INTERVAL_BYTE,
+    TRACE_SAMPLES_BYTE,
+    SegyFile,
+    SegyOptions,
+)
 from diapir.io.segy_format import ByteOrder, Raw, decode, encode, sample_format
 from diapir.io.volume import Geometry
 
 _COPY_BYTES = 1 << 24
-_MOST_SAMPLES = 65_535
 _METRES, _FEET = 1, 2
 _LIVE_TRACE = 1
 
@@ -117,8 +127,8 @@ def write_segy(
     shared.put(89, 1, 2)
     shared.put(options.delay_byte, delay, 2)
     shared.put(options.delay_scalar_byte, delay_scalar, 2)
-    shared.put(115, len(geometry.sample), 2)
-    shared.put(117, interval_us, 2)
+    shared.put(TRACE_SAMPLES_BYTE, len(geometry.sample), 2)
+    shared.put(TRACE_INTERVAL_BYTE, interval_us, 2)
     step = max(1, _COPY_BYTES // (TRACE_HEADER_BYTES + len(geometry.sample) * entry.width))
     with atomic_write(target) as temporary, temporary.open("wb") as out:
         out.write(_text_header(text, ascii_text))
@@ -198,9 +208,9 @@ def _interval_us(geometry: Geometry, target: Path) -> int:
             where=target,
             expected="1 to 65,535 whole thousandths",
         )
-    if not 1 <= count <= _MOST_SAMPLES:
+    if not 1 <= count <= MOST_SAMPLES:
         raise DataError(
-            f"{count:,} samples a trace", where=target, expected=f"at most {_MOST_SAMPLES:,}"
+            f"{count:,} samples a trace", where=target, expected=f"at most {MOST_SAMPLES:,}"
         )
     return round(interval_us)
 
@@ -231,8 +241,8 @@ def _binary_header(geometry: Geometry, code: int, order: ByteOrder, interval_us:
     header = np.zeros((1, HEAD_BYTES - TEXT_BYTES), np.uint8)
     fields = _HeaderBlock(header, order)
     values = {
-        3217: interval_us,
-        3221: len(geometry.sample),
+        BINARY_INTERVAL_BYTE: interval_us,
+        BINARY_SAMPLES_BYTE: len(geometry.sample),
         3225: code,
         3227: 1,  # fold
         3229: 4,  # horizontally stacked

@@ -44,10 +44,15 @@ _UNITS: dict[str, tuple[Unit, float]] = {
 """What stands for each unit that a store may state, and how many of it one is."""
 _SAMPLED_LINES, _SAMPLED_VALUES, _HEADER_LINES = 64, 1 << 21, 8
 _HEADERS = ["headers", "raw_headers"]
-_ZARR_FILES = ("zarr.json", ".zmetadata", ".zgroup", ".zattrs", ".zarray")
+_MARKERS = ("zarr.json", ".zgroup", ".zmetadata")  # an array of version 2 alone opens as no volume
 _MOST_CHUNK_BYTES, _MOST_CHUNKS = 1 << 28, 10_000_000
 _SMALL_BYTES, _MOST_INFLATED = 1 << 26, 20_000
 """Of coordinates: what is read unasked, and how many times its bytes on disk more may be."""
+
+
+def is_store(path: Path) -> bool:
+    """Return whether a folder is a Zarr store, of version 2 or 3, by the files at its top."""
+    return any((path / name).is_file() for name in _MARKERS)
 
 
 def open_store(path: Path, start: float | None = None, *, keep_nan: bool = False) -> "xr.Dataset":
@@ -67,7 +72,7 @@ def open_store(path: Path, start: float | None = None, *, keep_nan: bool = False
             where=path,
             mend="Run the same 'diapir ingest' again; it goes on where it was.",
         )
-    if not any((path / name).exists() for name in _ZARR_FILES):
+    if not is_store(path):
         raise DataError(
             "a folder that is no Zarr store",
             where=path,

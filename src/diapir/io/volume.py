@@ -17,18 +17,13 @@ Attributes: `p01`, `p50`, `p99`, `mean`, `std` of the amplitudes, `source`, `fin
 SEG-Y `segy`, the facts of its headers as JSON.
 """
 
-import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-
-from diapir.errors import DataError
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -40,9 +35,6 @@ CHUNK = 128
 
 STATISTICS = ("p01", "p50", "p99", "mean", "std")
 """Names of the attributes that describe the amplitudes."""
-
-_SAMPLED_VALUES = 1 << 22  # values from which the statistics of a large array are estimated
-_SAMPLED_BLOCKS, _SAMPLED_BYTES = 64, 1 << 16
 
 
 @dataclass(frozen=True)
@@ -135,7 +127,7 @@ def reading_warnings(volume: "xr.Dataset") -> tuple[str, ...]:
 
 
 def geometry_of(volume: "xr.Dataset") -> Geometry:
-    """Return the geometry of a dataset that `open_volume` or `make_volume` returned."""
+    """Return the geometry of a dataset that `io.opening.open_volume` or `make_volume` returned."""
     names = [str(name) for name in volume["amplitude"].dims[:-1]]
     has_position = "cdp_x" in volume.coords and "cdp_y" in volume.coords
     return Geometry(
@@ -147,42 +139,6 @@ def geometry_of(volume: "xr.Dataset") -> Geometry:
         cdp_y=volume["cdp_y"].to_numpy() if has_position else None,
         measurement=volume["cdp_x"].attrs.get("units", "") if has_position else "",
     )
-
-
-def is_picture(path: Path) -> bool:
-    """Return whether a survey's file holds grey values, as its name says."""
-    return path.suffix.lower() == ".png"
-
-
-def open_volume(path: Path, *, keep_nan: bool = False, **options: Any) -> "xr.Dataset":
-    """Return a survey or a section as a dataset; large ones are read when they are computed.
-
-    Takes SEG-Y, Zarr stores (those of `diapir ingest`, and MDIO of version 1), ``.npy`` arrays of
-    (sample, trace) or (inline, crossline, sample), and PNG sections of (sample, trace).
-
-    Args:
-        path: File or store.
-        keep_nan: Leave samples of SEG-Y and MDIO that are no number as they are, in place of 0.
-        **options: For SEG-Y the fields of `diapir.io.segy.SegyOptions`, such as ``inline_byte``; of
-            these, stores take ``start``.
-
-    Raises:
-        DataError: It cannot be read, is no kind of file that Diapir knows, or is pre-stack.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise DataError("there is no such file", where=path, mend="Check the path.")
-    if path.is_dir():
-        from diapir.io.stores import open_store
-
-        return open_store(path, start=options.get("start"), keep_nan=keep_nan)
-    if is_picture(path):
-        return _open_picture(path)
-    if path.suffix.lower() == ".npy":
-        return _open_array(path)
-    from diapir.io.segy_volume import open_segy
-
-    return open_segy(path, keep_nan=keep_nan, **options)
 
 
 def even_sample(shape: tuple[int, ...], *, values: int, lines: int) -> tuple[NDArray[np.intp], int]:
@@ -216,73 +172,3 @@ def amplitude_statistics(values: NDArray[Any]) -> dict[str, float]:
     low, middle, high = np.percentile(finite, [1, 50, 99])
     found = (low, middle, high, finite.mean(), finite.std())
     return {name: float(value) for name, value in zip(STATISTICS, found, strict=True)}
-
-
-def file_fingerprint(path: Path) -> str:
-    """Return a hash of a file's size and of blocks spread over it; quick for any size.
-
-    Source:
-        64 blocks of 64 KiB, the first and the last included; files up to 4 MiB are read whole.
-    """
-    size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    last = max(0, size - _SAMPLED_BYTES)
-    with path.open("rb") as file:
-        for offset in np.unique(np.linspace(0, last, _SAMPLED_BLOCKS).astype(np.int64)):
-            file.seek(int(offset), os.SEEK_SET)
-            digest.update(file.read(_SAMPLED_BYTES))
-    return digest.hexdigest()
-
-
-def _open_picture(path: Path) -> "xr.Dataset":
-    from diapir.io.images import read_grey
-
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read it: {error.strerror or error}", where=path) from error
-    return _from_array(read_grey(data, str(path)).T.astype(np.float32), path)
-
-
-def _open_array(path: Path) -> "xr.Dataset":
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        shape, dtype = array.shape, array.dtype  # an .npz by this name has none
-    except Exception as error:  # NumPy lets through what its parser of headers raises
-        raise DataError(
-            f"cannot read the array: {error}",
-            where=path,
-            expected="a .npy file of numbers, as numpy.save writes it",
-        ) from error
-    if array.ndim not in (2, 3) or dtype.kind not in "fiu" or 0 in shape:
-        raise DataError(
-            f"an array of shape {shape} and type {dtype}",
-            where=path,
-            expected="real numbers, (sample, trace) or (inline, crossline, sample)",
-            mend="Transpose or slice it and save it again.",
-        )
-    return _from_array(array.T if array.ndim == 2 else array, path)
-
-
-def _from_array(array: NDArray[Any], path: Path) -> "xr.Dataset":
-    import dask.array as da
-
-    names = ("trace",) if array.ndim == 2 else ("inline", "crossline")
-    geometry = Geometry(
-        axes={
-            n: np.arange(size, dtype=np.int32) for n, size in zip(names, array.shape, strict=False)
-        },
-        sample=np.arange(array.shape[-1], dtype=np.float64),
-        unit="1",
-        trace_mask=np.ones(array.shape[:-1], np.bool_),
-    )
-    steps = [max(1, int(np.ceil((array.size / _SAMPLED_VALUES) ** (1 / array.ndim))))] * array.ndim
-    statistics = amplitude_statistics(array[tuple(slice(None, None, step) for step in steps)])
-    lazy = da.from_array(array, chunks=(CHUNK,) * array.ndim, name=False).astype(np.float32)
-    return make_volume(
-        lazy,
-        geometry,
-        source=str(path),
-        fingerprint=file_fingerprint(path),
-        statistics=statistics,
-    )

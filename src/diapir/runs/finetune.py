@@ -14,7 +14,8 @@ from diapir.inference.predict import Predictor, choose_device
 from diapir.inference.sections import SectionSettings, Tiling, choose_look, predict_section
 from diapir.io.atomic import remove_leftovers
 from diapir.io.labels import ACROSS, UNLABELLED, LabelledLine, read_labels
-from diapir.io.volume import is_picture, open_volume, reading_warnings
+from diapir.io.opening import is_picture, open_volume
+from diapir.io.volume import reading_warnings
 from diapir.metrics.score import Counts, dice, iou, pixel_accuracy
 from diapir.models.modelcard import ModelCard
 from diapir.models.modelfile import load_model, save_model

@@ -26,7 +26,8 @@ from diapir.inference.volume import (
 )
 from diapir.io.atomic import remove_leftovers
 from diapir.io.digests import file_sha256
-from diapir.io.volume import is_picture, open_volume, reading_warnings
+from diapir.io.opening import is_picture, open_volume
+from diapir.io.volume import reading_warnings
 from diapir.models.modelcard import ModelCard, read_card
 from diapir.models.packaged import models_or_packaged
 from diapir.progress import counting

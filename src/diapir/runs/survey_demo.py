@@ -14,7 +14,7 @@ from diapir.data.synthetic import generate_tiles
 from diapir.export.horizon import salt_interval
 from diapir.inference.schedule import Workers
 from diapir.io.images import write_mask_png
-from diapir.io.volume import open_volume
+from diapir.io.opening import open_volume
 from diapir.metrics.score import Counts, dice, iou
 from diapir.models.modelcard import read_card
 from diapir.progress import counting

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from diapir.errors import DataError
 from diapir.inference.volume import STORE
+from diapir.io.stores import is_store
 from diapir.serve.models import unique_names
 
 Kind = Literal["segy", "store", "array", "picture"]
@@ -19,7 +20,6 @@ _KINDS: dict[str, Kind] = {
 _RANKS: tuple[Kind, ...] = ("segy", "store", "array", "picture")
 """The order of the list: folders of surveys often hold many pictures beside a few surveys."""
 
-_STORES = ("zarr.json", ".zgroup", ".zmetadata")
 _MOST_ENTRIES, _DEEPEST = 50_000, 8
 _MOST_STORE_FILES = 10_000
 
@@ -140,7 +140,7 @@ def _walk(folder: Path, depth: int) -> Iterator[tuple[Path, Kind | None]]:
         path = Path(entry.path)
         if not entry.is_dir(follow_symlinks=False):
             yield path, _KINDS.get(path.suffix.lower())
-        elif any((path / name).is_file() for name in _STORES):
+        elif is_store(path):
             yield path, "store"
         elif depth > 0:
             yield path, None

@@ -10,6 +10,7 @@ from diapir.errors import DataError
 from diapir.inference.sections import SectionSettings
 from diapir.inference.volume import STORE
 from diapir.io.layout import has_part
+from diapir.io.stores import is_store
 from diapir.serve.models import unique_names
 from diapir.serve.viewer.labels import LabelFolder
 from diapir.serve.viewer.models import ModelShelf
@@ -112,8 +113,7 @@ def _is_map(path: Path) -> bool:
 def _is_tiles(path: Path) -> bool:
     if path.is_file():
         return path.suffix.lower() == ".zip"
-    is_store = any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zmetadata"))
-    return not is_store and (has_part(path, "train") or has_part(path, "test"))
+    return not is_store(path) and (has_part(path, "train") or has_part(path, "test"))
 
 
 def _source_of_map(path: Path) -> tuple[Path, dict[str, Any] | None]:

@@ -14,8 +14,8 @@ from diapir.data.windows import cover
 from diapir.errors import DataError
 from diapir.inference.look import Look
 from diapir.inference.sections import SectionSettings, choose_look, predict_section
+from diapir.io.opening import is_picture
 from diapir.io.tiles import Tiles
-from diapir.io.volume import is_picture
 from diapir.models.maskrule import MaskRule, mean_rule
 from diapir.models.modelcard import ModelCard, read_card
 from diapir.serve.models import model_name, unique_names

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from diapir.errors import DataError
 from diapir.inference.volume import STORE
 from diapir.io.labels import beside, line_name
-from diapir.io.volume import Geometry, geometry_of, open_volume
+from diapir.io.opening import open_volume
+from diapir.io.volume import Geometry, geometry_of
 from diapir.serve.viewer.blocks import KEPT_BYTES, BlockReader
 
 Direction = Literal["inline", "crossline", "slice", "line", "tile"]
