@@ -378,3 +378,28 @@ def test_a_model_learns_a_survey_from_four_lines(cube, model, tmp_path):
         progress=False,
     )  # fmt: skip
     assert again.after == result.after
+
+
+def test_negative_line_numbers_stand_in_names(make_segy, tmp_path):
+    from diapir.io.opening import open_volume
+
+    survey = open_volume(make_segy()[0])
+    survey = survey.assign_coords(inline=survey["inline"] - 105)  # -5 and so on
+    write_png(tmp_path / "labels", "inline_-5.png", np.full((30, 7), 255))
+    (found,) = read_labels(tmp_path / "labels", survey)
+    assert (found.number, found.index) == (-5, 0)
+
+
+def test_labels_one_line_beside_are_refused(make_segy, tmp_path):
+    from diapir.io.opening import open_volume
+    from diapir.io.segy_write import write_segy
+    from diapir.io.volume import geometry_of
+
+    survey = open_volume(make_segy()[0])
+    far = survey.assign_coords(inline=survey["inline"] + 200_000)
+    path = tmp_path / "labels.sgy"
+    write_segy(path, lambda part: np.ones((len(part), 30)), geometry_of(far))
+    assert len(read_labels(path, far)) == 6
+    beside = far.assign_coords(inline=far["inline"] + 1)
+    with pytest.raises(DataError, match="inline axis"):
+        read_labels(path, beside)

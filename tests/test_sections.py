@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from diapir.errors import DataError
 from diapir.inference.look import AS_IS, Look, compare, measure
 from diapir.inference.sections import IdentityModel, Tiling, predict_section
+from diapir.io.volume import even_sample
 from diapir.models.pixels import TGS_PIXELS
 
 
@@ -174,3 +175,13 @@ def test_a_survey_of_two_values_is_out_of_domain():
     values = np.sign(np.random.default_rng(2).normal(0, 1, (6, 90, 90))).astype(np.float32)
     likeness = compare(Survey(values), measure(Survey(values)).look())
     assert any("histogram" in warning for warning in likeness.warnings)
+
+
+def test_long_lines_are_sampled_all_over_the_survey():
+    shape = (200, 2_000, 1_500)
+    lines, step = even_sample(shape, values=1 << 20, lines=256)
+    assert len(lines) == 16
+    assert lines[0] > 0
+    assert lines[-1] < 199
+    assert np.ptp(np.diff(lines)) <= 1
+    assert len(lines) * len(range(0, 2_000, step)) * 1_500 <= 1.1 * (1 << 20)

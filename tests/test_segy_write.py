@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from diapir.errors import DataError, RunError
+from diapir.io.segy import SegyOptions, header_field
 from diapir.io.segy_format import FORMATS
+from diapir.io.segy_grid import scan_traces
 from diapir.io.segy_layout import open_file
 from diapir.io.segy_write import copy_with_samples, write_segy
 from diapir.io.volume import Geometry
@@ -141,3 +143,19 @@ def test_text_headers_come_in_both_encodings(make_segy: Make) -> None:
         assert text.startswith("C 1 HELLO")
         assert text[80:83] == "C 2"
         assert len(text) == 3200
+
+
+@pytest.mark.parametrize(("easting", "scalar"), [(5e5, -100), (32_500_000.0, -10), (2e9, 1)])
+def test_large_coordinates_keep_less_of_their_fraction(
+    tmp_path: Path, easting: float, scalar: int
+) -> None:
+    mask, x = np.ones(3, np.bool_), easting + np.arange(3.0)
+    geometry = Geometry({"trace": np.arange(3)}, np.arange(4.0), "ms", mask, x, x / 10)
+    write_segy(tmp_path / "x.sgy", lambda part: np.ones((len(part), 4)), geometry)
+    file = open_file(tmp_path / "x.sgy")
+    assert header_field(file.read_headers(0, 3), 71, file.order, 2).tolist() == [scalar] * 3
+    table = scan_traces(file, SegyOptions())
+    assert np.abs(table.x - x).max() <= 0.5
+    too_far = Geometry({"trace": np.arange(3)}, np.arange(4.0), "ms", mask, x + 3e9, x)
+    with pytest.raises(DataError, match="coordinate of"):
+        write_segy(tmp_path / "y.sgy", lambda part: np.ones((len(part), 4)), too_far)

@@ -125,10 +125,10 @@ def measure(volume: "xr.Dataset", clip: tuple[float, float] = (1.0, 99.0)) -> Am
 
 
 def _sampled(amplitude: "xr.DataArray") -> Iterator[NDArray[np.float32]]:
-    """Yield values of evenly spaced lines, always the same ones, `_SAMPLED_VALUES` at most."""
+    """Yield values of evenly spaced lines, always the same ones, about `_SAMPLED_VALUES`."""
     lines, step = even_sample(amplitude.shape, values=_SAMPLED_VALUES, lines=256)
     for line in lines:
-        yield np.asarray(amplitude[int(line)], np.float32).ravel()[::step]
+        yield np.asarray(amplitude[int(line)][::step], np.float32).ravel()
 
 
 def trained_pixels(cards: Sequence[ModelCard]) -> PixelStatistics:

@@ -32,7 +32,7 @@ PNG_UNLABELLED, VOLUME_UNLABELLED = 127, -1
 PNG_SALT = (1, 255)
 """What stands for salt in a picture."""
 
-_NAME = re.compile(r"(inline|crossline)[-_ ]?(\d+)$", re.I)
+_NAME = re.compile(r"(inline|crossline)(?:[_ ](-?\d+)|-?(\d+))$", re.I)
 _MOST_LINES = 400
 _OF_THE_SURVEY = ("sample_format", "byte_order", "samples", "text_headers")
 """What of reading SEG-Y says how the samples of one file lie, not how its traces are numbered."""
@@ -145,7 +145,7 @@ def _from_pictures(
                 mend="Rename it, or move it out of the folder.",
             )
         direction: Line = "inline" if match[1].lower() == "inline" else "crossline"
-        number = int(match[2])
+        number = int(match[2] or match[3])
         other = seen.setdefault((direction, number), file)
         if other != file:
             raise DataError(
@@ -241,7 +241,10 @@ def _open_labels(
         # an array without headers counts from 0 and fits by its shape
         if axis is None or path.suffix == ".npy":
             continue
-        if not np.allclose(axis, np.asarray(survey[name])):
+        own = np.asarray(survey[name], np.float64)
+        # lines are whole numbers; of samples, rounding in a header is forgiven
+        most = 0.01 * abs(own[-1] - own[0]) / max(1, len(own) - 1) if name == "sample" else 0.0
+        if np.abs(np.asarray(axis, np.float64) - own).max() > most:
             raise DataError(
                 f"the {name} axis of the labels is another than the survey's",
                 where=path,

@@ -27,6 +27,7 @@ from diapir.io.volume import Geometry
 
 _COPY_BYTES = 1 << 24
 _METRES, _FEET = 1, 2
+_MOST_COORDINATE = 2**31 - 1
 _LIVE_TRACE = 1
 
 
@@ -106,7 +107,8 @@ def write_segy(
         byte_order: Of headers and samples.
         options: At which bytes of the trace headers numbers, positions and delay go.
         text: Lines of the text header, at most 40, without their numbers.
-        coordinate_scalar: What goes into the scalar; -100 keeps centimetres.
+        coordinate_scalar: What goes into the scalar; -100 keeps centimetres. Coordinates that
+            are too large for it get one that keeps less.
         ascii_text: Write the text header as ASCII instead of EBCDIC.
         advance: Called with the number of traces just done, for a progress bar.
 
@@ -120,6 +122,7 @@ def write_segy(
         cells = np.argwhere(geometry.trace_mask).astype(np.int32)
     interval_us = _interval_us(geometry, target)
     delay, delay_scalar = _delay(float(geometry.sample[0]), target)
+    coordinate_scalar = _fitting_scalar(geometry, coordinate_scalar, target)
     template = np.zeros(TRACE_HEADER_BYTES, np.uint8)
     shared = _HeaderBlock(template[None], byte_order)
     shared.put(29, _LIVE_TRACE, 2)
@@ -273,6 +276,25 @@ def _number(
     block.put(options.crossline_byte, geometry.axes["crossline"][cells[:, 1]])
 
 
+def _factor(scalar: int) -> float:
+    """Return by what coordinates are multiplied in a header with this scalar."""
+    return -scalar if scalar < 0 else 1 / max(scalar, 1)
+
+
+def _fitting_scalar(geometry: Geometry, wanted: int, target: Path) -> int:
+    """Return the scalar that is wanted, or the finest one in which all coordinates fit."""
+    found = [np.abs(part) for part in (geometry.cdp_x, geometry.cdp_y) if part is not None]
+    largest = max((float(np.nan_to_num(part).max(initial=0)) for part in found), default=0.0)
+    for scalar in (wanted, -10, 1):
+        if largest * _factor(scalar) < _MOST_COORDINATE:
+            return scalar
+    raise DataError(
+        f"a coordinate of {largest:g} does not fit into SEG-Y's fields",
+        where=target,
+        expected=f"less than {_MOST_COORDINATE:,}",
+    )
+
+
 def _locate(
     block: _HeaderBlock,
     cells: NDArray[np.int32],
@@ -280,7 +302,7 @@ def _locate(
     options: SegyOptions,
     scalar: int,
 ) -> None:
-    factor = -scalar if scalar < 0 else 1 / max(scalar, 1)
+    factor = _factor(scalar)
     place = tuple(cells.T)
     for byte, positions in ((options.x_byte, geometry.cdp_x), (options.y_byte, geometry.cdp_y)):
         if positions is not None:

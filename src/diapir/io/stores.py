@@ -258,7 +258,7 @@ def _sampled(
     lines, step = even_sample(amplitude.shape, values=_SAMPLED_VALUES, lines=_SAMPLED_LINES)
     for line in lines:
         values = amplitude[int(line)].to_numpy()
-        yield values[mask[int(line)]].ravel()[::step]
+        yield values[mask[int(line)]][::step].ravel()
 
 
 def _samples(

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 Unit = Literal["ms", "m", "ft", "1"]
 
+_FEWEST_LINES = 16  # to be looked at, however long they are
+
 CHUNK = 128
 """Edge of a chunk of an ingested volume, in lines, traces and samples."""
 
@@ -144,19 +146,22 @@ def geometry_of(volume: "xr.Dataset") -> Geometry:
 def even_sample(shape: tuple[int, ...], *, values: int, lines: int) -> tuple[NDArray[np.intp], int]:
     """Return evenly spaced lines of a volume, and the step along each, always the same ones.
 
+    Where lines are long, of several every so manieth trace is taken rather than one line whole: the
+    first and last ones of a survey are often unlike the others.
+
     Args:
         shape: Of the volume, lines first.
-        values: At most so many in all.
+        values: At most so many in all, up to rounding.
         lines: At most so many.
 
     >>> found, step = even_sample((100, 20, 50), values=3000, lines=64)
     >>> found.tolist(), step
-    ([0, 50, 99], 1)
+    ([3, 9, 15, 21, 28, 34, 40, 46, 53, 59, 65, 71, 78, 84, 90, 96], 6)
     """
     a_line = int(np.prod(shape[1:]))
-    count = min(shape[0], max(1, values // a_line), lines)
-    chosen = np.unique(np.linspace(0, shape[0] - 1, count).round().astype(np.intp))
-    return chosen, max(1, -(-a_line // values))
+    count = min(shape[0], max(_FEWEST_LINES, values // a_line), lines)
+    chosen = ((np.arange(count) + 0.5) * shape[0] / count).astype(np.intp)
+    return chosen, max(1, -(-count * a_line // values))
 
 
 def amplitude_statistics(values: NDArray[Any]) -> dict[str, float]:
