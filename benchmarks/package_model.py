@@ -1,4 +1,4 @@
-"""Make a run the model that comes with the package, and write its scores into its card.
+"""Make a run the packaged model, and write its scores into its card.
 
     python benchmarks/package_model.py RUN --like docs/results/NAME
 
