@@ -75,6 +75,12 @@ def test_a_training_that_failed_is_not_compared(runs: list[Path], tmp_path: Path
     assert "it ended early: the loss is no longer a number" in aside
 
 
+def test_a_page_keeps_its_title(runs: list[Path], tmp_path: Path) -> None:
+    write_comparison(runs[:2], tmp_path / "tried.md", title="Two seeds")
+    write_comparison(runs[2:3], tmp_path / "tried.md")
+    assert (tmp_path / "tried.md").read_text().startswith("# Two seeds\n")
+
+
 def test_runs_of_several_processes_have_a_row_of_their_own(
     runs: list[Path], tmp_path: Path
 ) -> None:

@@ -241,10 +241,10 @@ def _open_labels(
         # an array without headers counts from 0 and fits by its shape
         if axis is None or path.suffix == ".npy":
             continue
-        own = np.asarray(survey[name], np.float64)
+        known = np.asarray(survey[name], np.float64)
         # lines are whole numbers; of samples, rounding in a header is forgiven
-        most = 0.01 * abs(own[-1] - own[0]) / max(1, len(own) - 1) if name == "sample" else 0.0
-        if np.abs(np.asarray(axis, np.float64) - own).max() > most:
+        step = abs(known[-1] - known[0]) / max(1, len(known) - 1)
+        if np.abs(axis - known).max() > (0.01 * step if name == "sample" else 0):
             raise DataError(
                 f"the {name} axis of the labels is another than the survey's",
                 where=path,
