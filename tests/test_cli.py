@@ -122,7 +122,7 @@ def test_surveys_without_the_extra_are_told_what_to_install(
     code, _, err = run(*words.split())
     assert code == 2
     assert f"not installed: {missing}" in err
-    assert "diapir[volume]" in err
+    assert "pip install -c constraints.txt '.[volume]'" in err
 
 
 @pytest.mark.parametrize("where", ["test", "images", ""])

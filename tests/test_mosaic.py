@@ -167,7 +167,7 @@ def test_the_verb_writes_sections_groups_and_evidence(data: Path, tmp_path: Path
     assert len({(r["mosaic"], r["row"], r["column"]) for r in places}) == len(places)
 
 
-@pytest.mark.parametrize(("name", "size"), [("0000", 101), ("new", 40)])
+@pytest.mark.parametrize(("name", "size"), [("0000", 32), ("new", 40)])
 def test_a_test_part_that_does_not_fit_is_left_out_aloud(
     data: Path, tmp_path: Path, name: str, size: int
 ) -> None:

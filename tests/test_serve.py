@@ -663,7 +663,7 @@ def test_the_command_hands_its_options_over(model, monkeypatch, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     result = run(command_line, ["serve", str(model)])
     assert isinstance(result.exception, RunError)
-    assert "diapir[serve,volume]" in str(result.exception)
+    assert "'.[serve,volume]'" in str(result.exception)
 
 
 def test_answers_are_json_numbers(client):

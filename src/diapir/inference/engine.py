@@ -139,7 +139,8 @@ def check_backend(name: str, device: str = "cpu") -> None:
     if name not in installed_backends(device):
         mends = {
             "compile": "Install a C++ compiler (g++), or leave --engine away.",
-            "openvino": "Install it: pip install 'diapir[export]'. On a GPU leave --engine away.",
+            "openvino": "In the folder of Diapir's source: pip install -c constraints.txt "
+            "'.[export]'. On a GPU leave --engine away.",
         }
         raise RunError(
             f"the engine {name!r} cannot work here",
