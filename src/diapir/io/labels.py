@@ -244,7 +244,7 @@ def _open_labels(
         known = np.asarray(survey[name], np.float64)
         # lines are whole numbers; of samples, rounding in a header is forgiven
         step = abs(known[-1] - known[0]) / max(1, len(known) - 1)
-        if np.abs(axis - known).max() > (0.01 * step if name == "sample" else 0):
+        if not np.abs(axis - known).max() <= (0.01 * step if name == "sample" else 0):
             raise DataError(
                 f"the {name} axis of the labels is another than the survey's",
                 where=path,
