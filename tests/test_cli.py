@@ -244,11 +244,13 @@ def test_check_submission_asks_the_data_for_ids_and_size_alone(run: Run, tmp_pat
     Image.fromarray(np.zeros((40, 40), np.uint8)).save(images / "a.png")
     (images / "b.png").write_bytes(b"damaged")
     (tmp_path / "data" / "depths.csv").write_text("id,z\n")
+    (tmp_path / "data" / "sample_submission.csv").write_text("id;rle_mask\n")
     file = tmp_path / "submission.csv"
     file.write_text("id,rle_mask\na,1 5\nb,\n")
-    code, out, _ = run("check-submission", file, "--data", tmp_path / "data")
+    code, out, err = run("check-submission", file, "--data", tmp_path / "data")
     assert code == 0
     assert "valid submission of 2 tiles" in out
+    assert "sample_submission.csv" in err
 
 
 def test_check_submission_says_what_is_wrong(run: Run, data: Path, tmp_path: Path) -> None:

@@ -28,9 +28,9 @@ def predict(
 ) -> None:
     """Predict salt in images of any size: [MODEL]... INPUT OUTPUT.
 
-    MODEL is any number of model files, which are averaged, or none for the packaged model; INPUT
-    a PNG file, or a folder or zip of them; OUTPUT a folder, which gets masks/ and, with --probs,
-    probs/.
+    MODEL is any number of model files, which are averaged, or none for the
+    packaged model; INPUT a PNG file, or a folder or zip of them; OUTPUT a
+    folder, which gets masks/ and, with --probs, probs/.
     """
     if len(models) < 2:
         raise typer.BadParameter("give [MODEL]... INPUT OUTPUT: at least two paths")
