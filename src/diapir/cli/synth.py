@@ -96,8 +96,6 @@ def survey(
             where=idle[0],
             mend="Leave it out.",
         )
-    if segy.unit == "1":  # which no flag gives
-        raise DataError("unit is '1'", expected="ms, m or ft")
     beside = truth or out.with_name(f"{out.stem}-truth{out.suffix or '.sgy'}")
     if beside.resolve() == out.resolve():
         raise DataError(

@@ -42,12 +42,11 @@ def open_volume(path: Path, *, keep_nan: bool = False, **options: Any) -> "xr.Da
     path = Path(path)
     if not path.exists():
         raise DataError("there is no such file", where=path, mend="Check the path.")
-    suffix = path.suffix.lower()
     if path.is_dir():
         return open_store(path, start=options.get("start"), keep_nan=keep_nan)
     if is_picture(path):
         return _open_picture(path)
-    if suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         return _open_array(path)
     return open_segy(path, keep_nan=keep_nan, **options)
 

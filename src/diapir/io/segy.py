@@ -75,7 +75,7 @@ class SegyOptions:
     samples: int | None = None
     interval: float | None = None
     start: float | None = None
-    unit: Unit = "ms"
+    unit: Literal["ms", "m", "ft"] = "ms"
     coordinate_scale: float | None = None
     text_headers: int | None = None
     line: bool = False

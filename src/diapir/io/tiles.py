@@ -102,7 +102,8 @@ class Tiles:
             DataError: The sizes differ, or an id is in both.
         """
         if self.images.shape[1:] != others.images.shape[1:]:
-            sizes = " and ".join(_describe(tiles.images) for tiles in (self, others))
+            shapes = (tiles.images.shape[1:] for tiles in (self, others))
+            sizes = " and ".join(f"{height} x {width} pixels" for height, width in shapes)
             raise DataError(
                 f"tiles of two sizes: {sizes}",
                 where=others.source,
@@ -111,7 +112,7 @@ class Tiles:
         twice = sorted(set(self.ids) & set(others.ids))
         if twice:
             raise DataError(
-                f"{_count(twice, 'tile')} in both sets: {_some(twice)}",
+                f"{_count(twice, 'tile')} in both sets, such as {twice[0]}",
                 where=others.source,
                 mend="Give the files of one set other names.",
             )

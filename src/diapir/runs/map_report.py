@@ -10,7 +10,6 @@ from diapir.inference.look import Likeness, compare
 from diapir.io.volume import reading_warnings
 from diapir.models.modelcard import ModelCard
 from diapir.models.pixels import PixelStatistics
-from diapir.report.figures import save_figure
 from diapir.report.figures_survey import (
     amplitude_histogram,
     horizon_map,
@@ -18,7 +17,15 @@ from diapir.report.figures_survey import (
     section,
     with_unit,
 )
-from diapir.report.html import Card, Picture, ReportContent, Section, Table, write_report
+from diapir.report.html import (
+    Card,
+    Picture,
+    ReportContent,
+    Section,
+    Table,
+    keep_picture,
+    write_report,
+)
 from diapir.runs.map_result import MapResult
 from diapir.runs.products import AsVolume
 from diapir.runs.provenance import provenance
@@ -265,6 +272,4 @@ def _provenance(
 
 
 def _keep(figure: "Figure", result: MapResult, name: str, caption: str) -> Picture:
-    path = result.out / "figures" / name
-    save_figure(figure, path, dpi=110)
-    return Picture.from_file(path, caption)
+    return keep_picture(figure, result.out / "figures" / name, caption, dpi=110)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,25 +122,11 @@ def read_all(data: Path, *, progress: bool = False) -> tuple[Tiles, NDArray[np.b
     if not has_part(data, "test"):
         return train, everything, None
     test = read_tiles(data, "test", progress=progress)
-    (height, width), (other_height, other_width) = train.images.shape[1:], test.images.shape[1:]
-    if (height, width) != (other_height, other_width):
-        sizes = f"{other_height} x {other_width} pixels, those of training {height} x {width}"
-        return train, everything, f"test tiles are left out: they have {sizes}"
-    shared = set(test.ids).intersection(train.ids)
-    if shared:
-        names = f"{len(shared):,} of them are called as training tiles are, such as {min(shared)}"
-        return train, everything, f"test tiles are left out: {names}"
-    labelled = np.arange(len(train) + len(test)) < len(train)
-    known = train.z_feet is not None and test.z_feet is not None
-    z_feet = np.concatenate([train.z_feet, test.z_feet]) if known else None
-    joined = Tiles(
-        ids=(*train.ids, *test.ids),
-        images=np.concatenate([train.images, test.images]),
-        masks=np.concatenate([train.truth, np.zeros_like(test.images)]),
-        z_feet=z_feet,
-        source=train.source,
-    )
-    return joined, labelled, None
+    try:
+        joined = train.joined(replace(test, masks=np.zeros_like(test.images)))
+    except DataError as error:
+        return train, everything, f"test tiles are left out: {error.what}"
+    return joined, np.arange(len(joined)) < len(train), None
 
 
 def gather_evidence(found: Mosaics, tiles: Tiles, labelled: NDArray[np.bool_]) -> dict[str, Any]:
