@@ -15,7 +15,8 @@ from diapir.io.labels import UNLABELLED, LabelledLine, read_labels
 from diapir.models.modelcard import ModelCard, read_card
 from diapir.models.modelfile import save_model
 from diapir.models.unet import SaltNet
-from diapir.runs.finetune import finetune_model, split_lines
+from diapir.runs.finetune import finetune_model
+from diapir.runs.line_split import split_lines
 from diapir.training.finetune import LabelledSection, Tuning, WindowDrawer, finetune_net
 
 SETTINGS = SectionSettings(normalise=False, tiling=Tiling(64, 16))
@@ -82,6 +83,21 @@ def test_a_volume_of_labels_gives_its_labelled_inlines(cube, tmp_path):
     assert [f.index for f in found] == [3, 20]
     assert (found[1].labels[:, :4] == UNLABELLED).all()
     assert np.array_equal(found[0].labels, salt[3])
+
+
+def test_of_many_labelled_lines_some_are_held_evenly(cube, tmp_path, monkeypatch):
+    from diapir.io.opening import open_volume
+
+    file, salt = cube
+    monkeypatch.setattr("diapir.io.labels._MOST_LINES", 4)
+    monkeypatch.setattr("diapir.io.labels._SAMPLES_AT_ONCE", 3 * salt[0].size)
+    values = salt.astype(np.float32)
+    values[0] = -1
+    np.save(tmp_path / "labels.npy", values)
+    found = read_labels(tmp_path / "labels.npy", open_volume(file))
+    assert [line.number for line in found] == [1, 9, 17, 33]
+    for line in found:
+        assert np.array_equal(line.labels, salt[line.number])
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])

@@ -88,6 +88,34 @@ def test_any_order_of_traces_makes_the_same_cube(seed: int) -> None:
     assert all(np.diff(axis)[0] > 0 for axis in axes.values())
 
 
+@pytest.mark.parametrize("unit", [2, 3, 4])
+def test_longitude_and_latitude_are_no_lengths(make_segy: Make, unit: int) -> None:
+    path, values = make_segy()
+    put(path, 89, [unit] * 42, ">h")
+    put(path, 71, [-100] * 42, ">h")
+    put(path, 181, [250 + trace for trace in range(42)])
+    put(path, 185, [6000 + trace for trace in range(42)])
+    _, grid = grid_of(path)
+    assert (grid.geometry.cdp_x, grid.geometry.cdp_y) == (None, None)
+    [warning] = grid.warnings
+    assert f"bytes 181 and 185 are angles (bytes 89-90 say {unit})" in warning
+    np.testing.assert_array_equal(cube_of(path), values)
+    _, scaled = grid_of(path, coordinate_scale=1)
+    assert scaled.geometry.cdp_x is not None
+    assert scaled.geometry.cdp_x[0, 1] == 251
+    assert scaled.warnings == ()
+
+
+@pytest.mark.parametrize("unit", [2, 3, 4])
+def test_coordinates_too_large_for_angles_are_lengths(make_segy: Make, unit: int) -> None:
+    path, _ = make_segy()
+    put(path, 89, [unit] * 42, ">h")
+    _, grid = grid_of(path)
+    assert grid.geometry.cdp_y is not None
+    assert grid.geometry.cdp_y[0, 3] == 6_780_037.5
+    assert grid.warnings == ()
+
+
 def test_falling_and_stepped_numbers_rise_in_the_cube(make_segy: Make) -> None:
     path, values = make_segy(step=(-2, 5))
     _, grid = grid_of(path)

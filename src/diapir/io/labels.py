@@ -34,6 +34,7 @@ PNG_SALT = (1, 255)
 
 _NAME = re.compile(r"(inline|crossline)(?:[_ ](-?\d+)|-?(\d+))$", re.I)
 _MOST_LINES = 400
+_SAMPLES_AT_ONCE = 1 << 25  # of labels that are read; a line at a time would decode chunks anew
 _OF_THE_SURVEY = ("sample_format", "byte_order", "samples", "text_headers")
 """What of reading SEG-Y says how the samples of one file lie, not how its traces are numbered."""
 
@@ -53,6 +54,19 @@ class LabelledLine:
     index: int
     number: int
     labels: NDArray[np.uint8]
+
+    @property
+    def labelled_traces(self) -> NDArray[np.intp]:
+        """Indices of the traces with any label, rising."""
+        return np.flatnonzero((self.labels != UNLABELLED).any(axis=1))
+
+    @property
+    def name(self) -> str:
+        """What people call it: of a 2-D line the traces that are labelled, counted from 1."""
+        if self.direction != "line":
+            return f"{self.direction} {self.number}"
+        traces = self.labelled_traces
+        return f"traces {traces[0] + 1} to {traces[-1] + 1}"
 
 
 def read_labels(
@@ -209,11 +223,18 @@ def _from_volume(
     blank = VOLUME_UNLABELLED if unlabelled is None else unlabelled
     numbers = np.asarray(survey["inline"])
     found: list[tuple[int, NDArray[np.uint8]]] = []
-    for index in range(values.shape[0]):
-        labels = coded(np.asarray(values[index]), (1,), blank, path)
-        labels[~live[index]] = UNLABELLED
-        if (labels != UNLABELLED).any():
-            found.append((index, labels))
+    every, seen = 1, 0  # of the lines with labels only every such one is held, 2 * _MOST_LINES
+    at_once = max(1, _SAMPLES_AT_ONCE // (values.shape[1] * values.shape[2]))
+    for start in range(0, values.shape[0], at_once):
+        part = slice(start, start + at_once)
+        labels = coded(np.asarray(values[part]), (1,), blank, path)
+        labels[~live[part]] = UNLABELLED
+        for k in np.flatnonzero((labels != UNLABELLED).any(axis=(1, 2))):
+            if seen % every == 0:
+                found.append((start + int(k), labels[k].copy()))
+            seen += 1
+        while len(found) > 2 * _MOST_LINES:
+            found, every = found[::2], 2 * every
     chosen = np.unique(np.linspace(0, len(found) - 1, min(len(found), _MOST_LINES)).astype(int))
     for k in chosen if found else ():
         index, labels = found[k]

@@ -5,7 +5,7 @@ Pre-stack data is refused, with the reason.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ _SMALL_GRID = 4096  # cells; so small a grid may be as empty as it likes
 _MOST_PER_CELL = 1.5  # traces a cell from which on it is no matter of a few duplicates
 _LONGEST_AXIS_STEP = 100  # common to all lines; beyond it a warning tells of coordinates
 _LEAST_AGREEING = 0.9  # share of traces whose delay must be the same
+_COORDINATE_UNIT_BYTE = 89
+_LARGEST_ANGLES = {2: (648_000, 324_000), 3: (180, 90), 4: (1_800_000, 900_000)}  # by that byte
 _TIME_SCALARS = (0, *(sign * 10**k for sign in (1, -1) for k in range(5)))
 
 
@@ -37,6 +39,7 @@ class TraceTable:
         y: (N,) float64, scaled.
         delay: (N,) float64 recording delay, scaled.
         unscaled: Traces whose delay is as it stands, because its scalar is none.
+        coordinate_unit: What most traces say in bytes 89-90: 1 lengths, 2 to 4 angles, 0 nothing.
     """
 
     inline: NDArray[np.int32]
@@ -48,6 +51,7 @@ class TraceTable:
     y: NDArray[np.float64]
     delay: NDArray[np.float64]
     unscaled: int = 0
+    coordinate_unit: int = 0
 
     def __len__(self) -> int:
         return len(self.inline)
@@ -96,6 +100,7 @@ def scan_traces(
         "record": 9,
     }
     unscaled = 0
+    units = np.zeros(max(_LARGEST_ANGLES) + 1, np.int64)
     for start, stop in file.blocks():
         headers = file.read_headers(start, stop)
         part = slice(start, stop)
@@ -112,6 +117,9 @@ def scan_traces(
             assigned=_has_delay_scalar(file, options),
         )
         unscaled += left
+        said = header_field(headers, _COORDINATE_UNIT_BYTE, file.order, 2)
+        known = (said >= 0) & (said < len(units))
+        units += np.bincount(said[known], minlength=len(units))
         if advance is not None:
             advance(stop - start)
     return TraceTable(
@@ -124,6 +132,7 @@ def scan_traces(
         y=real["y"],
         delay=real["delay"],
         unscaled=unscaled,
+        coordinate_unit=int(units.argmax()),
     )
 
 
@@ -140,6 +149,7 @@ def bin_traces(table: TraceTable, file: SegyFile, options: SegyOptions) -> Trace
     """
     refuse_prestack(table, file, options)
     warnings = list(file.warnings)
+    table = _without_angles(table, options, warnings)
     sample = _sample_axis(table, file, options, warnings)
     if options.line or _is_unnumbered(table):
         if not options.line:
@@ -343,6 +353,28 @@ def _with_positions(
     if len(table) == 1 or any(values.min() != values.max() for values in (table.x, table.y)):
         positions = [np.where(mask, values[trace_at], np.nan) for values in (table.x, table.y)]
     return Geometry(axes, sample, file.unit, mask, cdp_x=positions[0], cdp_y=positions[1])
+
+
+def _without_angles(table: TraceTable, options: SegyOptions, warnings: list[str]) -> TraceTable:
+    """Return the table without X and Y that are longitude and latitude: so the headers say.
+
+    They are believed only where the numbers can be angles, and nobody gave a scale.
+    """
+    unit = table.coordinate_unit
+    if options.coordinate_scale is not None or unit not in _LARGEST_ANGLES:
+        return table
+    longest, highest = _LARGEST_ANGLES[unit]
+    if np.abs(table.x).max() > longest or np.abs(table.y).max() > highest:
+        return table
+    if not (table.x.any() or table.y.any()):
+        return table
+    warnings.append(
+        f"the coordinates at bytes {options.x_byte} and {options.y_byte} are angles (bytes "
+        f"{_COORDINATE_UNIT_BYTE}-{_COORDINATE_UNIT_BYTE + 1} say {unit}) and are left out: areas "
+        "and meshes will be in line numbers. Pass --x-byte and --y-byte of projected ones, or "
+        "--coordinate-scale FACTOR if these are lengths"
+    )
+    return replace(table, x=np.zeros_like(table.x), y=np.zeros_like(table.y))
 
 
 def _sample_axis(
