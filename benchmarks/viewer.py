@@ -81,7 +81,7 @@ def measure(
     library = open_library([store], salt=salt, labels=store.parent / "labels")
     state = ViewState()
     state.param.update(data="survey", direction=direction, layers=layers, salt=MAP)
-    view = SectionView(library, state, dark=False, tell=print)
+    view = SectionView(library, state, dark=False)
     document = Document()
     document.add_root(view.figure.plot)
     events: list[object] = []

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from diapir.config import ModelConfig
-from diapir.errors import RunError
+from diapir.errors import OptionError
 from diapir.inference import choice as choosing
 from diapir.inference import engine as engines
 from diapir.inference.choice import (
@@ -127,23 +127,23 @@ def test_the_truth_leaves_the_network_as_it_was() -> None:
 
 
 def test_unknown_and_missing_engines_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(RunError, match="no engine 'tensorrt'") as caught:
+    with pytest.raises(OptionError, match="no engine 'tensorrt'") as caught:
         check_backend("tensorrt")
     assert "auto, eager" in str(caught.value)
     monkeypatch.setattr(engines, "find_spec", lambda name: None)
     monkeypatch.setattr(engines.shutil, "which", lambda name: None)
     assert installed_backends() == ["eager"]
     for backend, mend in (("openvino", "\\[export\\]"), ("compile", "C\\+\\+ compiler")):
-        with pytest.raises(RunError, match=mend):
+        with pytest.raises(OptionError, match=mend):
             check_backend(backend)
-    with pytest.raises(RunError, match="no precision 'int4'"):
+    with pytest.raises(OptionError, match="no precision 'int4'"):
         EnginePool([network()], precision="int4")
 
 
 def test_onnx_runtime_is_not_said_to_compute_in_bf16() -> None:
     if "onnxruntime" not in installed_backends():
         pytest.skip("onnxruntime is not installed")
-    with pytest.raises(RunError, match="in float32 alone"):
+    with pytest.raises(OptionError, match="in float32 alone"):
         EnginePool([network()], "onnxruntime", "bf16")
 
 

@@ -16,7 +16,7 @@ from diapir.config import Recipe
 from diapir.data.borders import Seams, find_seams
 from diapir.data.competition import write_competition
 from diapir.data.mosaic import Mosaic, Mosaics, assemble, find_mosaics, seam_agreement
-from diapir.errors import DataError
+from diapir.errors import DataError, OptionError
 from diapir.io.images import write_mask_png
 from diapir.io.tiles import Tiles
 from diapir.runs.mosaic import _labelled_side_by_side, evidence_rows, read_all, write_mosaics
@@ -269,7 +269,7 @@ def test_random_and_grouped_folds_side_by_side(
 
 
 def test_a_share_that_cannot_be(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"false share of 1(.|\n)*below 1"):
+    with pytest.raises(OptionError, match=r"false share of 1(.|\n)*below 1"):
         write_mosaics(data, tmp_path, false_share=1.0)
 
 

@@ -1,6 +1,7 @@
 """Runs with folds: scored out of fold, joined to one file, threshold and clean-up chosen there."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 from diapir.cli.app import app
 from diapir.config import Recipe
 from diapir.data.competition import write_competition
-from diapir.errors import DataError, ModelFileError, RunError
+from diapir.errors import DataError, ModelFileError, OptionError, RunError
 from diapir.inference.evaluate import evaluate
 from diapir.inference.postprocess import choose
 from diapir.inference.predict import PredictOptions, load_predictor
@@ -193,8 +194,11 @@ def test_weights_validation_tiles_and_packing(run: Path, data: Path, tmp_path: P
 def test_what_cannot_be_joined(run: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"one file of weights, not \.json(.|\n)*m\.safetensors"):
         make_ensemble([run], tmp_path / "m.json")
-    with pytest.raises(RunError, match=r"2 weights(.|\n)*one above 0 for each run"):
-        make_ensemble([run], tmp_path / "m.safetensors", weights=[1, 2])
+    for weights in ([1, 2], [0], [-1], [math.nan], [math.inf]):
+        told = rf"{len(weights)} weights?(.|\n)*finite one above 0 for each run"
+        with pytest.raises(OptionError, match=told):
+            make_ensemble([run], tmp_path / "m.safetensors", weights=weights)
+    assert not (tmp_path / "m.safetensors").exists()
     (tmp_path / "empty").mkdir()
     with pytest.raises(RunError, match="there is no model in this folder"):
         make_ensemble([tmp_path / "empty"], tmp_path / "m.safetensors")

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from diapir.cli.app import app
 from diapir.config import Recipe
-from diapir.errors import DataError, DeviceError, ModelFileError, RunError
+from diapir.errors import DataError, DeviceError, ModelFileError, OptionError, RunError
 from diapir.inference.predict import PredictOptions, Predictor, load_predictor
 from diapir.io.images import write_mask_png
 from diapir.models import processor
@@ -240,7 +240,7 @@ def test_device_that_is_not_there(
     files: list[Path], device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ModelFileError, match=r"there is no device(.|\n)*--device(.|\n)*auto, cpu"):
+    with pytest.raises(OptionError, match=r"there is no device(.|\n)*--device(.|\n)*auto, cpu"):
         load_predictor(files, PredictOptions(device=device))
 
 

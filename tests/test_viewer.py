@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diapir.data.census import census, find_quirks
-from diapir.errors import DataError, ModelFileError, RunError
+from diapir.errors import DataError, ModelFileError, OptionError, RunError
 from diapir.inference.postprocess import make_masks
 from diapir.inference.predict import load_predictor
 from diapir.io.images import encode_png
@@ -853,7 +853,7 @@ class TestModels:
         shelf = ModelShelf([model_file], engine="eager", precision="float32")
         shelf.predict_tiles("tiny", easy_tiles, Progress())
         assert (asked[0].engine, asked[0].precision) == ("eager", "float32")
-        with pytest.raises(RunError, match="there is no engine 'steam'"):
+        with pytest.raises(OptionError, match="there is no engine 'steam'"):
             ModelShelf([model_file], engine="steam")
 
     def test_tiles(self, model_file, easy_tiles):

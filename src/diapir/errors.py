@@ -42,6 +42,29 @@ class DataError(DiapirError):
     """Images, masks, depths or run-lengths that cannot be used as they are."""
 
 
+class OptionError(DiapirError):
+    """An option whose value cannot be used, or not beside another one's.
+
+    Args:
+        what: What is wrong, with the value that was found.
+        options: Names of the options, as Python and the service know them; `where` has them as the
+            command line does.
+        expected: What would have been right.
+        mend: What to do now.
+
+    >>> print(OptionError("scales of 0 and 1", "sample_scale", "trace_scale"))
+    scales of 0 and 1
+      where: --sample-scale, --trace-scale
+    """
+
+    def __init__(
+        self, what: str, *options: str, expected: str | None = None, mend: str | None = None
+    ) -> None:
+        flags = ", ".join(f"--{option.replace('_', '-')}" for option in options)
+        super().__init__(what, where=flags, expected=expected, mend=mend)
+        self.options = options
+
+
 class RecipeError(DiapirError):
     """A recipe with an unknown key, a value out of range, or settings at odds with each other."""
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from diapir.cli.console import Flip, Json, Models, Threshold, print_json, require_libraries
-from diapir.errors import DataError
+from diapir.errors import OptionError
 
 
 def export(
@@ -26,9 +26,9 @@ def export(
     """
     libraries = {"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino",)}
     if format_ not in libraries:
-        raise DataError(
+        raise OptionError(
             f"there is no format {format_!r}",
-            where="--format",
+            "format",
             expected=" or ".join(libraries),
             mend="Give one of these, or leave it out for onnx.",
         )

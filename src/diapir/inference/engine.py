@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from diapir.config import TILE_SIZE
-from diapir.errors import RunError
+from diapir.errors import OptionError
 from diapir.inference.graph_store import graph_of
 from diapir.inference.signature import DEPTHS, IMAGES, Floats, Run
 from diapir.models.processor import threads
@@ -128,23 +128,23 @@ def check_backend(name: str, device: str = "cpu") -> None:
     """Refuse a backend that does not exist or cannot work here.
 
     Raises:
-        RunError: There is no such backend, or it is not installed.
+        OptionError: There is no such backend, or it is not installed.
     """
     if name not in BACKENDS:
-        raise RunError(
+        raise OptionError(
             f"there is no engine {name!r}",
-            where="--engine",
+            "engine",
             expected=", ".join(("auto", *BACKENDS)),
         )
     if name not in installed_backends(device):
         mends = {
-            "compile": "Install a C++ compiler (g++), or leave --engine away.",
+            "compile": "Install a C++ compiler (g++), or omit --engine.",
             "openvino": "In the folder of Diapir's source: pip install -c constraints.txt "
-            "'.[export]'. On a GPU leave --engine away.",
+            "'.[export]'. On a GPU omit --engine.",
         }
-        raise RunError(
+        raise OptionError(
             f"the engine {name!r} cannot work here",
-            where="--engine",
+            "engine",
             expected=", ".join(("auto", *installed_backends(device))),
             mend=mends.get(name, mends["openvino"]),
         )

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Sequence
 
-from diapir.errors import RunError
+from diapir.errors import OptionError
 from diapir.inference.choice import (
     WORTH_BUILDING,
     WORTH_MEASURING,
@@ -45,7 +45,7 @@ class EnginePool:
         memory: Of earlier choices.
 
     Raises:
-        RunError: The backend or the precision does not exist or cannot work here.
+        OptionError: The backend or the precision does not exist or cannot work here.
     """
 
     def __init__(
@@ -59,15 +59,16 @@ class EnginePool:
         if backend != "auto":
             check_backend(backend, self._device)
         if precision not in PRECISIONS:
-            raise RunError(
+            raise OptionError(
                 f"there is no precision {precision!r}",
-                where="--precision",
+                "precision",
                 expected=", ".join(PRECISIONS),
             )
         if (backend, precision) == ("onnxruntime", "bf16"):
-            raise RunError(
-                "ONNX Runtime computes in float32 alone",
-                where="--engine onnxruntime --precision bf16",
+            raise OptionError(
+                "ONNX Runtime computes in float32 alone, not in bf16",
+                "engine",
+                "precision",
                 expected="--precision auto or float32, or another engine",
             )
         if self._device == "cpu":

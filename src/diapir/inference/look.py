@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from diapir.errors import DataError
+from diapir.errors import DataError, OptionError
 from diapir.io.volume import even_sample
 from diapir.models.modelcard import ModelCard
 from diapir.models.pixels import TGS_PIXELS, PixelStatistics
@@ -99,13 +99,14 @@ def measure(volume: "xr.Dataset", clip: tuple[float, float] = (1.0, 99.0)) -> Am
         clip: Percentiles between which amplitudes are kept.
 
     Raises:
-        DataError: The survey holds nothing but zeros, or the percentiles are no range.
+        DataError: The survey holds nothing but zeros.
+        OptionError: The percentiles are no range.
     """
     low_percent, high_percent = clip
     if not 0 <= low_percent < high_percent <= 100:
-        raise DataError(
+        raise OptionError(
             f"the clip runs from {low_percent:g} to {high_percent:g}",
-            where="--clip",
+            "clip",
             expected="two rising percentiles within 0..100, such as 1 99",
         )
     values = np.concatenate(list(_sampled(volume["amplitude"])))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from diapir.errors import DataError, DeviceError, ModelFileError
+from diapir.errors import DataError, DeviceError, OptionError
 from diapir.inference.choice import tried
 from diapir.inference.engine_pool import EnginePool
 from diapir.inference.graph_store import has_graph
@@ -278,7 +278,8 @@ def load_predictor(
         options: How they are applied.
 
     Raises:
-        ModelFileError: A file is no usable model, there is none, or the device is not there.
+        ModelFileError: A file is no usable model, or there is none.
+        OptionError: The device is not there.
     """
     device = choose_device(options.device)
     loaded = [read_networks(path) for path in models_or_packaged(paths)]
@@ -311,13 +312,13 @@ def choose_device(device: str) -> str:
     """Return 'cpu' or 'cuda' for 'auto', or what was asked for.
 
     Raises:
-        ModelFileError: There is no such device here.
+        OptionError: There is no such device here.
     """
     asked = device == "cuda" or (device != "cpu" and may_have_card())
     known = ("auto", "cpu", "cuda") if asked and _has_card() else ("auto", "cpu")
     if device not in known:
-        raise ModelFileError(
-            f"there is no device {device!r} here", where="--device", expected=", ".join(known)
+        raise OptionError(
+            f"there is no device {device!r} here", "device", expected=", ".join(known)
         )
     return known[-1] if device == "auto" else device
 

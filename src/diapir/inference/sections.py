@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diapir.errors import DataError
+from diapir.errors import DataError, OptionError
 from diapir.inference.blend import OVERLAP, WINDOW, blend_section
 from diapir.inference.look import AS_IS, Amplitudes, Look, is_alive, measure, trained_pixels
 from diapir.models.modelcard import ModelCard
@@ -58,15 +58,17 @@ class Tiling:
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap < self.window:
-            raise DataError(
+            raise OptionError(
                 f"windows of {self.window} pixels cannot overlap by {self.overlap}",
-                where="--window, --overlap",
+                "window",
+                "overlap",
                 expected="an overlap smaller than the window",
             )
         if not (0 < self.sample_scale <= 16 and 0 < self.trace_scale <= 16):
-            raise DataError(
+            raise OptionError(
                 f"scales of {self.sample_scale:g} and {self.trace_scale:g}",
-                where="--sample-scale, --trace-scale",
+                "sample_scale",
+                "trace_scale",
                 expected="above 0 and at most 16",
             )
 
@@ -176,7 +178,8 @@ def load_section_model(
     of `expected` windows that says whether one is chosen.
 
     Raises:
-        ModelFileError: A file is no usable model, or wants the depth of each tile.
+        ModelFileError: A file is no usable model.
+        DataError: A model wants the depth of each tile.
     """
     import torch
 

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diapir.config import parse_recipe
-from diapir.errors import DataError, RecipeError, RunError
+from diapir.errors import DataError, OptionError, RecipeError, RunError
 from diapir.io.atomic import write_text_atomic
 from diapir.io.csv_tables import read_groups
+from diapir.io.lock import sole_writer
 from diapir.metrics.bootstrap import bootstrap_interval
 from diapir.runs.folder import RunFolder, read_json, write_json
 from diapir.runs.hardware import asked_hardware
@@ -103,14 +104,27 @@ def write_comparison(
     Raises:
         RunError: A folder holds no scores, there are no runs, or a file cannot be written.
         DataError: The groups cannot be read, or no tiles share one.
+        OptionError: There is no such part.
     """
+    with sole_writer(out):
+        return _write_comparison(runs, out, part, baseline, groups, title)
+
+
+def _write_comparison(
+    runs: Sequence[Path],
+    out: Path,
+    part: str | None,
+    baseline: Path | None,
+    groups: Path | None,
+    title: str | None,
+) -> int:
     kept = out.with_suffix("")
     found = _read_runs(runs)
     settings = read_settings(kept)
     title = title or settings.get("title", "What was tried")
     part = part or settings.get("part", PARTS[0])
     if part not in PARTS:
-        raise RunError(f"no part named {part!r}", where="--on", expected=" or ".join(PARTS))
+        raise OptionError(f"no part named {part!r}", "on", expected=" or ".join(PARTS))
     first = found[0].run if found else None
     name = _name(baseline) if baseline is not None else settings.get("baseline", first)
     known = _read_kept(kept) | {tried.run: tried for tried in found}

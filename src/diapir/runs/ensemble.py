@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diapir.config import PredictConfig
-from diapir.errors import DataError, RunError
+from diapir.errors import DataError, OptionError, RunError
 from diapir.inference.postprocess import Choice, choose
 from diapir.inference.predict import Predictor
 from diapir.io.lock import sole_writer
@@ -117,11 +117,11 @@ def make_ensemble(
 
 
 def _open(runs: Sequence[Path], weights: Sequence[float]) -> list[_Source]:
-    if weights and (len(weights) != len(runs) or min(weights) <= 0):
-        raise RunError(
+    if weights and (len(weights) != len(runs) or not all(0 < w < math.inf for w in weights)):
+        raise OptionError(
             f"{len(weights)} weights ({', '.join(f'{w:g}' for w in weights)}) for {len(runs)} runs",
-            where="--weight",
-            expected="one above 0 for each run",
+            "weight",
+            expected="a finite one above 0 for each run",
         )
     sources = []
     for number, path in enumerate(runs):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diapir.errors import DataError
+from diapir.errors import DataError, OptionError
 from diapir.inference.evaluate import Evaluation, evaluate
 from diapir.inference.postprocess import Choice, choose
 from diapir.inference.predict import AS_TRAINED, PredictOptions, Predictor, load_predictor
@@ -285,7 +285,7 @@ def _trust_section(trust: Trust, judged: Judgement, figures: Path) -> Section:
 
 def _unseen(tiles: Tiles, cards: Sequence[ModelCard], part: str) -> tuple[Tiles, str | None]:
     if part not in ("auto", "all"):
-        raise DataError(f"no part named {part!r}", where="--part", expected="auto or all")
+        raise OptionError(f"no part named {part!r}", "part", expected="auto or all")
     seen = {id_ for card in cards for id_ in (*card.train_ids, *card.val_ids)}
     known = sum(id_ in seen for id_ in tiles.ids)
     other = known > 0 and _is_other_data(tiles, cards)

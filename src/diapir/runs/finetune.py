@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diapir.errors import DataError
+from diapir.errors import DataError, OptionError
 from diapir.inference.look import Look
 from diapir.inference.predict import Predictor, choose_device
 from diapir.inference.sections import SectionSettings, Tiling, choose_look, predict_section
@@ -117,9 +117,10 @@ def _check_usable(net: SaltNet, model: Path) -> None:
 
 def _check_scale(tiling: Tiling) -> None:
     if (tiling.sample_scale, tiling.trace_scale) != (1.0, 1.0):
-        raise DataError(
+        raise OptionError(
             "fine-tuning works at the survey's own sampling",
-            where="--sample-scale, --trace-scale",
+            "sample_scale",
+            "trace_scale",
             expected="1",
             mend="Leave them out: the network learns the survey's scale from the labels.",
         )

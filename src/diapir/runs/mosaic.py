@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diapir.data.mosaic import Mosaic, Mosaics, cut_agreement, find_mosaics, seam_agreement
-from diapir.errors import DataError
+from diapir.errors import DataError, OptionError
 from diapir.io.atomic import write_bytes_atomic, write_text_atomic
 from diapir.io.images import encode_png
 from diapir.io.layout import has_part
@@ -66,8 +66,8 @@ def write_mosaics(
         DiapirError: The data cannot be read, or a file cannot be written.
     """
     if not 0 < false_share < 1:
-        raise DataError(
-            f"a false share of {false_share:g}", where="--false-share", expected="above 0, below 1"
+        raise OptionError(
+            f"a false share of {false_share:g}", "false_share", expected="above 0, below 1"
         )
     with sole_writer(out):
         return _write_mosaics(data, out, false_share, progress)

@@ -97,7 +97,7 @@ def write_results(
         title: Heading of the page; None: as the page was, at first 'Results'.
 
     Returns:
-        Runs on the page, sorted by score.
+        Number of runs on the page.
 
     Raises:
         RunError: A folder holds no finished run, there is none at all, or a file cannot be written.

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from diapir.errors import DeviceError, DiapirError, RunError
+from diapir.errors import DeviceError, DiapirError, OptionError, RunError
 from diapir.io.atomic import DISK_ERRORS
 
 LOG = logging.getLogger("uvicorn.error")
@@ -34,7 +34,9 @@ class Problem(BaseModel):
     @classmethod
     def of(cls, error: DiapirError) -> "Problem":
         """Return an error of Diapir as a problem."""
-        return cls(what=error.what, where=error.where, expected=error.expected, mend=error.mend)
+        options = error.options if isinstance(error, OptionError) else ()
+        where = ", ".join(options) or error.where  # not as the command line names them
+        return cls(what=error.what, where=where, expected=error.expected, mend=error.mend)
 
 
 class Refused(HTTPException):
