@@ -53,7 +53,7 @@ def every_figure(tiles, history):
     return {
         "sample_grid": figures.sample_grid(images, masks, ids, np.array([100.0, 200.0, 300.0])),
         "predictions": figures.predictions(images, masks, probs, ids, 0.5),
-        "coverage_histogram": figures.coverage_histogram(np.array([0.0, 0.05, 0.5, 1.0])),
+        "coverage_histogram": figures.coverage_histogram([1, 1, 0, 0, 0, 1, 0, 0, 0, 0, 1]),
         "coverage_against_depth": figures.coverage_against_depth(
             np.array([100.0, 200.0, 300.0, 400.0]), np.array([0.0, 0.05, 0.5, 1.0])
         ),
@@ -113,7 +113,7 @@ def test_the_same_data_give_the_same_bytes(tiles):
 
 def test_nothing_stays_where_a_figure_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    figure = figures.coverage_histogram(np.array([0.5]))
+    figure = figures.coverage_histogram([1] * 11)
     with pytest.raises(RunError):
         figures.save_figure(figure, tmp_path / "file" / "a.png")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
@@ -251,13 +251,12 @@ def test_the_outline_is_as_long_as_the_pixel_border(mask):
     assert (segments <= [width - 1, height - 1]).all()
 
 
-def test_the_histogram_counts_classes_closed_at_their_upper_end():
-    tenths = np.arange(11, dtype=np.float32) / np.float32(10)
-    coverage = np.concatenate([tenths, np.float32([0.0, 1 / 10201, 1021 / 10201])])
-    figure = figures.coverage_histogram(coverage)
-    heights = [bar.get_height() for bar in figure.axes[0].patches]
-    assert heights == [2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1]
-    assert "14 tiles" in figure.get_label()
+def test_the_histogram_has_a_bar_for_each_class():
+    counts = [2, 2, 3, 1, 1, 1, 1, 1, 1, 1, 1]
+    figure = figures.coverage_histogram(counts)
+    assert [bar.get_height() for bar in figure.axes[0].patches] == counts
+    assert "15 tiles: 2 (13 %) hold no salt" in figure.get_label()
+    assert "the largest class is 10-20 % with 3 tiles" in figure.get_label()
 
 
 def test_coverage_against_depth_takes_one_depth_and_tiles_without_salt():
@@ -354,9 +353,8 @@ ONE = np.zeros((1, 4, 4), np.uint8)
         lambda: figures.sample_grid(ONE, ONE[:, :3], ["a"]),
         lambda: figures.sample_grid(ONE[0], ONE[0], ["a"]),
         lambda: figures.predictions(ONE, ONE, ONE[:, :3] * 0.5, ["a"], 0.5),
-        lambda: figures.coverage_histogram(np.zeros(0)),
-        lambda: figures.coverage_histogram(np.array([0.2, 1.2])),
-        lambda: figures.coverage_histogram(np.array([np.nan])),
+        lambda: figures.coverage_histogram([0] * 11),
+        lambda: figures.coverage_histogram([1] * 10),
         lambda: figures.coverage_against_depth(np.zeros(2), np.zeros(3)),
         lambda: figures.training_curves([]),
         lambda: figures.training_curves([{"epoch": 0, "lr": 0.1}]),
@@ -398,5 +396,5 @@ def test_fill_and_outline_of_salt_agree_where_traces_are_missing() -> None:
 
 
 def test_a_histogram_without_salt_names_no_largest_class() -> None:
-    label = figures.coverage_histogram(np.zeros(5, np.float32)).get_label()
+    label = figures.coverage_histogram([5] + [0] * 10).get_label()
     assert label == "Histogram of salt coverage over 5 tiles: 5 (100 %) hold no salt."

@@ -14,19 +14,12 @@ def check_submission(
     as_json: Json = False,
 ) -> None:
     """Say everything that is wrong with a submission; exit code 1 if there is anything."""
-    from diapir.errors import DataError
-    from diapir.export.submission import check_submission as find_problems
-    from diapir.export.submission import sample_order
-    from diapir.io.tiles import read_outline
+    from diapir.runs.check_submission import check_submission_file
 
-    ids, size, tables = read_outline(data, "test")
-    problems = find_problems(file, ids, size)
-    try:
-        _, mismatch = sample_order(tables, ids)
-    except DataError as error:  # the file may be right all the same
-        mismatch = str(error)
-    if mismatch is not None:
-        print_warning(mismatch)
+    found = check_submission_file(file, data)
+    problems = found.problems
+    if found.warning is not None:
+        print_warning(found.warning)
     if as_json:
         print_json({"valid": not problems, "problems": [p.to_dict() for p in problems]})
     elif problems:
@@ -34,6 +27,6 @@ def check_submission(
             typer.echo(str(problem))
         typer.echo(f"{sum(p.count for p in problems):,} problems in {file}")
     else:
-        typer.echo(f"{file} is a valid submission of {len(ids):,} tiles")
+        typer.echo(f"{file} is a valid submission of {found.tiles:,} tiles")
     if problems:
         raise typer.Exit(1)

@@ -20,27 +20,14 @@ def describe(
 
     Without labels there are neither counts of masks nor figures.
     """
-    from diapir.data.census import census
-    from diapir.io.layout import present_parts
-    from diapir.io.lock import sole_writer
-    from diapir.io.tiles import read_tiles
-    from diapir.runs.folder import write_json
-    from diapir.runs.report import save_data_figures
+    from diapir.runs.describe import describe_data
 
-    tiles = {part: read_tiles(data, part, progress=not quiet) for part in present_parts(data)}
-    names = {"train": "labelled", "test": "test"}
-    found = {names[part]: census(of_part) for part, of_part in tiles.items()}
-    table = {part: counts.to_dict() for part, counts in found.items()}
-    if out is not None:
-        with sole_writer(out):
-            if "train" in tiles:
-                save_data_figures(tiles["train"], out)
-            write_json(out / "describe.json", table)
+    found = describe_data(data, out, progress=not quiet)
     if as_json:
-        print_json(table)
+        print_json({part: counts.to_dict() for part, counts in found.items()})
         return
     for part, counts in found.items():
         print_table(f"{part.capitalize()} tiles", ("what", "count"), counts.rows())
     if out is not None:
-        written = "Figures and describe.json are" if "train" in tiles else "describe.json is"
+        written = "Figures and describe.json are" if "labelled" in found else "describe.json is"
         typer.echo(f"{written} in {out}")

@@ -174,9 +174,24 @@ def coverage_classes(masks: NDArray[np.uint8]) -> NDArray[np.intp]:
     >>> coverage_classes(np.array([[[0, 0]], [[0, 1]], [[1, 1]]], np.uint8)).tolist()
     [0, 5, 10]
     """
-    area = masks.shape[1] * masks.shape[2]
     salt = masks.sum(axis=(1, 2), dtype=np.intp)
-    return np.asarray(-(-10 * salt // area), np.intp)  # whole numbers: 10 % is exactly 10 %
+    return classes_by_pixels(salt, masks.shape[1] * masks.shape[2])
+
+
+def classes_by_pixels(salt: NDArray[Any], pixels: NDArray[Any] | int) -> NDArray[np.intp]:
+    """Return the coverage classes of tiles by how many of their pixels are salt.
+
+    Args:
+        salt: (N,) whole numbers.
+        pixels: Of each tile, (N,) or one number for all.
+    """
+    return np.asarray(-(-10 * salt // pixels), np.intp)  # whole numbers: 10 % is exactly 10 %
+
+
+def count_by_coverage(masks: NDArray[np.uint8]) -> tuple[int, ...]:
+    """Return how many masks (N, H, W) are in each of the `COVERAGE_CLASSES`."""
+    counts = np.bincount(coverage_classes(masks), minlength=COVERAGE_CLASSES)
+    return tuple(int(count) for count in counts)
 
 
 def coverage_class_names() -> list[str]:
@@ -193,7 +208,6 @@ def _count_masks(masks: NDArray[np.uint8] | None, blank: NDArray[np.bool_]) -> d
     salt = masks.sum(axis=(1, 2), dtype=np.int64)
     vertical, below = vertical_masks(masks)
     groups, members = _count_equal(masks[salt > 0])
-    classes = np.bincount(coverage_classes(masks), minlength=COVERAGE_CLASSES)
     return {
         "blank_with_empty_mask": int((blank & (salt == 0)).sum()),
         "empty_masks": int((salt == 0).sum()),
@@ -206,7 +220,7 @@ def _count_masks(masks: NDArray[np.uint8] | None, blank: NDArray[np.bool_]) -> d
         "masks_under_100": int(((salt > 0) & (salt < 100)).sum()),
         "duplicate_mask_groups": groups,
         "duplicate_mask_tiles": members,
-        "coverage_classes": tuple(int(count) for count in classes),
+        "coverage_classes": count_by_coverage(masks),
     }
 
 

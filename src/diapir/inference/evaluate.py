@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from diapir.data.census import classes_by_pixels, coverage_class_names
 from diapir.errors import DataError
 from diapir.inference.postprocess import make_masks, score_curve
 from diapir.io.tiles import Tiles
@@ -262,11 +263,9 @@ def _estimate_metrics(counts: Counts, resample: _Resampler) -> dict[str, Estimat
 
 
 def _coverage_groups(counts: Counts) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    # Integers: the class of a tile with exactly 10 % must not hang on rounding.
-    tenths = -(-10 * np.asarray(counts.actual) // np.asarray(counts.pixels))
-    yield "none", tenths == 0
-    for k in range(1, 11):
-        yield f"{10 * k - 10}-{10 * k} %", tenths == k
+    classes = classes_by_pixels(np.asarray(counts.actual), np.asarray(counts.pixels))
+    for k, name in enumerate(["none", *coverage_class_names()[1:]]):
+        yield name, classes == k
 
 
 def _depth_groups(

@@ -1,5 +1,7 @@
 """Figures of a data set as a whole: how much salt its tiles hold, and how deep they lie."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -22,28 +24,25 @@ from diapir.report.style import (
 _NO_SALT = "#9AA5B1"
 
 
-def coverage_histogram(coverage: NDArray[np.floating]) -> Figure:
+def coverage_histogram(counts: Sequence[int]) -> Figure:
     """Return the number of tiles without salt and in ten classes of coverage.
 
     Args:
-        coverage: Share of each tile that is salt, 0..1, (N,).
+        counts: Tiles without salt, with up to 10 %, above 10 % and up to 20 %, and so on: 11.
 
     Raises:
-        ValueError: There are no tiles, or a share lies outside 0..1.
+        ValueError: There are no tiles, or it is not 11 numbers.
     """
-    _check_shares(coverage)
-    # Classes 0, (0, 10 %], ... (90, 100 %], as the splits are stratified. Coverage is a ratio of
-    # pixel counts in float32, so 0.3 * 10 may exceed 3 by rounding; the margin is below one pixel.
-    classes = np.ceil(coverage.astype(np.float64) * 10 - 1e-5).clip(0, 10).astype(np.intp)
-    classes[(coverage > 0) & (classes == 0)] = 1
-    counts = np.bincount(classes, minlength=11)
+    tiles = sum(counts)
+    if len(counts) != 11 or tiles == 0:
+        raise ValueError(f"expected tiles in 11 classes, found {tiles} in {len(counts)}")
     labels = ["none", *(f"{10 * k}-{10 * k + 10}" for k in range(10))]
     figure = new_figure(7.2, 3.5)
     ax = figure.subplots()
     bars = ax.bar(range(11), counts, width=0.82, color=[_NO_SALT] + [MAIN] * 10)
     for bar, count in zip(bars, counts, strict=True):
         ax.annotate(
-            f"{count:,}\n{_percent(count / len(coverage))}",
+            f"{count:,}\n{_percent(count / tiles)}",
             (bar.get_x() + bar.get_width() / 2, count),
             xytext=(0, 3),
             textcoords="offset points",
@@ -54,20 +53,20 @@ def coverage_histogram(coverage: NDArray[np.floating]) -> Figure:
             linespacing=1.15,
         )
     ax.set_xticks(range(11), labels)
-    ax.set_ylim(0, counts.max() * 1.17)
+    ax.set_ylim(0, max(counts) * 1.17)
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     quiet_axes(ax, xlabel="salt in the tile (% of its pixels)", ylabel="tiles")
     ax.tick_params(axis="x", length=0)
-    title(ax, f"Salt coverage of {len(coverage):,} tiles")
-    largest = int(counts[1:].argmax()) + 1
+    title(ax, f"Salt coverage of {tiles:,} tiles")
+    largest = max(range(1, 11), key=lambda k: counts[k])
     others = (
         f"; of the others the largest class is {labels[largest]} % with {counts[largest]:,} tiles"
         if counts[largest]
         else ""
     )
     figure.set_label(
-        f"Histogram of salt coverage over {len(coverage):,} tiles: {counts[0]:,} "
-        f"({_percent(counts[0] / len(coverage))}) hold no salt{others}."
+        f"Histogram of salt coverage over {tiles:,} tiles: {counts[0]:,} "
+        f"({_percent(counts[0] / tiles)}) hold no salt{others}."
     )
     return figure
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diapir.config import LossStage, Recipe
+from diapir.data.census import count_by_coverage
 from diapir.inference.evaluate import Evaluation, GroupScore
 from diapir.inference.postprocess import make_masks
 from diapir.io.tiles import Tiles
@@ -166,7 +167,7 @@ def save_data_figures(tiles: Tiles, figures: Path, *, seed: int = 0) -> None:
     rng = np.random.default_rng(seed)
     some = tiles.subset(np.sort(rng.permutation(len(tiles))[:12]))
     save_figure(sample_grid(some.images, some.truth, some.ids, some.z_feet), figures / _SAMPLES)
-    save_figure(coverage_histogram(tiles.coverage), figures / _COVERAGE)
+    save_figure(coverage_histogram(count_by_coverage(tiles.truth)), figures / _COVERAGE)
     if tiles.z_feet is not None:
         save_figure(coverage_against_depth(tiles.z_feet, tiles.coverage), figures / _DEPTH)
 

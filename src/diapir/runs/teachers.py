@@ -67,33 +67,39 @@ def ask_teachers(
     if recipe.train.start_from is not None:
         start, card = _weights_of(recipe.train.start_from, tiles, split, recipe)
         cards.append(card)
-    hard, soft = recipe.pseudo_labels.models, recipe.distill.models
-    labelled = tiles
-    if hard:
-        teacher, found = _load(hard, tiles, split, "pseudo_labels.models", device)
+    labelled, pseudo, probs = tiles, recipe.pseudo_labels.models, None
+    if pseudo:
+        teacher, found = _load(pseudo, tiles, split, "pseudo_labels.models", device)
         cards += found
-        unlabelled = read_tiles(data, "test", progress=progress)
-        if recipe.split.drop_blank:  # a teacher is most certain of them
-            unlabelled = unlabelled.subset(np.flatnonzero(~unlabelled.blank))
-        probs = predict_with_bar(teacher, unlabelled, progress, "Pseudo-labels")
-        masks = teacher.make_masks(probs)
-        salty = np.asarray(masks.any(axis=(1, 2)))
-        chosen = most_certain(probs, salty, recipe.pseudo_labels.share)
-        added = replace(unlabelled.subset(chosen), masks=masks[chosen].astype(np.uint8))
+        added, probs = _pseudo_labelled(teacher, recipe, data, progress)
         places = np.arange(len(tiles), len(tiles) + len(added))
         tiles = tiles.joined(added)
         split = replace(split, train=np.concatenate([split.train, places]))
     taught = None
-    if soft:
-        teacher, found = _load(soft, labelled, split, "distill.models", device)
+    if recipe.distill.models:
+        teacher, found = _load(recipe.distill.models, labelled, split, "distill.models", device)
         cards += found
-        if soft == hard:  # of the unlabelled tiles they have said it above
-            told = predict_with_bar(teacher, labelled, progress, "Teachers")
-            told = np.concatenate([told, probs[chosen]])
-        else:
-            told = predict_with_bar(teacher, tiles, progress, "Teachers")
+        known = probs if recipe.distill.models == pseudo else None  # the same teachers said so
+        asked = tiles if known is None else labelled
+        told = predict_with_bar(teacher, asked, progress, "predicting for distillation")
+        told = told if known is None else np.concatenate([told, known])
         taught = np.rint(255 * told).astype(np.uint8)
     return Lessons(tiles, split, taught, start, tuple(cards))
+
+
+def _pseudo_labelled(
+    teacher: Predictor, recipe: Recipe, data: Path, progress: bool
+) -> tuple[Tiles, NDArray[np.float32]]:
+    """Return the unlabelled tiles of which a teacher is sure, with its masks and probabilities."""
+    unlabelled = read_tiles(data, "test", progress=progress)
+    if recipe.split.drop_blank:  # a teacher is most certain of them
+        unlabelled = unlabelled.subset(np.flatnonzero(~unlabelled.blank))
+    probs = predict_with_bar(teacher, unlabelled, progress, "predicting pseudo-labels")
+    masks = teacher.make_masks(probs)
+    salty = np.asarray(masks.any(axis=(1, 2)))
+    chosen = most_certain(probs, salty, recipe.pseudo_labels.share)
+    added = replace(unlabelled.subset(chosen), masks=masks[chosen].astype(np.uint8))
+    return added, probs[chosen]
 
 
 def check_teachers(tiles: Tiles, splits: Sequence[Split], recipe: Recipe) -> None:
