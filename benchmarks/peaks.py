@@ -21,8 +21,8 @@ from diapir.io.tiles import Tiles, read_tiles
 from diapir.metrics.bootstrap import bootstrap_interval
 from diapir.metrics.score import tile_counts, tile_scores
 from diapir.models.maskrule import MaskRule
+from diapir.report.markdown import markdown_table
 from diapir.runs.folder import RunFolder, read_json
-from diapir.runs.results import markdown_table
 
 THRESHOLD = 0.5
 PEAKS = (0.6, 0.65, 0.7, 0.75, 0.8)

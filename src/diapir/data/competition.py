@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from diapir.errors import DataError, RunError
+from diapir.io.csv_tables import DEPTHS_HEADER, RLE_HEADER
 from diapir.io.images import encode_mask_png, encode_png
 from diapir.io.rle import encode_rle_many
 from diapir.io.tiles import Tiles
@@ -110,13 +111,13 @@ def _write_zip(place: Path, files: Iterator[tuple[str, bytes]]) -> None:
 def _write_tables(place: Path, train: Tiles, test: Tiles) -> None:
     if train.masks is not None:
         rows = zip(train.ids, encode_rle_many(train.masks), strict=True)
-        _write_csv(place / "train.csv", ("id", "rle_mask"), list(rows))
+        _write_csv(place / "train.csv", RLE_HEADER, list(rows))
     if train.z_feet is not None and test.z_feet is not None:
         parts = ((train.ids, train.z_feet), (test.ids, test.z_feet))
         depths = [(i, f"{z:g}") for ids, feet in parts for i, z in zip(ids, feet, strict=True)]
-        _write_csv(place / "depths.csv", ("id", "z"), depths)
+        _write_csv(place / "depths.csv", DEPTHS_HEADER, depths)
     sample = [(id_, "1 1") for id_ in test.ids]
-    _write_csv(place / "sample_submission.csv", ("id", "rle_mask"), sample)
+    _write_csv(place / "sample_submission.csv", RLE_HEADER, sample)
 
 
 def _write_csv(path: Path, header: tuple[str, str], rows: Sequence[tuple[str, str]]) -> None:

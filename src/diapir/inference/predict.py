@@ -16,6 +16,7 @@ from diapir.inference.graph_store import has_graph
 from diapir.inference.postprocess import make_masks
 from diapir.inference.signature import Floats
 from diapir.io.stack import ImageStack
+from diapir.io.tiles import Tiles
 from diapir.metrics.calibration import scale_probs, sigmoid, tile_disagreement
 from diapir.models.ensemble import read_networks
 from diapir.models.maskrule import AS_THRESHOLDED, MaskRule, mean_rule
@@ -24,6 +25,7 @@ from diapir.models.modelcard import ModelCard
 from diapir.models.packaged import models_or_packaged
 from diapir.models.processor import may_have_card
 from diapir.models.stored import AnyNet, StoredNet, device_type
+from diapir.progress import counting
 
 
 @dataclass
@@ -306,6 +308,24 @@ def _checked(net: StoredNet, device: str) -> AnyNet:
     if not has_graph(net):
         net.net()  # what is wrong with it is told before any work
     return net
+
+
+def predict_with_bar(
+    predictor: Predictor, tiles: Tiles, progress: bool, what: str = "predicting"
+) -> NDArray[np.float32]:
+    """Return the probabilities (N, H, W) float32 of tiles, with a progress bar.
+
+    Args:
+        predictor: What predicts.
+        tiles: What is predicted; their masks are not looked at.
+        progress: Show the bar.
+        what: Written before it.
+
+    Raises:
+        DataError: A model wants depths and there are none.
+    """
+    with counting(len(tiles), what, shown=progress) as advance:
+        return predictor.predict_probs(tiles.images, tiles.z_feet, advance=advance)
 
 
 def choose_device(device: str) -> str:

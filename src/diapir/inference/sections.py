@@ -191,13 +191,26 @@ def load_section_model(
     options = PredictOptions(flip=flip, batch_size=batch, device=device, engine=engine)
     predictor, _ = load_predictor(paths, options)
     predictor.expected = expected
-    if predictor.needs_depth:
+    refuse_depth(predictor.needs_depth, ", ".join(str(path) for path in paths))
+    return predictor
+
+
+def refuse_depth(needs_depth: bool, where: object) -> None:
+    """Refuse a model that wants the depth of each tile, which sections do not have.
+
+    Args:
+        needs_depth: Whether it does.
+        where: Its file.
+
+    Raises:
+        DataError: It does.
+    """
+    if needs_depth:
         raise DataError(
             "this model needs the depth of each tile, which sections do not have",
-            where=", ".join(str(path) for path in paths),
+            where=where,
             mend="Use a model trained with model.depth_channel = false.",
         )
-    return predictor
 
 
 def _worker_number() -> int:

@@ -51,12 +51,20 @@ def read_grey(data: bytes, where: str) -> NDArray[np.uint8]:
     """
     image, header = _open(data, where)
     if header.bits == 16 and header.colour_type == _GREY:
-        wide = np.asarray(image).astype(np.uint32)
-        return np.asarray((wide + 128) // 257, dtype=np.uint8)
+        return to_eight_bits(np.asarray(image))
     if image.mode in ("P", "PA"):
         # A palette goes by its colours; with transparency Pillow asks for RGBA on the way.
         image = image.convert("RGBA")
     return np.array(image.convert("L"), dtype=np.uint8)
+
+
+def to_eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return grey values of 0 to 65535 as the nearest of 0 to 255.
+
+    >>> to_eight_bits(np.array([0, 128, 129, 65535], np.uint16)).tolist()
+    [0, 0, 1, 255]
+    """
+    return np.asarray((values.astype(np.uint32) + 128) // 257, np.uint8)
 
 
 def read_mask(data: bytes, where: str) -> NDArray[np.uint8]:

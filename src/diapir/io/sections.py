@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from diapir.errors import DataError
-from diapir.io.images import DECODER_ERRORS, MAX_PIXELS, check_size, read_grey
+from diapir.io.images import DECODER_ERRORS, MAX_PIXELS, check_size, read_grey, to_eight_bits
 
 _PNG, _TIFF, _NPY = b"\x89PNG", (b"II*\0", b"MM\0*"), b"\x93NUMPY"
 _HEADER_BYTES = 4096  # of a .npy file with two axes; NumPy itself writes 128
@@ -132,8 +132,7 @@ def _read_tiff(data: bytes, where: str) -> Section:
     if kind in (_SIGNED, _FLOAT):
         return Section(np.ascontiguousarray(values, np.float32), is_picture=False)
     if image.mode.startswith("I"):
-        grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-        return Section(grey, is_picture=True)
+        return Section(to_eight_bits(values), is_picture=True)
     scale = 255 if bits == 1 and image.mode == "1" else 1
     return Section(values.astype(np.uint8) * np.uint8(scale), is_picture=True)
 

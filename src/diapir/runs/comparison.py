@@ -19,9 +19,10 @@ from diapir.io.atomic import write_text_atomic
 from diapir.io.csv_tables import read_groups
 from diapir.io.lock import sole_writer
 from diapir.metrics.bootstrap import bootstrap_interval
+from diapir.report.markdown import markdown_table
 from diapir.runs.folder import RunFolder, read_json, write_json
 from diapir.runs.hardware import asked_hardware
-from diapir.runs.results import PAGE_SETTINGS, markdown_table, read_settings
+from diapir.runs.results import PAGE_SETTINGS, read_settings
 
 PARTS = ("validation", "hold-out")
 """Tiles to compare on: those that chose (out-of-fold ones of a run with folds), or the hold-out."""

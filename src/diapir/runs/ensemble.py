@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 from diapir.config import PredictConfig
 from diapir.errors import DataError, OptionError, RunError
 from diapir.inference.postprocess import Choice, choose
-from diapir.inference.predict import Predictor
+from diapir.inference.predict import Predictor, predict_with_bar
 from diapir.io.lock import sole_writer
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.models.ensemble import Member, Networks, read_members, read_networks, save_ensemble
 from diapir.models.maskrule import MaskRule, mean_rule
 from diapir.models.modelcard import ModelCard
 from diapir.models.modelfile import save_model
-from diapir.progress import counting
 from diapir.runs.folder import RunFolder, read_json
 from diapir.runs.out_of_fold import has_out_of_fold, read_out_of_fold, run_models
 from diapir.runs.score import choose_masks
@@ -240,8 +239,7 @@ def _predict(members: Sequence[Member], tiles: Tiles, progress: bool) -> NDArray
         flip=members[0].recipe.predict.flip,
         weights=[member.weight for member in members],
     )
-    with counting(len(tiles), "predicting", shown=progress) as advance:
-        return predictor.predict_probs(tiles.images, tiles.z_feet, advance=advance)
+    return predict_with_bar(predictor, tiles, progress)
 
 
 def _card(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from diapir.errors import DataError, OptionError
 from diapir.inference.evaluate import Evaluation, evaluate
 from diapir.inference.postprocess import Choice, choose
-from diapir.inference.predict import AS_TRAINED, PredictOptions, Predictor, load_predictor
+from diapir.inference.predict import AS_TRAINED, PredictOptions, load_predictor
 from diapir.inference.trust import Trust, judge_trust
 from diapir.io.lock import sole_writer
 from diapir.io.tiles import Tiles, read_tiles
@@ -108,14 +108,6 @@ def evaluate_models(
         if out is not None:
             _write(judged, out)
     return judged
-
-
-def predict_with_bar(
-    predictor: Predictor, tiles: Tiles, progress: bool, what: str = "predicting"
-) -> NDArray[np.float32]:
-    """Return the probabilities of tiles, with a progress bar."""
-    with counting(len(tiles), what, shown=progress) as advance:
-        return predictor.predict_probs(tiles.images, tiles.z_feet, advance=advance)
 
 
 def _judge_models(

@@ -8,10 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diapir.errors import DataError, OptionError
+from diapir.errors import OptionError
 from diapir.inference.look import Look
 from diapir.inference.predict import Predictor, choose_device
-from diapir.inference.sections import SectionSettings, Tiling, choose_look, predict_section
+from diapir.inference.sections import (
+    SectionSettings,
+    Tiling,
+    choose_look,
+    predict_section,
+    refuse_depth,
+)
 from diapir.io.atomic import remove_leftovers
 from diapir.io.labels import UNLABELLED, LabelledLine, read_labels
 from diapir.io.opening import is_picture, open_volume
@@ -69,7 +75,7 @@ def finetune_model(
     survey = open_volume(volume, **dict(options or {}))
     model = packaged_model() if model is None else model
     net, card = load_model(model)
-    _check_usable(net, model)
+    refuse_depth(net.config.depth_channel, model)
     lines = read_labels(labels, survey, unlabelled=unlabelled, options=options)
     split = split_lines(lines, holdout, gap)
     _, look = choose_look(survey, settings, [card], is_picture=is_picture(volume))
@@ -104,15 +110,6 @@ def finetune_model(
         shown = (held, old, new)
         write_finetune_report(result, new_card, survey, split, shown, loss, card.threshold)
     return result
-
-
-def _check_usable(net: SaltNet, model: Path) -> None:
-    if net.config.depth_channel:
-        raise DataError(
-            "this model needs the depth of each tile, which sections do not have",
-            where=model,
-            mend="Use a model trained with model.depth_channel = false.",
-        )
 
 
 def _check_scale(tiling: Tiling) -> None:

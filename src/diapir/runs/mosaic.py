@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from diapir.data.mosaic import Mosaic, Mosaics, cut_agreement, find_mosaics, seam_agreement
 from diapir.errors import DataError, OptionError
 from diapir.io.atomic import write_bytes_atomic, write_text_atomic
+from diapir.io.csv_tables import GROUPS_HEADER
 from diapir.io.images import encode_png
 from diapir.io.layout import has_part
 from diapir.io.lock import sole_writer
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.report.figures import save_figure
 from diapir.report.figures_mosaic import mosaic_sheet
+from diapir.report.markdown import markdown_table
 from diapir.runs.folder import write_json
 from diapir.runs.machine import command_line, describe_machine
 
@@ -200,13 +202,9 @@ def _words(name: str) -> str:
 
 def _markdown(evidence: dict[str, Any], command: str) -> str:
     rows, columns, pairs = evidence_rows(evidence)
-
-    def table(heads: Sequence[object], body: Sequence[Sequence[object]]) -> list[str]:
-        lines = [heads, ["---"] * len(heads), *body]
-        return [f"| {' | '.join(map(_cell, line))} |" for line in lines]
-
-    text = ["```", command, "```", "", *table(("what", "count"), rows), "", *table(columns, pairs)]
-    return "\n".join(text) + "\n"
+    counts = markdown_table(("what", "count"), [list(map(_cell, row)) for row in rows])
+    sides = markdown_table(columns, [list(map(_cell, row)) for row in pairs])
+    return "\n".join(["```", command, "```", "", *counts, "", *sides]) + "\n"
 
 
 def _cell(value: object) -> str:
@@ -218,7 +216,7 @@ def _cell(value: object) -> str:
 def _groups_csv(found: Mosaics, ids: Sequence[str]) -> str:
     rows = [f"{id_},{group}" for id_, group in zip(ids, found.groups().tolist(), strict=True)
             if group >= 0]  # fmt: skip
-    return "\n".join(["id,group", *rows]) + "\n"
+    return "\n".join([",".join(GROUPS_HEADER), *rows]) + "\n"
 
 
 def _mosaics_csv(found: Mosaics, ids: Sequence[str]) -> str:

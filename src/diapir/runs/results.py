@@ -12,6 +12,7 @@ from typing import Any
 from diapir.errors import RunError
 from diapir.io.atomic import write_bytes_atomic, write_text_atomic
 from diapir.io.lock import sole_writer
+from diapir.report.markdown import markdown_table
 from diapir.runs.folder import RunFolder, came_to_its_end, read_json, write_json
 from diapir.runs.report import EVERY_MASK_EMPTY
 
@@ -362,12 +363,3 @@ def _interval(found: dict[str, Any]) -> str:
 def _anchor(run: _Run) -> str:
     text = run.heading.lower()
     return "".join(c for c in text.replace(" ", "-") if c.isalnum() or c in "-_")
-
-
-def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
-    """Return the lines of a table in Markdown."""
-    return [
-        f"| {' | '.join(columns)} |",
-        "|" + " --- |" * len(columns),
-        *(f"| {' | '.join(str(cell) for cell in row)} |" for row in rows),
-    ]

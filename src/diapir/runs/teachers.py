@@ -12,12 +12,16 @@ from torch import Tensor
 from diapir.config import Recipe
 from diapir.data.splits import Split
 from diapir.errors import DataError, ModelFileError
-from diapir.inference.predict import PredictOptions, Predictor, load_predictor
+from diapir.inference.predict import (
+    PredictOptions,
+    Predictor,
+    load_predictor,
+    predict_with_bar,
+)
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.models.modelcard import ModelCard, read_card
 from diapir.models.modelfile import load_model
 from diapir.models.unet import SaltNet
-from diapir.runs.evaluate import predict_with_bar
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from diapir.errors import DataError, DiapirError
 from diapir.inference.blend import blend_sections
 from diapir.inference.postprocess import make_masks
 from diapir.inference.predict import PredictOptions, Predictor, load_predictor
+from diapir.inference.sections import refuse_depth
 from diapir.models.modelcard import ModelCard
 from diapir.serve.problems import Problem, Refused
 
@@ -55,12 +56,7 @@ class Models:
         self._stopping = threading.Event()
         for name, path in zip(unique_names(map(model_name, paths)), paths, strict=True):
             predictor, cards = load_predictor([path], options)
-            if predictor.needs_depth:
-                raise DataError(
-                    "this model needs the depth of each tile, which sections do not have",
-                    where=path,
-                    mend="Use a model trained with model.depth_channel = false.",
-                )
+            refuse_depth(predictor.needs_depth, path)
             self._loaded[name] = _Loaded(path.resolve(), predictor, cards[0])
 
     def infos(self) -> list[ModelInfo]:

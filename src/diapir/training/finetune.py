@@ -15,6 +15,7 @@ from diapir.io.labels import UNLABELLED
 from diapir.models.unet import SaltNet
 from diapir.training.coarsest import single_pixels_told
 from diapir.training.losses import combined_loss
+from diapir.training.parameters import parts_with_factors
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,14 +180,8 @@ def _widened(section: LabelledSection, size: int) -> LabelledSection:
 
 
 def _optimizer(net: SaltNet, tuning: Tuning) -> torch.optim.Optimizer:
-    groups = []
-    for is_encoder, factor in ((True, tuning.encoder_lr_factor), (False, 1.0)):
-        chosen = [
-            parameter
-            for name, parameter in net.named_parameters()
-            if parameter.requires_grad and name.startswith("encoder.") == is_encoder
-        ]
-        if chosen:
-            rate = tuning.lr * factor
-            groups.append({"params": chosen, "lr": rate, "full_lr": rate})
+    groups = [
+        {"params": part, "lr": tuning.lr * factor, "full_lr": tuning.lr * factor}
+        for part, factor in parts_with_factors(net, tuning.encoder_lr_factor)
+    ]
     return torch.optim.AdamW(groups, weight_decay=1e-4)

@@ -17,6 +17,7 @@ from diapir.metrics.torch_metrics import SaltMetrics
 from diapir.models.unet import Outputs, SaltNet
 from diapir.training.coarsest import single_pixels_told
 from diapir.training.losses import bce, combined_loss
+from diapir.training.parameters import parts_with_factors
 
 Stage = Literal["train", "val"]
 
@@ -220,14 +221,9 @@ def _averaged(net: SaltNet, decay: float | None) -> AveragedModel | None:
 def _optimizer(net: SaltNet, config: OptimConfig) -> torch.optim.Optimizer:
     """Return Adam or AdamW; weights decay, biases and batch-norm factors do not."""
     groups: list[dict[str, Any]] = []
-    for is_encoder, factor in ((True, config.encoder_lr_factor), (False, 1.0)):
-        named = [
-            parameter
-            for name, parameter in net.named_parameters()
-            if parameter.requires_grad and name.startswith("encoder.") == is_encoder
-        ]
+    for part, factor in parts_with_factors(net, config.encoder_lr_factor):
         for decays in (True, False):
-            chosen = [p for p in named if (p.ndim > 1) == decays]
+            chosen = [p for p in part if (p.ndim > 1) == decays]
             decay = config.weight_decay if decays else 0.0
             if chosen:
                 groups.append({"params": chosen, "lr": config.lr * factor, "weight_decay": decay})
