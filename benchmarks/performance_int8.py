@@ -14,13 +14,13 @@ from performance_inference import tiles_to_compare
 from performance_setting import Setting
 from protocol import Measured, Row, Table, compare, ratio_row
 
-from diapir.inference.choice import exact_logits
 from diapir.inference.engine import (
     Engine,
     EngineChoice,
     engine_of_graph,
     installed_backends,
 )
+from diapir.inference.engine_choice import exact_logits
 from diapir.inference.graphs import logits_graph
 from diapir.inference.signature import IMAGES, Floats
 from diapir.models.modelfile import load_model

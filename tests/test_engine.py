@@ -12,23 +12,23 @@ import torch
 
 from diapir.config import ModelConfig
 from diapir.errors import OptionError
-from diapir.inference import choice as choosing
 from diapir.inference import engine as engines
-from diapir.inference.choice import (
-    Found,
-    Memory,
-    candidates,
-    choose_engine,
-    exact_logits,
-    keeps_to,
-    memory_key,
-)
+from diapir.inference import engine_choice as choosing
 from diapir.inference.engine import (
     Engine,
     EngineChoice,
     build_engine,
     check_backend,
     installed_backends,
+)
+from diapir.inference.engine_choice import (
+    EngineMemory,
+    MeasuredEngine,
+    candidates,
+    choose_engine,
+    exact_logits,
+    keeps_to,
+    memory_key,
 )
 from diapir.inference.engine_pool import EnginePool, Sample
 from diapir.inference.graphs import plain_copy
@@ -259,11 +259,11 @@ def test_the_engine_that_was_measured_is_the_one_used(monkeypatch: pytest.Monkey
 
 
 def test_choices_are_remembered_by_what_they_depend_on(own_cache: Path) -> None:
-    net, memory = network(), Memory()
+    net, memory = network(), EngineMemory()
     key = memory_key(net, (1, 37, 51), "auto")
     assert memory.recall(key) is None
     memory.remember(key, EngineChoice("eager", "auto", 4), {"eager": 0.1})
-    assert Memory().recall(key) == EngineChoice("eager", "auto", 4)
+    assert EngineMemory().recall(key) == EngineChoice("eager", "auto", 4)
     assert (own_cache / "engines.json").is_file()
     others = [
         memory_key(network(scse=True), (1, 37, 51), "auto"),
@@ -278,7 +278,7 @@ def test_choices_are_remembered_by_what_they_depend_on(own_cache: Path) -> None:
 def test_a_damaged_memory_is_an_empty_one(text: str, own_cache: Path) -> None:
     own_cache.mkdir()
     (own_cache / "engines.json").write_text(text)
-    memory = Memory()
+    memory = EngineMemory()
     assert memory.recall("KEY") is None
     memory.remember("KEY", EngineChoice(), {})
     assert memory.recall("KEY") == EngineChoice()
@@ -286,7 +286,7 @@ def test_a_damaged_memory_is_an_empty_one(text: str, own_cache: Path) -> None:
 
 def test_a_memory_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    memory = Memory(tmp_path / "file" / "engines.json")
+    memory = EngineMemory(tmp_path / "file" / "engines.json")
     memory.remember("KEY", EngineChoice(), {})
     assert memory.recall("KEY") is None
 
@@ -296,10 +296,12 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many tiles each measurement was given."""
     calls: list[int] = []
 
-    def choose(net: SaltNet, images: Floats, z_feet: Floats | None, precision: str) -> Found:
+    def choose(
+        net: SaltNet, images: Floats, z_feet: Floats | None, precision: str
+    ) -> MeasuredEngine:
         calls.append(len(images))
         choice = EngineChoice("eager", "float32", 3)
-        return Found(build_engine(net, choice, 101, 101), choice, {})
+        return MeasuredEngine(build_engine(net, choice, 101, 101), choice, {})
 
     monkeypatch.setattr("diapir.inference.engine_pool.choose_engine", choose)
     return calls
@@ -351,7 +353,7 @@ def test_an_engine_of_other_weights_is_checked_once_before_it_is_taken(
 
     monkeypatch.setattr("diapir.inference.engine_pool.build_engine", build)
     monkeypatch.setattr("diapir.inference.engine_pool.agrees", check)
-    Memory().remember(memory_key(sure, (1, 101, 101), "auto"), fast, {})
+    EngineMemory().remember(memory_key(sure, (1, 101, 101), "auto"), fast, {})
     for net, name, taken in ((sure, "a", True), (unsure, "b", False), (sure, "a", True)):
         pool = EnginePool([in_file(net, name)])
         pool.prepare(*work(images, 400))
@@ -364,7 +366,7 @@ def test_an_engine_of_other_weights_is_checked_once_before_it_is_taken(
     pool = EnginePool([in_file(unsure, "b")])
     pool.prepare(*work(images, 5000))
     assert pool.describe()[0].startswith("eager")
-    assert Memory().recall(memory_key(sure, (1, 101, 101), "auto")).backend == "openvino"
+    assert EngineMemory().recall(memory_key(sure, (1, 101, 101), "auto")).backend == "openvino"
 
 
 def test_what_was_measured_is_not_measured_again(

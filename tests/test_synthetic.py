@@ -22,9 +22,9 @@ from diapir.data.geology import (
     volume_grid,
 )
 from diapir.data.imaging import (
-    Survey,
+    ImagingConditions,
     automatic_gain,
-    draw_survey,
+    draw_conditions,
     ricker_spectrum,
     seismic_image,
     to_grey,
@@ -35,7 +35,9 @@ from diapir.errors import DataError, RunError
 from diapir.io.images import read_mask
 from diapir.io.tiles import Tiles, read_tiles
 
-QUIET = Survey(noise=0.0, salt_noise=0.0, random_noise=0.0, fading=0.0, gain=0.0, shadow_m=1e9)
+QUIET = ImagingConditions(
+    noise=0.0, salt_noise=0.0, random_noise=0.0, fading=0.0, gain=0.0, shadow_m=1e9
+)
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +173,7 @@ def test_noise_and_gain_do_what_they_say():
     geology = flat_earth(640.0, [0, 300, 330, 2000], [0.0, 0.05, 0.0])
     grid = section_grid((96, 96), (10.0, 10.0))
     model = earth_model(geology, grid)
-    noisy = Survey(noise=0.2, salt_noise=4.0, random_noise=0.0, fading=0.0, gain=0.0)
+    noisy = ImagingConditions(noise=0.2, salt_noise=4.0, random_noise=0.0, fading=0.0, gain=0.0)
     image = seismic_image(model, grid, noisy, np.random.default_rng(0))
     assert image[75:90].std() > 8 * image[40:50].std()
     levelled = automatic_gain(image, [5, 5], 1.0)
@@ -390,7 +392,7 @@ def test_parts_that_do_not_fit_are_refused(tmp_path):
 
 
 def test_surveys_differ():
-    surveys = [draw_survey(np.random.default_rng(seed)) for seed in range(50)]
+    surveys = [draw_conditions(np.random.default_rng(seed)) for seed in range(50)]
     assert any(survey.salt_streaks is None for survey in surveys)
     assert any(survey.salt_streaks is not None for survey in surveys)
     assert all(survey.wavelength_m > 0 and survey.noise > 0 for survey in surveys)

@@ -20,7 +20,7 @@ from diapir.data.geology import EarthModel, Field, Grid
 
 
 @dataclass(frozen=True)
-class Survey:
+class ImagingConditions:
     """How an earth is seen: resolution, illumination, noise and gain.
 
     Args:
@@ -48,10 +48,10 @@ class Survey:
     gain: float = 0.2
 
 
-def draw_survey(rng: np.random.Generator) -> Survey:
+def draw_conditions(rng: np.random.Generator) -> ImagingConditions:
     """Return a random way of seeing, within what the competition's tiles show."""
     noisy = rng.random() < 0.22  # subsalt and badly lit tiles hardly show a bed
-    return Survey(
+    return ImagingConditions(
         wavelength_m=float(np.exp(rng.normal(np.log(80), 0.15))),
         steepest_degrees=rng.uniform(55, 85),
         noise=float(np.exp(rng.normal(np.log(1.6 if noisy else 0.4), 0.5))),
@@ -79,7 +79,9 @@ def ricker_spectrum(wavenumber: Field, dominant: float) -> Field:
     return np.asarray(ratio * np.exp(1 - ratio), np.float32)
 
 
-def seismic_image(model: EarthModel, grid: Grid, survey: Survey, rng: np.random.Generator) -> Field:
+def seismic_image(
+    model: EarthModel, grid: Grid, conditions: ImagingConditions, rng: np.random.Generator
+) -> Field:
     """Return the seismic amplitude of an earth model; a rise of impedance is positive.
 
     The edges wrap around, so give the model a margin of two wavelengths and crop it afterwards.
@@ -87,36 +89,36 @@ def seismic_image(model: EarthModel, grid: Grid, survey: Survey, rng: np.random.
     Args:
         model: Impedance, salt and water.
         grid: Where the model was evaluated.
-        survey: How it is seen.
+        conditions: How it is seen.
         rng: Source of the noise.
     """
     shape = model.salt.shape
     waves = _WaveNumbers.of(grid)
-    response = waves.response(survey.wavelength_m, survey.steepest_degrees)
+    response = waves.response(conditions.wavelength_m, conditions.steepest_degrees)
     signal = _filter(model.log_impedance, 1j * waves.downward_sign() * waves.length * response)
     white = rng.standard_normal(shape, np.float32)
     # one draw of white noise serves all: its parts lie in other bands or at other places
     white_spectrum = np.fft.rfftn(white, axes=tuple(range(white.ndim)))
-    fading = _coloured(white_spectrum, waves.below(6 * survey.wavelength_m), shape)
-    lit = _illumination(model.salt, grid, survey.shadow_m)
-    signal = signal * lit * np.exp(np.float32(survey.fading) * fading)
+    fading = _coloured(white_spectrum, waves.below(6 * conditions.wavelength_m), shape)
+    lit = _illumination(model.salt, grid, conditions.shadow_m)
+    signal = signal * lit * np.exp(np.float32(conditions.fading) * fading)
     sediment = ~model.salt & ~model.water
     level = float(np.sqrt(np.mean(np.square(signal)[sediment]))) if sediment.any() else 1.0
     signal = signal / (level or 1.0)
-    spectrum = response * waves.towards(survey.noise_dip, 45)
-    arcs = survey.noise * _coloured(white_spectrum, spectrum, shape)
+    spectrum = response * waves.towards(conditions.noise_dip, 45)
+    arcs = conditions.noise * _coloured(white_spectrum, spectrum, shape)
     # salt is fast: the same frequencies have longer waves there
-    slow = waves.response(1.7 * survey.wavelength_m, survey.steepest_degrees)
-    if survey.salt_streaks is not None:
-        slow = slow * waves.towards(survey.salt_streaks, 25)
-    streaks = survey.salt_noise * _coloured(white_spectrum, slow, shape)
+    slow = waves.response(1.7 * conditions.wavelength_m, conditions.steepest_degrees)
+    if conditions.salt_streaks is not None:
+        slow = slow * waves.towards(conditions.salt_streaks, 25)
+    streaks = conditions.salt_noise * _coloured(white_spectrum, slow, shape)
     # the image cannot switch between the two faster than its waves are long
-    soft = _filter(model.salt.astype(np.float32), waves.below(survey.wavelength_m))
+    soft = _filter(model.salt.astype(np.float32), waves.below(conditions.wavelength_m))
     noise = arcs + soft * (streaks - arcs)
-    noise = noise + survey.random_noise * white
+    noise = noise + conditions.random_noise * white
     image = signal + np.where(model.water, np.float32(0.05), np.float32(1)) * noise
-    windows = [round(2.5 * survey.wavelength_m / spacing) for spacing in grid.spacing_m]
-    return automatic_gain(image, windows, survey.gain)
+    windows = [round(2.5 * conditions.wavelength_m / spacing) for spacing in grid.spacing_m]
+    return automatic_gain(image, windows, conditions.gain)
 
 
 def automatic_gain(image: Field, windows: Sequence[int], strength: float) -> Field:

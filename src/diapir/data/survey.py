@@ -24,7 +24,7 @@ from diapir.data.geology import (
     salt_distance,
     volume_grid,
 )
-from diapir.data.imaging import Survey, draw_survey, seismic_image
+from diapir.data.imaging import ImagingConditions, draw_conditions, seismic_image
 from diapir.data.scenarios import draw_geology
 from diapir.errors import DataError
 from diapir.io.segy import SegyOptions
@@ -159,7 +159,7 @@ def generate_survey(
     """
     rng = np.random.default_rng([plan.seed, 3])
     geology, corner = _draw_place(plan, rng)
-    look = _clean(draw_survey(rng))
+    look = _clean(draw_conditions(rng))
     margin = tuple(
         min(24, round(2 * look.wavelength_m / step)) for step in (*plan.spacing_m, plan.sample_m)
     )
@@ -291,7 +291,7 @@ def _miss(
     return abs(float(salt.mean()) - _COVERAGE) + 0.6 * roofless + 0.2 * baseless
 
 
-def _clean(look: Survey) -> Survey:
+def _clean(look: ImagingConditions) -> ImagingConditions:
     """Return a way of seeing without the worst noise: a survey that people agreed to stack."""
     return replace(
         look,

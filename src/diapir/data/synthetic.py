@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from diapir.config import TILE_SIZE
 from diapir.data.geology import REGION_M, Geology, Grid, earth_model, salt_distance, section_grid
-from diapir.data.imaging import draw_survey, seismic_image, to_grey
+from diapir.data.imaging import draw_conditions, seismic_image, to_grey
 from diapir.data.scenarios import draw_geology
 from diapir.errors import DataError
 from diapir.io.tiles import Tiles
@@ -98,9 +98,9 @@ def draw_tile(
         size: Height and width in pixels.
     """
     geology = draw_geology(rng, salt=coverage > 0)
-    survey = draw_survey(rng)
+    conditions = draw_conditions(rng)
     pixels_per_wave = float(np.clip(np.exp(rng.normal(np.log(16), 0.5)), 5, 40))
-    sample_m = survey.wavelength_m / pixels_per_wave
+    sample_m = conditions.wavelength_m / pixels_per_wave
     # sections are usually shown taller than they are: traces lie farther apart than samples
     trace_m = sample_m * float(np.clip(np.exp(rng.normal(np.log(1.7), 0.35)), 1, 3.5))
     corner = _place_window(rng, geology, coverage, (size * sample_m, size * trace_m))
@@ -112,7 +112,7 @@ def draw_tile(
         depth_m=corner[1] - margin * sample_m,
     )
     model = earth_model(geology, grid)
-    image = seismic_image(model, grid, survey, rng)
+    image = seismic_image(model, grid, conditions, rng)
     inner = _best_crop(model.salt, size, margin, coverage)
     return to_grey(image[inner]), model.salt[inner].astype(np.uint8)
 

@@ -4,14 +4,6 @@ import threading
 from collections.abc import Callable, Sequence
 
 from diapir.errors import OptionError
-from diapir.inference.choice import (
-    WORTH_BUILDING,
-    WORTH_MEASURING,
-    Memory,
-    agrees,
-    choose_engine,
-    memory_key,
-)
 from diapir.inference.engine import (
     PRECISIONS,
     WHOLE,
@@ -20,6 +12,14 @@ from diapir.inference.engine import (
     build_engine,
     check_backend,
     pass_size,
+)
+from diapir.inference.engine_choice import (
+    WORTH_BUILDING,
+    WORTH_MEASURING,
+    EngineMemory,
+    agrees,
+    choose_engine,
+    memory_key,
 )
 from diapir.inference.signature import Floats
 from diapir.models.processor import check_precision, fastest_precision
@@ -53,7 +53,7 @@ class EnginePool:
         nets: Sequence[AnyNet],
         backend: str = "auto",
         precision: str = "auto",
-        memory: Memory | None = None,
+        memory: EngineMemory | None = None,
     ) -> None:
         self._device = device_type(nets[0])
         if backend != "auto":
@@ -146,7 +146,7 @@ class EnginePool:
 
     def _remembered(self, net: AnyNet, shape: tuple[int, int], some: Sample) -> Engine | None:
         """Return what was chosen before for these weights, or what suits them of other weights."""
-        memory, (own, alike) = self._memory or Memory(), self._keys(net, shape)
+        memory, (own, alike) = self._memory or EngineMemory(), self._keys(net, shape)
         if own is not None and (known := memory.recall(own)):
             return build_engine(net, known, *shape)
         known = memory.recall(alike)
@@ -162,7 +162,7 @@ class EnginePool:
         return engine
 
     def _measured(self, net: AnyNet, shape: tuple[int, int], some: Sample) -> Engine:
-        memory, (own, alike) = self._memory or Memory(), self._keys(net, shape)
+        memory, (own, alike) = self._memory or EngineMemory(), self._keys(net, shape)
         images, z_feet = some()
         found = choose_engine(net, images, _depths_for(net, z_feet), self._precision)
         memory.remember(alike, found.fastest, found.seconds)

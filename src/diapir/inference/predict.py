@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diapir.errors import DataError, DeviceError, OptionError
-from diapir.inference.choice import tried
+from diapir.inference.engine_choice import images_to_try
 from diapir.inference.engine_pool import EnginePool
 from diapir.inference.graph_store import has_graph
 from diapir.inference.postprocess import make_masks
@@ -178,7 +178,7 @@ class Predictor:
         _, height, width = images.shape
 
         def some() -> tuple[Floats, Floats | None]:
-            count = min(tried(height, width), len(images))
+            count = min(images_to_try(height, width), len(images))
             chosen = np.linspace(0, len(images) - 1, count).astype(np.intp)
             return self._views(images[chosen], None if z_feet is None else z_feet[chosen])
 

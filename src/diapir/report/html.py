@@ -232,7 +232,7 @@ def _origin_json(content: ReportContent) -> str:
     return text
 
 
-def read_origin(page: Path) -> dict[str, Any]:
+def read_report_origin(page: Path) -> dict[str, Any]:
     """Return what a page that `write_report` wrote says of how it was made.
 
     Raises:

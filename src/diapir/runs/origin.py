@@ -23,9 +23,9 @@ def read_origin(path: Path) -> list[tuple[str, str]]:
         RunError: Nothing says it, or that is damaged.
     """
     if path.suffix.lower() == ".html":
-        from diapir.report.html import read_origin as read_report  # matplotlib comes with it
+        from diapir.report.html import read_report_origin  # matplotlib comes with it
 
-        return list(_rows(read_report(path)))
+        return list(_rows(read_report_origin(path)))
     if path.suffix.lower() == ".json":
         return list(_rows(read_json(path)))
     beside = path.with_suffix(".json")

@@ -1,4 +1,4 @@
-"""What happens around the steps: the journal of epochs, the best weights, progress, signals."""
+"""What happens around the steps: the history of epochs, the best weights, progress, signals."""
 
 import csv
 import io
@@ -73,7 +73,7 @@ def _largest(trainer: lightning.Trainer, *values: float) -> list[float]:
     return found
 
 
-class Journal(lightning.Callback):
+class EpochHistory(lightning.Callback):
     """Writes a row an epoch to `history.csv`, keeps the best weights, stops when nothing improves.
 
     As long as there is no score, the last weights count as the best. Epochs count from 1, here and
@@ -153,7 +153,7 @@ class Journal(lightning.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the journal of the training that is resumed."""
+        """Take up the history of the training that is resumed."""
         self.rows = list(state_dict["rows"])
         self.steps = int(state_dict.get("steps", 0))  # 0 of versions that did not note it
         self.kept_epoch = state_dict["kept_epoch"]
@@ -162,7 +162,7 @@ class Journal(lightning.Callback):
 
 
 class Snapshots(lightning.Callback):
-    """Keeps the weights with which each cycle of the rate ends; the journal keeps the last ones.
+    """Keeps the weights with which each cycle of the rate ends; `EpochHistory` keeps the last ones.
 
     Args:
         run: The run folder.
@@ -253,8 +253,8 @@ class Pace(lightning.Callback):
 class ProgressBar(lightning.Callback):
     """One bar for the whole training with loss, score, time gone and left; a line an epoch."""
 
-    def __init__(self, journal: Journal, clock: Clock) -> None:
-        self.journal, self.clock = journal, clock
+    def __init__(self, history: EpochHistory, clock: Clock) -> None:
+        self.history, self.clock = history, clock
         self.loss = float("nan")
         self.bar = Progress(
             TextColumn("{task.percentage:>3.0f} %"),
@@ -288,7 +288,7 @@ class ProgressBar(lightning.Callback):
         self.bar.update(self.task, completed=self.clock.progress(), status=status)
 
     def _best(self) -> str:
-        return f"  best {self.journal.best_score:.3f}" if self.journal.best_epoch > 0 else ""
+        return f"  best {self.history.best_score:.3f}" if self.history.best_epoch > 0 else ""
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Leave the full bar on the screen, with what the training came to."""
@@ -302,8 +302,8 @@ class ProgressBar(lightning.Callback):
         self.bar.stop()
 
     def _show_end(self, trainer: lightning.Trainer) -> None:
-        best = self._best() and f"{self._best()} (epoch {self.journal.best_epoch})"
-        status = f"{len(self.journal.rows)} of {trainer.max_epochs} epochs{best}"
+        best = self._best() and f"{self._best()} (epoch {self.history.best_epoch})"
+        status = f"{len(self.history.rows)} of {trainer.max_epochs} epochs{best}"
         self.bar.update(self.task, status=status)
 
     def print_row(self, row: dict[str, float]) -> None:
@@ -317,9 +317,9 @@ class ProgressBar(lightning.Callback):
         self.bar.console.print("  ".join(parts), highlight=False, soft_wrap=True)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Print the epoch; the journal has run before."""
-        if trainer.is_global_zero and self.journal.rows:
-            self.print_row(self.journal.rows[-1])
+        """Print the epoch; `EpochHistory` has run before."""
+        if trainer.is_global_zero and self.history.rows:
+            self.print_row(self.history.rows[-1])
 
 
 class StopOnSignal(lightning.Callback):

@@ -32,8 +32,8 @@ from diapir.training.callbacks import (
     BEST_FILE,
     SNAPSHOT_FILE,
     Clock,
+    EpochHistory,
     Interrupted,
-    Journal,
     Pace,
     ProgressBar,
     Snapshots,
@@ -113,11 +113,11 @@ def fit(
     """
     checkpoint = checkpoint_to_resume(run) if resume else None
     clock = Clock(recipe.train.max_minutes)
-    journal, stop = Journal(run, recipe.train, clock), StopOnSignal()
+    history, stop = EpochHistory(run, recipe.train, clock), StopOnSignal()
     pace = Pace(clock, validates=len(split.val) > 0)
-    callbacks = [pace, journal, Snapshots(run, recipe.snapshots.cycles, clock)]
-    callbacks += [ProgressBar(journal, clock)] if progress else []
-    callbacks += [Divergence(lambda: journal.rows)]
+    callbacks = [pace, history, Snapshots(run, recipe.snapshots.cycles, clock)]
+    callbacks += [ProgressBar(history, clock)] if progress else []
+    callbacks += [Divergence(lambda: history.rows)]
     callbacks += [stop, _last_checkpoint(run)]
     with _quiet(), stop:
         try:
@@ -153,8 +153,8 @@ def fit(
         if trainer.is_global_zero
         else task.net.cpu().eval(),
         snapshots=_snapshots(task, run, recipe.snapshots.cycles),
-        history=journal.rows,
-        best_epoch=journal.kept_epoch,
+        history=history.rows,
+        best_epoch=history.kept_epoch,
         seconds=clock.seconds,
         interrupted=stop.received,
         failure=failure,

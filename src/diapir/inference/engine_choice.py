@@ -52,7 +52,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Found:
+class MeasuredEngine:
     """What measuring has found.
 
     Args:
@@ -67,18 +67,20 @@ class Found:
     seconds: dict[str, float]
 
 
-def tried(height: int, width: int) -> int:
+def images_to_try(height: int, width: int) -> int:
     """Return on how many images of a size engines are tried: 32 tiles, as many pixels of larger.
 
     Engines are timed on half of them; their answers are compared on all.
 
-    >>> tried(101, 101), tried(404, 404)
+    >>> images_to_try(101, 101), images_to_try(404, 404)
     (32, 2)
     """
     return 2 * pass_size(height, width)
 
 
-def choose_engine(net: AnyNet, images: Floats, z_feet: Floats | None, precision: str) -> Found:
+def choose_engine(
+    net: AnyNet, images: Floats, z_feet: Floats | None, precision: str
+) -> MeasuredEngine:
     """Return the fastest engine that keeps to the network's answers, and what was measured.
 
     For CPUs; on a GPU there is nothing to choose between.
@@ -88,15 +90,15 @@ def choose_engine(net: AnyNet, images: Floats, z_feet: Floats | None, precision:
 
     Args:
         net: In evaluation mode.
-        images: (N, 1, H, W) some of the tiles that are to be predicted: as many as `tried` says,
-            as tiles differ in how many pixels an engine flips.
+        images: (N, 1, H, W) some of the tiles that are to be predicted: as many as
+            `images_to_try` says, as tiles differ in how many pixels an engine flips.
         z_feet: (N,) their depths where the network has a depth channel.
         precision: 'float32' admits exact engines only.
     """
     shape = images.shape[-2], images.shape[-1]
     usual = pass_size(*shape)
     wanted = exact_logits(net, images, z_feet)
-    some = max(1, tried(*shape) // 2)
+    some = max(1, images_to_try(*shape) // 2)
     timed = images[:some], None if z_feet is None else z_feet[:some]
     seconds: dict[EngineChoice, float] = {}
     # torch itself: at this precision it is the network's own answer
@@ -121,7 +123,7 @@ def choose_engine(net: AnyNet, images: Floats, z_feet: Floats | None, precision:
     # what is measured on a few tiles differs by some percent each time
     chosen = min(by_batch, key=lambda c: by_batch[c] * (1 if c == best.choice else _CLEARLY))
     fastest = min(seconds, key=seconds.__getitem__, default=chosen)
-    return Found(
+    return MeasuredEngine(
         engines[chosen],
         chosen if fastest == best.choice else fastest,
         {str(choice): value for choice, value in (seconds | by_batch).items()},
@@ -213,7 +215,7 @@ def _seconds_a_tile(
     return best
 
 
-class Memory:
+class EngineMemory:
     """Choices of earlier runs, in one JSON file of the user's cache; what cannot be read is lost.
 
     Args:
