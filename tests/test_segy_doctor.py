@@ -299,7 +299,7 @@ def test_the_verb_prints_findings_and_flags(make_segy: Make) -> None:
     result = CliRunner().invoke(app, ["doctor", str(path), "--text"])
     assert result.exit_code == 0
     assert "Flags to pass: --inline-byte 9 --crossline-byte 21" in result.stdout
-    assert "to mend: It reads with" in result.stdout
+    assert "fix: It reads with" in result.stdout
     assert result.stdout.startswith("C 1")
     path.write_bytes(b"nothing")
     result = CliRunner().invoke(app, ["doctor", str(path)])

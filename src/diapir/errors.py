@@ -2,7 +2,7 @@
 
 
 class DiapirError(Exception):
-    """Base of every error that a user of Diapir can mend.
+    """Base of every error that a user of Diapir can fix.
 
     Args:
         what: What is wrong, with the value that was found.
@@ -13,7 +13,7 @@ class DiapirError(Exception):
     >>> print(DiapirError("odd number of values (3)", where="train.csv row 7", mend="Remove one."))
     odd number of values (3)
       where: train.csv row 7
-      to mend: Remove one.
+      fix: Remove one.
     """
 
     exit_code = 2
@@ -34,7 +34,7 @@ class DiapirError(Exception):
         super().__init__(what)
 
     def __str__(self) -> str:
-        labelled = (("where", self.where), ("expected", self.expected), ("to mend", self.mend))
+        labelled = (("where", self.where), ("expected", self.expected), ("fix", self.mend))
         return "\n".join([self.what, *(f"  {label}: {text}" for label, text in labelled if text)])
 
 

@@ -30,7 +30,7 @@ def doctor(
     from diapir.io.segy_doctor import diagnose
     from diapir.progress import pulsing
 
-    with pulsing("Headers", shown=not quiet) as advance:
+    with pulsing("reading headers", shown=not quiet) as advance:
         found = diagnose(file, segy, advance)
     if as_json:
         print_json(found.to_dict())
@@ -41,7 +41,7 @@ def doctor(
             print_table(str(file), ("what", "found"), found.facts)
         for finding in found.findings:
             typer.secho(f"{finding.severity}: ", fg=_COLOURS.get(finding.severity), nl=False)
-            typer.echo(finding.what + (f"\n  to mend: {finding.mend}" if finding.mend else ""))
+            typer.echo(finding.what + (f"\n  fix: {finding.mend}" if finding.mend else ""))
         if found.usable:
             flags = " ".join(found.flags) or "none needed"
             typer.echo(f"Flags to pass: {flags}")

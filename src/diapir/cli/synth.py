@@ -119,7 +119,7 @@ def survey(
         by_crossline=by_crossline,
         salt=not no_salt,
     )
-    with counting(size[0], "Inlines", shown=not quiet) as advance:
+    with counting(size[0], "drawing the survey", shown=not quiet) as advance:
         made = generate_survey(plan, advance=advance)
     write_survey(
         made,

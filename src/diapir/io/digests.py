@@ -22,8 +22,7 @@ def file_sha256(path: Path) -> str:
 def file_fingerprint(path: Path) -> str:
     """Return a hash of a file's size and of blocks spread over it; quick for any size.
 
-    Source:
-        64 blocks of 64 KiB, the first and the last included; files up to 4 MiB are read whole.
+    It takes 64 blocks of 64 KiB, the first and the last included; files up to 4 MiB whole.
     """
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())

@@ -91,7 +91,7 @@ def _ingest(
     from dask.delayed import delayed
 
     traces = open_file(source, options).traces
-    with counting(traces, "Headers", shown=progress) as advance:
+    with counting(traces, "reading headers", shown=progress) as advance:
         survey = read_survey(source, options, advance)
     head = json.dumps(
         {"version": _VERSION, "fingerprint": survey.fingerprint, "chunk": chunk}, sort_keys=True
@@ -105,7 +105,7 @@ def _ingest(
     write_text_atomic(store / JOURNAL, "".join(f"{line}\n" for line in (head, *sorted(done))))
     left = [(number, block) for number, block in enumerate(blocks) if number not in done]
     try:
-        with counting(len(left), "Traces", shown=progress) as advance:
+        with counting(len(left), "copying blocks", shown=progress) as advance:
             write = _BlockWriter(store, survey, chunk, advance)
             tasks = [delayed(write)(number, block) for number, block in left]
             compute(*tasks, scheduler="threads", num_workers=workers)

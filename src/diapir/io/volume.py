@@ -146,7 +146,7 @@ def geometry_of(volume: "xr.Dataset") -> Geometry:
 def even_sample(shape: tuple[int, ...], *, values: int, lines: int) -> tuple[NDArray[np.intp], int]:
     """Return evenly spaced lines of a volume, and the step along each, always the same ones.
 
-    Where lines are long, of several every so manieth trace is taken rather than one line whole: the
+    Where lines are long, every n-th trace of several is taken rather than one line whole: the
     first and last ones of a survey are often unlike the others.
 
     Args:

@@ -43,7 +43,7 @@ def check_precision(precision: str, where: str) -> None:
             f"this processor ({instructions()}) has no instructions for bf16",
             where=where,
             expected="auto or float32",
-            mend="Leave it away: 'auto' takes bf16 where it is the faster one.",
+            mend="Leave it out: 'auto' takes bf16 where it is the faster one.",
         )
 
 

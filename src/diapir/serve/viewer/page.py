@@ -114,7 +114,7 @@ class Page:
             self.message.visible = False
             return
         lines = [("", error.what), ("where", error.where), ("expected", error.expected),
-                 ("to mend", error.mend)]  # fmt: skip
+                 ("fix", error.mend)]  # fmt: skip
         text = "<br>".join(
             f"<i>{label}:</i> {html.escape(str(text))}" if label else html.escape(str(text))
             for label, text in lines
