@@ -141,7 +141,9 @@ class LossStage(_Section):
     @model_validator(mode="after")
     def _weighs_something(self) -> Self:
         if self.bce + self.dice + self.lovasz + self.symmetric_lovasz <= 0:
-            raise ValueError("all loss weights are 0; give at least one of bce, dice, lovasz, symmetric_lovasz")
+            raise ValueError(
+                "all loss weights are 0; give at least one of bce, dice, lovasz, symmetric_lovasz"
+            )
         return self
 
 
