@@ -56,7 +56,9 @@ from diapir.models.unet import SaltNet
 from diapir.report.html import ReportContent, write_report
 from diapir.runs.folder import RunFolder
 from diapir.runs.origin import read_origin
-from diapir.training.fit import LAST_CHECKPOINT, fit
+from diapir.training.checkpoints import LAST_CHECKPOINT
+from diapir.training.fit import fit
+from diapir.training.hardware import Hardware
 
 Files = dict[str, bytes]
 _RECIPE = parse_recipe(
@@ -210,7 +212,7 @@ def make_run(folder: Path) -> None:
     run = RunFolder(folder / "run")
     run.make()
     run.write_inputs(_RECIPE, split, tiles)
-    fit(tiles, split, _RECIPE, run.path, accelerator="cpu", progress=False)
+    fit(tiles, split, _RECIPE, run.path, hardware=Hardware("cpu", progress=False))
     shutil.rmtree(run.path / "logs")
 
 
@@ -221,7 +223,7 @@ def read_run(folder: Path, changed: Path) -> None:
     recipe, split = run.read_inputs(tiles)
     longer = recipe.model_copy(update={"train": _RECIPE.train})  # never more than the one epoch
     if (run.path / LAST_CHECKPOINT).is_file():
-        fit(tiles, split, longer, run.path, resume=True, accelerator="cpu", progress=False)
+        fit(tiles, split, longer, run.path, resume=True, hardware=Hardware("cpu", progress=False))
 
 
 # --- surveys

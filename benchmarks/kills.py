@@ -39,7 +39,7 @@ from diapir.data.competition import write_competition
 from diapir.io import atomic
 from diapir.io.atomic import write_bytes_atomic
 from diapir.io.tiles import Tiles
-from diapir.training.fit import LAST_CHECKPOINT
+from diapir.training.checkpoints import LAST_CHECKPOINT
 
 RECIPE = {
     "name": "tiny",

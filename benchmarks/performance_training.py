@@ -6,10 +6,8 @@ lets the others take as many, and measures all of them.
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from statistics import median
 from typing import Any
-from unittest import mock
 
 import lightning
 import numpy as np
@@ -36,7 +34,8 @@ from diapir.data.splits import Split
 from diapir.io.tiles import Tiles
 from diapir.models.unet import SaltNet
 from diapir.runs.machine import keep_freed_memory
-from diapir.training import fit as product
+from diapir.training.fit import fit
+from diapir.training.hardware import Hardware
 from diapir.training.task import SaltTask, total_loss
 
 _MOST_OVERHEAD, _MOST_DATA = 3.0, 10.0
@@ -149,20 +148,6 @@ class BareLoop:
             sampler.set_epoch(sampler.epoch + 1)
 
 
-@contextmanager
-def watching(callback: lightning.Callback) -> Iterator[None]:
-    """Add a callback to the trainer that `diapir.training.fit.fit` builds, and change nothing."""
-    build = product._trainer  # the one place where a callback can join an unchanged training
-
-    def build_with_callback(*args: Any) -> lightning.Trainer:
-        trainer = build(*args)
-        trainer.callbacks.append(callback)  # type: ignore[attr-defined]
-        return trainer
-
-    with mock.patch.object(product, "_trainer", build_with_callback):
-        yield
-
-
 def measure_training(setting: Setting) -> Measured:
     """Compare the product's training with the baseline's and with its own parts alone."""
     keep_freed_memory()  # `diapir train` does so; here it serves all three loops
@@ -201,9 +186,8 @@ def _compare_encoder(
     split = Split(everything, everything[:0], everything[:0], None, 0, "none")
     run = setting.work / encoder
     run.mkdir()
-    with watching(turns):
-        accelerator = "gpu" if device == "cuda" else "cpu"
-        product.fit(tiles, split, recipe, run, accelerator=accelerator, progress=False)
+    hardware = Hardware("gpu" if device == "cuda" else "cpu", progress=False)
+    fit(tiles, split, recipe, run, hardware=hardware, callbacks=[turns])
     found.rows += _rows(setting, encoder, turns)
     found.tables.append(_profile(encoder, bare))
     shares += _shares(setting, encoder, turns)

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from baseline import PlainTiles, bce_and_dice, forever, plain_unet, predict_plainly
 from numpy.typing import NDArray
-from performance_training import watching
 from segmentation_models_pytorch.losses import LovaszLoss
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -29,6 +28,7 @@ from diapir.models.unet import SaltNet
 from diapir.runs.machine import keep_freed_memory
 from diapir.training.callbacks import Pace
 from diapir.training.fit import fit
+from diapir.training.hardware import Hardware
 from diapir.training.task import SaltTask
 
 _BATCH = 32
@@ -184,15 +184,14 @@ def train_cpu(trial: Trial, settings: Sequence[str] = ()) -> Observer:
     observer = Observer(lambda: float("nan"), trial.every)
     nothing = np.array([], dtype=np.intp)
     keep_freed_memory()  # as `diapir train` does
-    with watching(_Watch(observer, shown)):
-        fit(
-            tiles,
-            Split(train, nothing, nothing, None, trial.seed, "none"),
-            recipe,
-            trial.work,
-            accelerator="cpu",
-            progress=False,
-        )
+    fit(
+        tiles,
+        Split(train, nothing, nothing, None, trial.seed, "none"),
+        recipe,
+        trial.work,
+        hardware=Hardware("cpu", progress=False),
+        callbacks=[_Watch(observer, shown)],
+    )
     return observer
 
 

@@ -22,6 +22,7 @@ from diapir.io.tiles import Tiles
 from diapir.training import fit as fit_module
 from diapir.training.callbacks import StopOnSignal
 from diapir.training.fit import FitResult, fit
+from diapir.training.hardware import Hardware
 from diapir.training.task import SaltTask
 
 Make = Callable[..., Recipe]
@@ -30,8 +31,9 @@ Make = Callable[..., Recipe]
 def train(tiles: Tiles, recipe: Recipe, run: Path, **options: Any) -> FitResult:
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     split = make_splits(tiles, recipe.split)[0]
-    settings = {"accelerator": "cpu", "progress": False} | options
-    return fit(tiles, split, recipe, run, **settings)
+    devices = options.pop("devices", "auto")
+    hardware = Hardware(accelerator="cpu", devices=devices, progress=False)
+    return fit(tiles, split, recipe, run, hardware=hardware, **options)
 
 
 def same_weights(a: FitResult, b: FitResult) -> bool:

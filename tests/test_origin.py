@@ -19,11 +19,11 @@ from diapir.models.modelfile import save_model
 from diapir.models.unet import SaltNet
 from diapir.runs.evaluate import evaluate_models
 from diapir.runs.folder import read_json
-from diapir.runs.hardware import Hardware
 from diapir.runs.map import map_survey
 from diapir.runs.origin import read_origin
 from diapir.runs.predict import submit
 from diapir.runs.train import resume_run, train_recipe
+from diapir.training.hardware import Hardware
 
 Make = Callable[..., Recipe]
 

@@ -34,6 +34,7 @@ from diapir.config import parse_recipe
 from diapir.data.splits import make_splits
 from diapir.inference.predict import Predictor, PredictOptions, load_predictor
 from diapir.training.fit import fit
+from diapir.training.hardware import Hardware
 train = {"epochs": 3, "batch_size": 8, "precision": "float32", "deterministic": True}
 recipe = parse_recipe({"name": "tiny", **TINY, "train": train}, where="test")
 tiles = draw_easy_tiles(40)
@@ -41,7 +42,7 @@ packaged, _ = load_predictor([], PredictOptions(precision="float32", engine="eag
 with tempfile.TemporaryDirectory() as run:
     (Path(run) / "checkpoints").mkdir()
     split = make_splits(tiles, recipe.split)[0]
-    found = fit(tiles, split, recipe, Path(run), accelerator="cpu", progress=False)
+    found = fit(tiles, split, recipe, Path(run), hardware=Hardware("cpu", progress=False))
 # bf16 would round both, which may tell one more step of 1/256 where they are all but equal
 trained = Predictor([found.net.eval()], precision="float32")
 print(json.dumps({

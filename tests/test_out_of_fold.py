@@ -26,9 +26,9 @@ from diapir.models.modelcard import read_card
 from diapir.models.modelfile import load_model
 from diapir.runs.ensemble import make_ensemble
 from diapir.runs.evaluate import evaluate_models
-from diapir.runs.hardware import Hardware
 from diapir.runs.out_of_fold import read_out_of_fold, run_models
 from diapir.runs.train import train_recipe
+from diapir.training.hardware import Hardware
 
 Make = Callable[..., Recipe]
 

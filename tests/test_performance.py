@@ -172,6 +172,7 @@ def test_the_bare_loop_makes_the_steps_of_the_product(tmp_path: Path) -> None:
     from diapir.data.splits import Split
     from diapir.data.synthetic import generate_tiles
     from diapir.training.fit import fit
+    from diapir.training.hardware import Hardware
 
     small = ModelConfig(encoder="scratch", scratch_channels=(2, 4), decoder_channels=(2,))
     train = TrainConfig(epochs=1, batch_size=2, tiles_per_epoch=2, precision="float32")
@@ -183,8 +184,7 @@ def test_the_bare_loop_makes_the_steps_of_the_product(tmp_path: Path) -> None:
         Split(places, places[:0], places[:0], None, 0, "none"),
         recipe,
         tmp_path,
-        accelerator="cpu",
-        progress=False,
+        hardware=Hardware("cpu", progress=False),
     )
     bare = BareLoop(tiles, recipe, "cpu")
     names = [name for name, _ in bare.net.named_parameters()]

@@ -28,10 +28,10 @@ from diapir.models.modelcard import read_card
 from diapir.models.modelfile import load_model
 from diapir.runs import train as train_module
 from diapir.runs.evaluate import evaluate_models
-from diapir.runs.hardware import Hardware
 from diapir.runs.out_of_fold import read_out_of_fold, run_models
 from diapir.runs.rounds import member_recipe
 from diapir.runs.train import resume_run, train_recipe
+from diapir.training.hardware import Hardware
 
 Make = Callable[..., Recipe]
 CPU = Hardware(accelerator="cpu", devices=1, progress=False)

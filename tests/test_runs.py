@@ -34,11 +34,11 @@ from diapir.models.modelfile import load_model
 from diapir.models.unet import SaltNet
 from diapir.runs.ensemble import make_ensemble
 from diapir.runs.folder import RunFolder, is_main_process, new_run_folder
-from diapir.runs.hardware import Hardware
 from diapir.runs.next_steps import after_interruption
 from diapir.runs.outcome import RunResult, Trained
 from diapir.runs.score import score_network
 from diapir.runs.train import resume_run, train_recipe
+from diapir.training.hardware import Hardware
 
 Make = Callable[..., Recipe]
 QUIET = Hardware(accelerator="cpu", progress=False)

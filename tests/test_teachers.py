@@ -16,9 +16,9 @@ from diapir.inference.predict import load_predictor
 from diapir.io.tiles import Tiles, read_tiles
 from diapir.models.modelcard import read_card
 from diapir.models.modelfile import load_model, save_model
-from diapir.runs.hardware import Hardware
 from diapir.runs.teachers import ask_teachers, most_certain
 from diapir.runs.train import train_recipe
+from diapir.training.hardware import Hardware
 
 Make = Callable[..., Recipe]
 CPU = Hardware(accelerator="cpu", progress=False)

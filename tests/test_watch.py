@@ -15,9 +15,9 @@ from diapir.io.tiles import Tiles
 from diapir.models.memory import largest_batch
 from diapir.models.modelfile import load_model
 from diapir.runs.folder import RunFolder
-from diapir.runs.hardware import Hardware
 from diapir.runs.train import train_recipe
 from diapir.training.fit import fit
+from diapir.training.hardware import Hardware
 from diapir.training.task import SaltTask
 from diapir.training.watch import diverges
 
@@ -27,7 +27,7 @@ Make = Callable[..., Recipe]
 def train(tiles: Tiles, recipe: Recipe, run: Path) -> Any:
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     split = make_splits(tiles, recipe.split)[0]
-    return fit(tiles, split, recipe, run, accelerator="cpu", progress=False)
+    return fit(tiles, split, recipe, run, hardware=Hardware("cpu", progress=False))
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, step: int, spoiled: Callable[[SaltTask], Any]) -> None:

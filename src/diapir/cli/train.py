@@ -47,8 +47,8 @@ def train(
         raise typer.BadParameter("--resume takes the run's own recipe: leave out --set and --folds")
 
     from diapir.config import load_recipe
-    from diapir.runs.hardware import Hardware
     from diapir.runs.train import resume_run, train_recipe
+    from diapir.training.hardware import Hardware
 
     hardware = Hardware(
         accelerator=accelerator,

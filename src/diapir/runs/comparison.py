@@ -20,8 +20,8 @@ from diapir.io.csv_tables import read_groups
 from diapir.io.lock import sole_writer
 from diapir.metrics.bootstrap import bootstrap_interval
 from diapir.report.markdown import markdown_table
+from diapir.runs.asked import asked_hardware
 from diapir.runs.folder import RunFolder, read_json, write_json
-from diapir.runs.hardware import asked_hardware
 from diapir.runs.results import PAGE_SETTINGS, read_settings
 
 PARTS = ("validation", "hold-out")

@@ -7,11 +7,11 @@ from diapir.data.competition import write_competition
 from diapir.data.synthetic import generate_tiles
 from diapir.io.layout import find_layout, has_part
 from diapir.runs.folder import new_run_folder
-from diapir.runs.hardware import Hardware
 from diapir.runs.outcome import ended_early
 from diapir.runs.predict import submit
 from diapir.runs.report import EVERY_MASK_EMPTY
 from diapir.runs.train import train_recipe
+from diapir.training.hardware import Hardware
 
 LABELLED, UNLABELLED = 500, 100
 """Synthetic tiles, 600 in all."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from diapir.config import Recipe
 from diapir.io.tiles import Tiles
-from diapir.runs.hardware import Hardware
+from diapir.training.hardware import Hardware
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from diapir.config import SplitConfig
 from diapir.data.splits import Split
+from diapir.runs.asked import asked_hardware
 from diapir.runs.folder import RunFolder
-from diapir.runs.hardware import asked_hardware
 
 
 def after_training(

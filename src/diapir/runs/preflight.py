@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from diapir.config import TO_RANDOM_WEIGHTS, ModelConfig, Recipe
@@ -13,11 +14,11 @@ from diapir.io.tiles import Tiles, read_tiles
 from diapir.models.processor import check_precision
 from diapir.models.unet import SaltNet
 from diapir.runs.folder import is_main_process
-from diapir.runs.hardware import Hardware
 from diapir.runs.inputs import RunInputs
 from diapir.runs.rounds import member_encoders, member_recipe
 from diapir.runs.teachers import check_teachers
 from diapir.training.fit import check_hardware
+from diapir.training.hardware import Hardware
 
 
 def draw_splits(inputs: RunInputs, *, warn: bool = False) -> list[Split]:
@@ -83,7 +84,7 @@ def check_inputs(inputs: RunInputs, splits: Sequence[Split]) -> None:
         encoders = member_encoders(recipe)
         members = [member_recipe(recipe, encoder, teachers, None) for encoder in encoders]
         devices = 1
-    check_hardware(hardware.accelerator, devices, hardware.num_nodes)
+    check_hardware(replace(hardware, devices=devices))
     for member in members if is_main_process() else ():
         _check_trainable(member, inputs.tiles)
         check_teachers(inputs.tiles, splits, member)

@@ -20,7 +20,6 @@ from diapir.models.modelcard import read_card
 from diapir.progress import counting
 from diapir.runs.finetune import finetune_model
 from diapir.runs.folder import RunFolder, new_run_folder, write_json
-from diapir.runs.hardware import Hardware
 from diapir.runs.machine import command_line, describe_machine
 from diapir.runs.map import map_survey
 from diapir.runs.map_result import MapResult, MapSettings
@@ -28,6 +27,7 @@ from diapir.runs.outcome import ended_early
 from diapir.runs.provenance import made_with
 from diapir.runs.train import train_recipe
 from diapir.training.finetune import Tuning
+from diapir.training.hardware import Hardware
 
 INTERPRETED = 6
 """Inlines that are interpreted for fine-tuning."""

@@ -19,7 +19,6 @@ from diapir.models.modelcard import library_versions, source_commit
 from diapir.models.processor import usable_cores
 from diapir.runs.folder import RunFolder, is_main_process, new_run_folder, write_json
 from diapir.runs.folds import join_folds
-from diapir.runs.hardware import ANY_HARDWARE, Hardware
 from diapir.runs.inputs import RunInputs
 from diapir.runs.machine import command_line, describe_machine, keep_freed_memory
 from diapir.runs.next_steps import after_interruption
@@ -28,8 +27,9 @@ from diapir.runs.preflight import check_inputs, check_one_machine, check_process
 from diapir.runs.rounds import Members, member_recipe, train_rounds
 from diapir.runs.side_by_side import end_with_parent, train_side_by_side
 from diapir.runs.teachers import ask_teachers
-from diapir.training.checkpoints import checkpoint_to_resume
-from diapir.training.fit import LAST_CHECKPOINT, FitResult, fit
+from diapir.training.checkpoints import LAST_CHECKPOINT, checkpoint_to_resume
+from diapir.training.fit import FitResult, fit
+from diapir.training.hardware import ANY_HARDWARE, Hardware
 
 
 def train_recipe(
@@ -258,10 +258,7 @@ def _train_split(
             taught=lessons.taught,
             start=lessons.start,
             resume=resume,
-            accelerator=hardware.accelerator,
-            devices=hardware.devices,
-            num_nodes=hardware.num_nodes,
-            progress=shown,
+            hardware=replace(hardware, progress=shown),
         )
         if not is_main_process():
             return fitted, []

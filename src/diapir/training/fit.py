@@ -4,7 +4,7 @@ import logging
 import signal
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass
@@ -39,16 +39,10 @@ from diapir.training.callbacks import (
     Snapshots,
     StopOnSignal,
 )
-from diapir.training.checkpoints import (
-    LAST_CHECKPOINT,
-    WholeCheckpoints,
-    checkpoint_to_resume,
-    load_best,
-)
+from diapir.training.checkpoints import WholeCheckpoints, checkpoint_to_resume, load_best
+from diapir.training.hardware import ANY_HARDWARE, Hardware
 from diapir.training.task import SaltTask
 from diapir.training.watch import Divergence, out_of_memory
-
-__all__ = ["LAST_CHECKPOINT", "FitResult", "check_hardware", "fit"]
 
 
 @dataclass(frozen=True)
@@ -85,10 +79,8 @@ def fit(
     taught: NDArray[np.uint8] | None = None,
     start: dict[str, Tensor] | None = None,
     resume: bool = False,
-    accelerator: str = "auto",
-    devices: int | str = "auto",
-    num_nodes: int = 1,
-    progress: bool = True,
+    hardware: Hardware = ANY_HARDWARE,
+    callbacks: Sequence[lightning.Callback] = (),
 ) -> FitResult:
     """Return the network trained on one split.
 
@@ -100,10 +92,8 @@ def fit(
         taught: (N, H, W) uint8 probabilities of all tiles times 255, from the recipe's teachers.
         start: Weights of the whole network to begin with, in place of the recipe's encoder weights.
         resume: Go on from the last checkpoint of this folder.
-        accelerator: Lightning's: 'auto', 'cpu', 'gpu'.
-        devices: Lightning's: processes on a CPU, cards on a GPU machine.
-        num_nodes: Machines that train together.
-        progress: Show a bar.
+        hardware: Where to train.
+        callbacks: Yours, which Lightning calls after Diapir's own.
 
     Raises:
         RunError: There is nothing to resume, the hardware is not there, or the training was
@@ -115,15 +105,14 @@ def fit(
     clock = Clock(recipe.train.max_minutes)
     history, stop = EpochHistory(run, recipe.train, clock), StopOnSignal()
     pace = Pace(clock, validates=len(split.val) > 0)
-    callbacks = [pace, history, Snapshots(run, recipe.snapshots.cycles, clock)]
-    callbacks += [ProgressBar(history, clock)] if progress else []
-    callbacks += [Divergence(lambda: history.rows)]
-    callbacks += [stop, _last_checkpoint(run)]
+    own: list[Any] = [pace, history, Snapshots(run, recipe.snapshots.cycles, clock)]
+    own += [ProgressBar(history, clock)] if hardware.progress else []
+    own += [Divergence(lambda: history.rows), stop, _last_checkpoint(run)]
     with _quiet(), stop:
         try:
             lightning.seed_everything(recipe.train.seed, verbose=False)
             task = SaltTask(_build(recipe, start), recipe, clock.progress)
-            trainer = _trainer(recipe, run, callbacks, accelerator, devices, num_nodes)
+            trainer = _trainer(recipe, run, [*own, *callbacks], hardware)
         except Interrupted as error:  # asked twice
             raise _ended_too_soon("the training ended before it began", run, error.number) from None
         failure: TrainingError | None = None
@@ -173,14 +162,10 @@ def _trainer(
     recipe: Recipe,
     run: Path,
     callbacks: list[Any],
-    accelerator: str,
-    devices: int | str,
-    num_nodes: int,
+    hardware: Hardware,
 ) -> lightning.Trainer:
     return _on_hardware(
-        accelerator,
-        devices,
-        num_nodes,
+        hardware,
         precision="32-true",  # the network chooses the precision of its parts itself
         max_epochs=recipe.train.epochs,
         check_val_every_n_epoch=recipe.train.validate_every,
@@ -195,30 +180,27 @@ def _trainer(
     )
 
 
-def check_hardware(accelerator: str, devices: int | str, num_nodes: int) -> None:
+def check_hardware(hardware: Hardware) -> None:
     """Refuse hardware that is not there, before anything is made for a training on it.
 
     Args:
-        accelerator: As of `fit`.
-        devices: As of `fit`.
-        num_nodes: As of `fit`.
+        hardware: As of `fit`.
 
     Raises:
         RunError: It is not there, or no such thing can be.
     """
     with _quiet():
-        _on_hardware(accelerator, devices, num_nodes, logger=False, enable_checkpointing=False)
+        _on_hardware(hardware, logger=False, enable_checkpointing=False)
 
 
-def _on_hardware(
-    accelerator: str, devices: int | str, num_nodes: int, **options: Any
-) -> lightning.Trainer:
+def _on_hardware(hardware: Hardware, **options: Any) -> lightning.Trainer:
+    accelerator, devices, nodes = hardware.accelerator, hardware.devices, hardware.num_nodes
     on_one_cpu = accelerator == "cpu" or not torch.cuda.is_available()
     try:
         return lightning.Trainer(
             accelerator=accelerator,
             devices=1 if on_one_cpu and devices == "auto" else devices,
-            num_nodes=num_nodes,
+            num_nodes=nodes,
             enable_progress_bar=False,
             enable_model_summary=False,
             **options,
@@ -226,7 +208,7 @@ def _on_hardware(
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise RunError(
             f"cannot train on this hardware: {error}",
-            where=f"--accelerator {accelerator} --devices {devices} --num-nodes {num_nodes}",
+            where=f"--accelerator {accelerator} --devices {devices} --num-nodes {nodes}",
             mend="Leave these options out, or name devices that this machine has.",
         ) from error
 
