@@ -14,7 +14,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from performance_page import fill
+from pages import fill
 
 from diapir.config import Recipe, load_recipe
 from diapir.models.modelfile import load_model, save_model

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pages import fill
+
 from diapir.io.atomic import write_text_atomic
 
 ROOT = Path(__file__).parents[1]
@@ -112,15 +114,6 @@ def machines(results: Path = RESULTS) -> list[dict[str, Any]]:
     """Return what was measured on every machine."""
     paths = sorted(page.with_suffix(".json") for page in results.glob("*.md"))
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-
-
-def fill(page: str, name: str, text: str) -> str:
-    """Return a page with the text between the marks of this name."""
-    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-    before, found, rest = page.partition(begin)
-    if not found:
-        raise ValueError(f"the page has no mark {begin}")
-    return f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}"
 
 
 def render(page: str, found: Sequence[dict[str, Any]]) -> str:

@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pages import fill
+
 from diapir.io.atomic import write_text_atomic
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -114,9 +116,7 @@ def render(page: str) -> str:
         text = "Not counted yet."
         if counts.is_file():
             text = write(json.loads(counts.read_text(encoding="utf-8")))
-        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-        before, _, rest = page.partition(begin)
-        page = f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}"
+        page = fill(page, name, text)
     return page
 
 

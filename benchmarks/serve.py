@@ -24,12 +24,12 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from pages import fill
 
 from diapir.io.atomic import write_text_atomic
 from diapir.io.images import encode_png
 from diapir.runs.machine import describe_machine
 
-BEGIN, END = "<!-- load:begin -->", "<!-- load:end -->"
 DIFFERENT = 24  # sections, in three sizes
 SIZES = ((101, 101), (128, 128), (101, 202))
 HEADERS = {"Content-Type": "image/png"}
@@ -225,10 +225,8 @@ def table(found):
 
 def draw(found, page):
     """Put the table between the two marks on a page."""
-    before, rest = page.read_text(encoding="utf-8").split(BEGIN)
-    _, after = rest.split(END)
     text = "\n".join(table(found))
-    write_text_atomic(page, f"{before}{BEGIN}\n{text}\n{END}{after}")
+    write_text_atomic(page, fill(page.read_text(encoding="utf-8"), "load", text))
 
 
 def main():

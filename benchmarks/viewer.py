@@ -12,7 +12,6 @@ browser takes to draw it is not in it.
 import argparse
 import json
 import os
-import re
 import shlex
 import statistics
 import sys
@@ -25,6 +24,7 @@ import panel as pn
 import zarr
 from bokeh.document import Document
 from bokeh.protocol import Protocol
+from pages import fill
 
 from diapir.io.atomic import write_text_atomic
 from diapir.io.volume import Geometry, amplitude_statistics, make_volume
@@ -173,13 +173,7 @@ def write_table(page: Path, found: dict[str, Any]) -> None:
         "shown, and packs them into the message to the browser. What the browser takes to draw it "
         "is not in it. The slowest steps are those into a block that was not read ahead in time.",
     ]
-    block = "\n".join(["<!-- speed:begin -->", *lines, "<!-- speed:end -->"])
-    text = page.read_text(encoding="utf-8")
-    text, count = re.subn(
-        r"<!-- speed:begin -->.*?<!-- speed:end -->", lambda _: block, text, flags=re.S
-    )
-    if count != 1:
-        raise SystemExit(f"{page}: expected one pair of markers speed:begin and speed:end")
+    text = fill(page.read_text(encoding="utf-8"), "speed", "\n".join(lines))
     write_text_atomic(page, text)
 
 
