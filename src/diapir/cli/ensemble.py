@@ -26,7 +26,8 @@ def ensemble(
         ),
     ] = None,
     weight: Annotated[
-        list[float] | None, typer.Option("--weight", help="One for each RUN; repeatable.")
+        list[float] | None,
+        typer.Option("--weight", help="Weight of a RUN, once for each; repeatable."),
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="float16: half the size.")] = False,
     as_json: Json = False,

@@ -24,7 +24,7 @@ def ingest(
     file: Annotated[Path, typer.Argument(help="SEG-Y: a post-stack survey or a 2-D line.")],
     store: Annotated[Path, typer.Argument(help="Zarr store to write, such as survey.zarr.")],
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Write it again where a store stands.")
+        bool, typer.Option("--overwrite", help="Replace a store that is there.")
     ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Threads; each holds one block.")] = 2,
     as_json: Json = False,

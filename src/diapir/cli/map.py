@@ -34,15 +34,17 @@ def map_(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for everything.")],
     model: Annotated[
         list[Path] | None,
-        typer.Option("--model", "-m", help="Model file; repeatable; default: Diapir's own."),
+        typer.Option("--model", "-m", help="Model file; repeatable; default: the packaged one."),
     ] = None,
     threshold: Threshold = None,
     directions: Annotated[
         Literal["both", "inline", "crossline"], typer.Option(help="Sections that are predicted.")
     ] = "both",
-    batch: Annotated[int, typer.Option("--batch-size", min=1, help="Windows a pass.")] = 4,
+    batch: Annotated[
+        int, typer.Option("--batch-size", min=1, help="Windows per forward pass.")
+    ] = 4,
     block_lines: Annotated[
-        int | None, typer.Option(min=1, help="Lines a block; default: by memory.")
+        int | None, typer.Option(min=1, help="Lines per block; default: as many as memory allows.")
     ] = None,
     min_body: Annotated[
         int | None, typer.Option(min=1, help="Smallest body in samples; default: by survey.")
@@ -56,7 +58,7 @@ def map_(
         Literal["gray", "gray_r", "seismic"], typer.Option(help="Colours of the report's sections.")
     ] = "gray",
     workers: Annotated[
-        int | None, typer.Option(min=1, help="On this machine; default: a GPU or core each.")
+        int | None, typer.Option(min=1, help="Workers here; default: one per GPU or core.")
     ] = None,
     threads: Annotated[
         bool, typer.Option("--threads", help="Workers are threads of this process.")

@@ -9,7 +9,9 @@ import typer
 def results(
     runs: Annotated[
         list[Path] | None,
-        typer.Argument(help="Folders of finished runs; none: write the page of those kept again."),
+        typer.Argument(
+            help="Folders of finished runs; none: write the page anew from the runs that it keeps."
+        ),
     ] = None,
     out: Annotated[
         Path | None,

@@ -46,7 +46,7 @@ def serve(
     token_file: Annotated[
         Path | None,
         typer.Option(
-            "--token-file", help="File with the token that clients must bring; or DIAPIR_TOKEN."
+            "--token-file", help="File with the token that clients must send; or set DIAPIR_TOKEN."
         ),
     ] = None,
     max_mib: Annotated[int, typer.Option(min=1, max=1024, help="Largest file, in MiB.")] = 64,

@@ -28,7 +28,7 @@ def train(
         int | None, typer.Option("--folds", min=2, help="Train one model for each of K folds.")
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option("--resume", help="Go on with this run folder, exactly.")
+        Path | None, typer.Option("--resume", help="Resume the run of this folder, exactly.")
     ] = None,
     runs: Annotated[Path, typer.Option("--runs", help="Folder for run folders.")] = Path("runs"),
     accelerator: Annotated[str, typer.Option(help="What trains: auto, cpu or gpu.")] = "auto",

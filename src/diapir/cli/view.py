@@ -40,7 +40,7 @@ def view(
         Path, typer.Option("--labels", help="Folder for corrections, as 'finetune' reads it.")
     ] = Path("labels"),
     port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, help="Of the page; 0: any free one.")
+        int, typer.Option("--port", min=0, max=65535, help="Port of the page; 0: any free one.")
     ] = 0,
     browser: Annotated[
         bool, typer.Option("--browser/--no-browser", help="Open the browser at the page.")
