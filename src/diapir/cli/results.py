@@ -9,9 +9,7 @@ import typer
 def results(
     runs: Annotated[
         list[Path] | None,
-        typer.Argument(
-            help="Folders of finished runs; none: write the page anew from the runs that it keeps."
-        ),
+        typer.Argument(help="Folders of finished runs; none: redraw the page of those kept."),
     ] = None,
     out: Annotated[
         Path | None,
