@@ -17,7 +17,7 @@ from diapir.report.html import (
     Section,
     Table,
     keep_picture,
-    read_origin,
+    read_report_origin,
     render_report,
     write_report,
 )
@@ -204,7 +204,7 @@ def test_the_origin_is_read_back_whatever_it_holds(tmp_path):
     assert page.open == []
     (text,) = page.scripts
     assert not set("<>&") & set(text)
-    found = read_origin(path)
+    found = read_report_origin(path)
     assert found == json.loads(text)
     assert found[nasty] == nasty
     assert found["metrics"] == {"score": 0.5, "none": None}
@@ -227,7 +227,7 @@ def test_pages_that_say_nothing_are_told(tmp_path, page, words):
     if page is not None:
         path.write_text(page, encoding="utf-8")
     with pytest.raises(RunError, match=words):
-        read_origin(path)
+        read_report_origin(path)
 
 
 def test_a_file_larger_than_any_report_is_not_read(tmp_path):
@@ -235,7 +235,7 @@ def test_a_file_larger_than_any_report_is_not_read(tmp_path):
     with path.open("wb") as file:
         file.truncate((1 << 28) + 1)
     with pytest.raises(RunError, match="more than any report"):
-        read_origin(path)
+        read_report_origin(path)
 
 
 def test_an_empty_page_is_a_page():
