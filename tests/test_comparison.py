@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from diapir.cli.app import app
 from diapir.config import load_recipe
-from diapir.errors import DataError, RunError
+from diapir.errors import DataError, OptionError, RunError
 from diapir.metrics.bootstrap import bootstrap_interval
 from diapir.runs.comparison import differences, read_tried, write_comparison
 
@@ -253,7 +253,7 @@ def test_errors_say_what_to_give(runs: list[Path], tmp_path: Path) -> None:
         write_comparison(runs[:1], out, baseline=Path("gone"))
     with pytest.raises(RunError, match=r"baseline(.|\n)*no scores(.|\n)*another --baseline"):
         write_comparison([runs[-1]], out)
-    with pytest.raises(RunError, match="validation or hold-out"):
+    with pytest.raises(OptionError, match="validation or hold-out"):
         write_comparison(runs[:1], out, part="test")
     with pytest.raises(RunError, match="two of the runs are called base"):
         write_comparison([runs[0], runs[0]], out)

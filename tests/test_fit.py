@@ -21,6 +21,7 @@ from diapir.errors import RunError, TrainingError
 from diapir.io.tiles import Tiles
 from diapir.training import fit as fit_module
 from diapir.training.callbacks import StopOnSignal
+from diapir.training.checkpoints import LAST_CHECKPOINT
 from diapir.training.fit import FitResult, fit
 from diapir.training.hardware import Hardware
 from diapir.training.task import SaltTask
@@ -31,8 +32,8 @@ Make = Callable[..., Recipe]
 def train(tiles: Tiles, recipe: Recipe, run: Path, **options: Any) -> FitResult:
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     split = make_splits(tiles, recipe.split)[0]
-    devices = options.pop("devices", "auto")
-    hardware = Hardware(accelerator="cpu", devices=devices, progress=False)
+    devices, progress = options.pop("devices", "auto"), options.pop("progress", False)
+    hardware = Hardware(accelerator="cpu", devices=devices, progress=progress)
     return fit(tiles, split, recipe, run, hardware=hardware, **options)
 
 
@@ -415,7 +416,7 @@ def test_resume_without_a_good_checkpoint(
 ) -> None:
     (tmp_path / "checkpoints").mkdir()
     if content is not None:
-        (tmp_path / fit_module.LAST_CHECKPOINT).write_bytes(content)
+        (tmp_path / LAST_CHECKPOINT).write_bytes(content)
     with pytest.raises(RunError, match=r"no checkpoint|is damaged") as caught:
         train(easy_tiles, tiny_recipe(), tmp_path, resume=True)
     assert str(tmp_path) in str(caught.value)
