@@ -19,7 +19,6 @@ from diapir.data.datamodule import TileDataModule
 from diapir.data.splits import make_splits
 from diapir.errors import RunError, TrainingError
 from diapir.io.tiles import Tiles
-from diapir.training import fit as fit_module
 from diapir.training.callbacks import StopOnSignal
 from diapir.training.checkpoints import LAST_CHECKPOINT
 from diapir.training.fit import FitResult, fit
