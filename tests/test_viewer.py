@@ -821,8 +821,9 @@ class TestPage:
         ys = [down.values[k] for k in (0, 0, 20, 20)]
         return {"x": xs, "y": ys, "section": [section] * 4}
 
-    def test_a_shape_labels_only_the_section_it_was_drawn_on(self, page):
+    def test_a_shape_labels_only_the_section_it_was_drawn_on(self, page, monkeypatch):
         figure, section = page.view.figure, page.view.section
+        monkeypatch.setattr(figure, "inner_size", lambda: (900, 580))  # which a browser tells
         figure.closed.data = self.shape(page, section)
         assert page.view.canvas.labels.min() == 1
         assert not figure.closed.data["x"]  # ready for the same shape again
