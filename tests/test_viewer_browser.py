@@ -607,15 +607,17 @@ def test_large_numbers_are_read_out_in_full(visit, tmp_path):
         page = visit(viewer.address + "?theme=default")
         readout = page.locator("#readout")
 
-        def read():
-            for across in (0.4, 0.5):
-                page.mouse.move(*at(page, across, 0.5))
-            return "amplitude" in readout.inner_text()
+        def read(across):
+            for down in (0.5, 0.51):
+                page.mouse.move(*at(page, across, down))
+            return readout.inner_text().split()
 
-        until(read)
-        _, trace, _, time_, *_ = readout.inner_text().split()
-        assert int(trace) in numbers
-        assert float(time_) in np.round(geometry.sample, 9)
+        until(lambda: read(0.5))
+        found = [read(0.3 + 0.04 * k) for k in range(8)]
+        traces = {int(words[1]) for words in found}
+        assert len(traces) == 8
+        assert traces <= set(numbers)
+        assert {float(words[3]) for words in found} <= set(np.round(geometry.sample, 9))
     finally:
         viewer.stop()
 
