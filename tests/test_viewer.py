@@ -1,5 +1,6 @@
 """What the viewer shows, without a browser: blocks, colours, layers, labels, order, links."""
 
+import importlib.util
 import json
 import threading
 import time
@@ -21,13 +22,13 @@ from diapir.io.labels import UNLABELLED, read_labels
 from diapir.io.opening import open_volume
 from diapir.io.segy import SegyOptions
 from diapir.io.tiles import Tiles
-from diapir.io.volume import segy_facts
+from diapir.io.volume import Geometry, make_volume, segy_facts
 from diapir.models.maskrule import MaskRule
 from diapir.models.modelcard import ModelCard
 from diapir.models.modelfile import save_model
 from diapir.models.unet import SaltNet
 from diapir.serve.viewer import colors, window
-from diapir.serve.viewer.blocks import BlockReader
+from diapir.serve.viewer.blocks import BlockReader, KeptBlocks
 from diapir.serve.viewer.download import section_segy, survey_segy
 from diapir.serve.viewer.figure import SectionFigure, SectionImage
 from diapir.serve.viewer.gallery import thumbnail
@@ -39,8 +40,16 @@ from diapir.serve.viewer.reads import Reads
 from diapir.serve.viewer.salt import average, corrected, describe_facts, outline, section_facts
 from diapir.serve.viewer.section import MAP, SectionView
 from diapir.serve.viewer.sources import Axis, SurveyPaths, SurveySource, open_survey
-from diapir.serve.viewer.state import ViewState, parse_query
-from diapir.serve.viewer.tiles import TileSource, arrange, measures, open_tiles, unsortable
+from diapir.serve.viewer.state import SORTS, ViewState, parse_query
+from diapir.serve.viewer.tiles import (
+    TileSource,
+    arrange,
+    mean_uncertainty,
+    measure,
+    needs_masks,
+    open_tiles,
+    unsortable,
+)
 from diapir.serve.viewer.window import Window, fit_window
 
 SHAPE = (9, 11, 13)
@@ -113,10 +122,28 @@ class TestBlocks:
         assert {(box[0].start, box[0].stop) for box in array.reads} == {(4, 8)}
 
     def test_memory_is_bounded(self, cube):
-        reader = BlockReader(CountedArray(cube, (4, 5, 6)), kept_bytes=4 * 5 * 6 * 4)
+        kept = KeptBlocks(4 * 5 * 6 * 4)
+        reader = BlockReader(CountedArray(cube, (4, 5, 6)), kept)
         for index in range(SHAPE[0]):
             np.testing.assert_array_equal(reader.plane(0, index), cube[index])
-        assert sum(block.nbytes for block in reader._blocks.values()) <= 4 * 5 * 6 * 4
+        assert 0 < kept.held <= 4 * 5 * 6 * 4
+
+    def test_memory_is_one_of_all_surveys(self, cube, tmp_path):
+        kept = KeptBlocks(6 * 4 * 5 * 6 * 4)
+        one, other = (BlockReader(CountedArray(cube * k, (4, 5, 6)), kept) for k in (1, 2))
+        for index in range(SHAPE[0]):
+            np.testing.assert_array_equal(one.plane(0, index), cube[index])
+            np.testing.assert_array_equal(other.plane(0, index), 2 * cube[index])
+            assert kept.held <= kept.most_bytes
+        other.close()
+        one.plane(0, 0)
+        one.close()
+        assert kept.held == 0
+        for name in "ab":
+            np.save(tmp_path / f"{name}.npy", cube)
+        library = open_library([tmp_path / "a.npy", tmp_path / "b.npy"])
+        readers = [one._readers["amplitude"] for one in library.sources.values()]
+        assert readers[0]._kept is readers[1]._kept
 
     def test_the_next_block_is_read_ahead(self, cube):
         array = CountedArray(cube, (4, 11, 13))
@@ -174,7 +201,7 @@ class TestSurvey:
     def test_slices_of_a_large_segy_file_ask_for_an_ingest(self, make_segy, monkeypatch):
         path, _ = make_segy()
         source = open_survey(SurveyPaths(path))
-        monkeypatch.setattr("diapir.serve.viewer.sources.KEPT_BYTES", 100)
+        monkeypatch.setattr("diapir.serve.viewer.sources._MOST_SLICED", 100)
         with pytest.raises(DataError, match="whole file") as error:
             source.section("slice", 0)
         assert "diapir ingest" in error.value.mend
@@ -378,6 +405,27 @@ class TestLabels:
         assert canvas.is_empty
         assert not canvas.undo()
 
+    def test_undo_keeps_what_was_changed_and_no_more_than_it_may(self, monkeypatch):
+        canvas = Canvas.empty((300, 400))
+        for k in range(50):
+            where = np.zeros((300, 400), bool)
+            where[k : k + 2, 3 * k : 3 * k + 5] = True
+            assert canvas.paint(where, k % 2)
+        assert canvas._held == 50 * 10
+        while canvas.undo():
+            pass
+        assert canvas.is_empty
+        assert canvas._held == 0
+        monkeypatch.setattr("diapir.serve.viewer.labels._UNDO_BYTES", 25)
+        for k in range(5):
+            where = np.zeros((300, 400), bool)
+            where[k, :10] = True
+            canvas.paint(where, 1)
+        canvas.fill_rest(np.zeros((300, 400), bool))  # larger than all that is kept
+        assert canvas.undo()
+        assert (canvas.labels == 1).sum() == 50
+        assert not canvas.can_undo
+
     def test_saved_labels_are_what_finetune_reads(self, tmp_path, make_segy):
         survey = open_volume(make_segy()[0])
         folder = LabelFolder(tmp_path / "labels")
@@ -430,6 +478,38 @@ class TestLabels:
         with pytest.raises(DataError, match="values of"):
             folder.load("inline_1", (7, 30))
 
+    def test_labels_of_sections_larger_than_any_picture_are_read_back(self, tmp_path):
+        shape = (4097, 4097)
+        labels = np.zeros(shape, np.uint8)
+        labels[:7, 5:] = 1
+        LabelFolder(tmp_path).save("line", Canvas(labels))
+        folder = LabelFolder(tmp_path, most=shape[0] * shape[1])
+        np.testing.assert_array_equal(folder.load("line", shape).labels, labels)
+        (entry,) = folder.entries()
+        assert entry.labelled == 1.0
+        geometry = Geometry(
+            {"trace": np.arange(4097)}, np.arange(4097.0), "ms", np.ones(4097, bool)
+        )
+        zeros = dict.fromkeys(("p01", "p50", "p99", "mean", "std"), 0.0)
+        survey = make_volume(
+            np.broadcast_to(np.float32(0), shape), geometry, source="line.sgy", fingerprint="",
+            statistics=zeros,
+        )  # fmt: skip
+        (line,) = read_labels(tmp_path, survey)
+        np.testing.assert_array_equal(line.labels, labels)
+        with pytest.raises(DataError, match="4097 x 4097"):
+            LabelFolder(tmp_path).load("line", (9, 9))
+
+    def test_what_an_interrupted_save_left_is_no_label(self, tmp_path, make_segy):
+        folder = LabelFolder(tmp_path)
+        folder.save("inline_102", Canvas(np.ones((7, 30), np.uint8)))
+        folder.keep_draft("inline_103", Canvas(np.ones((7, 30), np.uint8)))
+        for place in (tmp_path, tmp_path / ".drafts"):
+            (place / ".inline_104-0123456789ab.png").write_bytes(b"half")
+        assert [entry.key for entry in folder.entries()] == ["inline_102", "inline_103"]
+        (line,) = read_labels(tmp_path, open_volume(make_segy()[0]))
+        assert line.number == 102
+
     def test_of_two_pages_the_second_does_not_undo_the_first(self, tmp_path):
         folder = LabelFolder(tmp_path)
         one, other = (folder.load("inline_1", (7, 30)) for _ in range(2))
@@ -437,7 +517,7 @@ class TestLabels:
         folder.keep_draft("inline_1", one)
         other.paint(np.ones((7, 30), bool), 0)
         for write in (folder.keep_draft, folder.save):
-            with pytest.raises(DataError, match=r"somebody else(.|\n)*Step away and back"):
+            with pytest.raises(DataError, match=r"somebody else(.|\n)*, or reload the page"):
                 write("inline_1", other)
         folder.save("inline_1", one)  # who drew first goes on
         one.undo()
@@ -734,6 +814,75 @@ class TestPage:
         assert not page.keys.cursor
         assert (tmp_path / "labels" / "inline_103.png").exists()
 
+    def shape(self, page, section):
+        """Return three quarters of the section as the browser sends a polygon."""
+        across, down = page.view.shown.axes
+        xs = [across.values[k] for k in (0, 4, 4, 0)]
+        ys = [down.values[k] for k in (0, 0, 20, 20)]
+        return {"x": xs, "y": ys, "section": [section] * 4}
+
+    def test_a_shape_labels_only_the_section_it_was_drawn_on(self, page, monkeypatch):
+        figure, section = page.view.figure, page.view.section
+        monkeypatch.setattr(figure, "inner_size", lambda: (900, 580))  # which a browser tells
+        figure.closed.data = self.shape(page, section)
+        assert page.view.canvas.labels.min() == 1
+        assert not figure.closed.data["x"]  # ready for the same shape again
+        page.state.number = 104.0
+        self.settle(page)
+        figure.closed.data = self.shape(page, section)
+        assert page.view.canvas.is_empty
+        assert "no longer shown" in page.message.object
+        stroke = self.shape(page, section)
+        figure.stroke.data = {"xs": [stroke["x"]], "ys": [stroke["y"]], "section": [section]}
+        assert page.view.canvas.is_empty
+        stroke = {"xs": [stroke["x"]], "ys": [stroke["y"]], "section": [page.view.section]}
+        figure.stroke.data = stroke
+        assert not page.view.canvas.is_empty
+        assert figure.stroke.data == stroke  # the browser may be adding to it
+
+    def test_the_cursor_stays_on_the_section_that_is_shown(self, page):
+        self.press(page, "k")
+        for key in ("alt+ArrowRight", "Enter", "alt+ArrowDown", "Enter", "ArrowLeft", "Enter"):
+            self.press(page, key)
+        assert len(page.view.figure.corners.data["x"]) == 3
+        page.correct.cursor.move(1, 0)
+        self.press(page, "2")  # of fewer traces
+        assert page.view.shown.direction == "crossline"
+        assert page.view.figure.corners.data["x"] == []
+        assert page.view.figure.cursor.data["x"] == [105]
+        self.press(page, "shift+Enter")
+        assert page.view.canvas.is_empty
+        self.press(page, "Enter")
+        assert not page.message.visible
+        assert page.view.figure.corners.data["x"] == [105]
+
+    def test_a_section_whose_labels_cannot_be_read_is_drawn(self, page, tmp_path):
+        file = tmp_path / "labels" / "inline_104.png"
+        file.parent.mkdir()
+        file.write_bytes(b"no picture")
+        page.state.number = 104.0
+        self.settle(page)
+        assert page.view.shown.key == "inline_104"
+        assert "not a PNG" in page.message.object
+        assert page.message.visible
+        assert "cannot be read" in page.correct.status.object
+        page.tell(None)
+        page.view.figure.closed.data = self.shape(page, page.view.section)
+        assert page.message.visible
+        page.correct.save.clicks += 1
+        page.correct.clear.clicks += 1
+        assert file.read_bytes() == b"no picture"
+        assert not (file.parent / ".drafts").exists()
+        page.state.number = 105.0
+        self.settle(page)
+        assert not page.message.visible
+        assert page.view.labels_problem is None
+
+    def test_the_address_holds_what_is_shown(self, page):
+        assert page.keys.query == page.state.query(dark=False)
+        page.state.number = 105.0
+        assert "number=105" in page.keys.query
+
     def test_what_cannot_be_read_is_told_and_forgotten(self, page, monkeypatch):
         source = page.library.sources["cube"]
         whole = source.section
@@ -785,9 +934,28 @@ class TestPage:
         assert page.state.threshold == 0.62
         page.state.data = list(library.sources)[1]
         assert (page.state.salt, page.state.threshold) == (MAP, 0.71)
-        page._predicted("tiny")
+        page._predicted("tiny", (page.view.source, page.state.salt))
         assert (page.state.salt, page.salt.salt.value) == ("tiny", "tiny")
         assert page.state.threshold == pytest.approx(0.4)
+
+    def test_a_prediction_leaves_what_was_chosen_meanwhile(
+        self, page, model_file, make_segy, tmp_path
+    ):
+        other, _ = make_segy("other.sgy", seed=1)
+        paths = [tmp_path / "cube.sgy", other]
+        library = open_library(paths, models=[model_file] * 2, labels=tmp_path / "labels")
+        page = self.opened(library)
+        asked = page.view.source, page.state.salt
+        page.salt.take("tiny-2")
+        page.state.threshold = 0.7
+        page._predicted("tiny", asked)
+        assert (page.state.salt, page.state.threshold) == ("tiny-2", 0.7)
+        page.salt.take("tiny")
+        page.state.data = "other"
+        self.settle(page)
+        page.state.threshold = 0.7
+        page._predicted("all", asked)
+        assert (page.state.salt, page.state.threshold) == ("tiny", 0.7)
 
     def test_section_0_is_in_the_link(self, tmp_path):
         np.save(tmp_path / "cube.npy", np.zeros((6, 7, 30), np.float32))
@@ -801,12 +969,41 @@ class TestPage:
         page = self.opened(library)
         assert page.gallery.body.visible
         source.probs["tiny"] = {"probability": easy_tiles.masks * np.float32(0.6)}
-        page._predicted("tiny")
+        page._predicted("tiny", (source, page.state.salt))
         page.state.sort = "score"
-        assert set(page.gallery._measured["score"]) == {1.0}
+        assert set(page.gallery._measured) == {1.0}
         page.state.threshold = 0.7
-        assert page.gallery._measured["score"].min() == 0
+        assert page.gallery._measured.min() == 0
         assert "surveys, lines and pictures only" in page.correct.status.object
+
+    def test_a_gallery_computes_what_is_shown(self, easy_tiles, model_file, tmp_path, monkeypatch):
+        source = TileSource("tiles", easy_tiles, Path("tiles"))
+        library = Library({"tiles": source}, ModelShelf([model_file]), tmp_path / "labels")
+        source.probs["tiny"] = {"probability": easy_tiles.masks * np.float32(0.6)}
+        masked, computed = [], []
+        monkeypatch.setattr(
+            "diapir.serve.viewer.gallery.make_masks",
+            lambda probs, *how: masked.append(len(probs)) or make_masks(probs, *how),
+        )
+        monkeypatch.setattr(
+            "diapir.serve.viewer.tiles.mean_uncertainty",
+            lambda probs: computed.append(len(probs)) or mean_uncertainty(probs),
+        )
+        page = self.opened(library, salt="tiny", sort="uncertainty")
+        page.state.threshold = 0.7
+        page.state.threshold = 0.3
+        assert len(easy_tiles) > 40
+        assert set(masked) == {40}
+        assert computed == [len(easy_tiles)]
+        page.state.sort = "score"
+        assert masked[-1] == len(easy_tiles)
+
+    def test_keys_step_through_sections_and_not_through_a_gallery(self, easy_tiles, tmp_path):
+        source = TileSource("tiles", easy_tiles, Path("tiles"))
+        page = self.opened(Library({"tiles": source}, ModelShelf(), tmp_path))
+        assert not page.keys.stepping
+        page.state.view = "section"
+        assert page.keys.stepping
 
 
 class TestModels:
@@ -821,6 +1018,19 @@ class TestModels:
         assert found["probability"].shape == (45, 50)
         assert progress.done == progress.total == 1
         assert shelf.known("tiny", (source.name, "inline", 3)) is found
+
+    def test_predictions_are_remembered_as_far_as_memory_goes(self, model_file, monkeypatch):
+        monkeypatch.setattr("diapir.serve.viewer.models.KEPT_BYTES", 1000)
+        shelf = ModelShelf([model_file])
+        for number in range(3):
+            found = {"probability": np.zeros(100, np.float32)}
+            shelf.remember(("tiny", "a", "inline", number), found)
+            assert shelf.known("tiny", ("a", "inline", 0)) is not None  # looked at again and again
+        assert shelf.known("tiny", ("a", "inline", 1)) is None
+        assert shelf.known("tiny", ("a", "inline", 2)) is not None
+        shelf.remember(("tiny", "a", "inline", 3), {"probability": np.zeros(999, np.float32)})
+        assert shelf.known("tiny", ("a", "inline", 3)) is not None
+        assert shelf.known("tiny", ("a", "inline", 2)) is None
 
     def test_several_models_have_a_mean(self, model_file, make_segy):
         source = open_survey(SurveyPaths(make_segy(shape=(40, 45, 50))[0]))
@@ -871,16 +1081,29 @@ class TestTiles:
         assert arrange(ids, values, chosen, falling=True).tolist() == [2, 0]
 
     def test_measures(self, easy_tiles):
+        source = TileSource("tiles", easy_tiles, Path("tiles"))
         truth = easy_tiles.masks.astype(np.float32)
-        found = measures(easy_tiles, truth, truth > 0.5)
-        assert (found["score"] == 1).all()
-        assert (found["uncertainty"] == 0).all()
-        np.testing.assert_allclose(found["coverage"], truth.mean(axis=(1, 2)), rtol=1e-6)
-        even = np.full_like(truth, 0.5)
-        assert measures(easy_tiles, even, even > 0.5)["uncertainty"].min() == 1
-        assert set(measures(easy_tiles, None, None)) == {"coverage", "depth"}
-        assert unsortable("score", {}).expected == "masks and a prediction"
-        assert unsortable("name", {}) is None
+        source.probs["it"] = {"probability": truth}
+        assert (measure("score", source, "it", truth > 0.5) == 1).all()
+        assert (measure("uncertainty", source, "it", None) == 0).all()
+        coverage = truth.mean(axis=(1, 2))
+        np.testing.assert_allclose(measure("coverage", source, "", None), coverage, rtol=1e-6)
+        source.probs["it"] = {"probability": np.full_like(truth, 0.5)}  # predicted again
+        assert measure("uncertainty", source, "it", None).min() == 1
+        known = {sort for sort in SORTS if measure(sort, source, "", None) is not None}
+        assert known == {"coverage", "depth"}
+        bare = TileSource("bare", Tiles(easy_tiles.ids, easy_tiles.images, None, None, ""), Path())
+        np.testing.assert_allclose(measure("coverage", bare, "", truth > 0.5), coverage, rtol=1e-6)
+        assert needs_masks("coverage", bare.tiles)
+        assert not needs_masks("score", bare.tiles)  # they would not help
+        assert unsortable("score", None).expected == "masks and a prediction"
+        assert unsortable("name", None) is None
+
+    def test_uncertainty_is_computed_in_pieces(self, monkeypatch):
+        probs = np.random.default_rng(0).random((7, 4, 5), np.float32)
+        monkeypatch.setattr("diapir.serve.viewer.tiles._AT_ONCE", 3)
+        expected = (4 * probs * (1 - probs)).mean(axis=(1, 2), dtype=np.float64)
+        np.testing.assert_array_equal(mean_uncertainty(probs), expected)
 
     def test_quirks_are_those_that_the_census_counts(self):
         from diapir.data.synthetic import generate_tiles
@@ -954,6 +1177,37 @@ class TestLibrary:
         named = library.label_folder(library.sources["cube"])
         assert named.path == tmp_path / "labels" / "cube"
         library.close()
+
+    def test_surveys_of_one_name_find_their_labels_in_any_order(self, tmp_path, make_segy):
+        near, far, new = (tmp_path / name / "cube.sgy" for name in ("near", "far", "new"))
+        for seed, path in enumerate((near, far, new)):
+            path.parent.mkdir()
+            make_segy(f"{path.parent.name}/cube.sgy", seed=seed)
+
+        def folders(*paths):
+            library = open_library(paths, labels=tmp_path / "labels")
+            sources = library.sources.values()
+            found = {one.paths.source.parent.name: library.label_folder(one) for one in sources}
+            library.close()
+            return found
+
+        first = folders(near, far)
+        assert [one.path.name for one in first.values()] == ["cube", "cube-2"]
+        for value, folder in enumerate(first.values()):
+            folder.save("inline_100", Canvas(np.full((7, 30), value, np.uint8)))
+        for paths in ((far, near), (new, far, near), (far, new)):
+            again = folders(*paths)
+            assert len({one.path for one in again.values()}) == len(paths)
+            for value, name in enumerate(first):
+                if name in again:
+                    assert (again[name].load("inline_100", (7, 30)).labels == value).all()
+        assert folders(new, near)["new"].entries() == []
+        near.parent.rename(tmp_path / "moved")
+        moved = folders(far, tmp_path / "moved" / "cube.sgy")["moved"]
+        assert moved.path.name == "cube"
+        for folder in first.values():  # of releases before these records
+            (folder.path / "source.json").unlink()
+        assert folders(far, new)["far"].path.name == "cube"
 
     def test_a_map_is_shown_with_what_it_was_made_of(self, tmp_path, make_segy):
         """Not with the file that a store was read from, which may be gone."""
@@ -1075,3 +1329,15 @@ def test_a_port_that_is_taken_is_told(tmp_path):
         taken.listen()
         with pytest.raises(RunError):
             run_viewer(library, port=taken.getsockname()[1], ready=print)
+
+
+def test_the_benchmark_steps_through_a_survey(tmp_path):
+    path = Path(__file__).parents[1] / "benchmarks" / "viewer.py"
+    spec = importlib.util.spec_from_file_location("benchmark_of_the_viewer", path)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    store, salt = benchmark.draw(tmp_path, 24)
+    for direction in ("inline", "slice"):
+        row = benchmark.measure(store, salt, direction, ["fill", "outline"], 2)
+        assert row["steps_a_second"] > 0
+        assert row["layers"] == "amplitudes, salt, outline"

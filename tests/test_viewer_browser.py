@@ -27,14 +27,17 @@ from diapir.data.survey import SurveyPlan, generate_survey, write_survey
 from diapir.data.synthetic import generate_tiles
 from diapir.io.labels import UNLABELLED, read_labels
 from diapir.io.opening import open_volume
+from diapir.io.volume import Geometry, amplitude_statistics, make_volume
 from diapir.models.modelcard import ModelCard
 from diapir.models.modelfile import save_model
 from diapir.models.packaged import packaged_model
 from diapir.models.unet import SaltNet
 from diapir.serve.address import listen
 from diapir.serve.viewer import window
-from diapir.serve.viewer.library import open_library
+from diapir.serve.viewer.library import Library, open_library
+from diapir.serve.viewer.models import ModelShelf
 from diapir.serve.viewer.server import viewer_app
+from diapir.serve.viewer.sources import SurveyPaths, SurveySource
 
 pytestmark = pytest.mark.browser
 
@@ -445,6 +448,178 @@ def test_draw_save_reload_and_find_it_again(served, visit, data):
     until(lambda: "Inline 1006" in title(page))
     page.get_by_role("option", name="inline_1005").click()
     until(lambda: "Inline 1005" in title(page))
+
+
+STROKES = """() => {
+  const one = Bokeh.documents.map((doc) => doc.get_model_by_name('strokes')).find(Boolean);
+  return { visible: one.visible, points: one.data_source.data.xs.flat().length };
+}"""
+
+
+def drag(page, places):
+    """Draw along places, the first of which is where it begins; the button stays down."""
+    page.mouse.move(*at(page, *places[0]))
+    page.mouse.down()
+    for place in places[1:]:
+        page.mouse.move(*at(page, *place))
+
+
+def line_of(down, start=0.2, stop=0.5):
+    return [(start + (stop - start) * part / 9, down) for part in range(10)]
+
+
+def test_a_stroke_begun_while_the_last_one_is_processed_is_taken(served, visit, data):
+    page = visit(served.address + "?theme=default&number=1008")
+    until(lambda: "Inline 1008" in title(page))
+    page.get_by_text("Correct", exact=True).click()
+    page.get_by_text("Brush", exact=True).click()
+    draft = data / "labels" / ".drafts" / "inline_1008.png"
+
+    def salt(part):
+        """Return over how many traces there is salt in the upper (0) or lower (1) half."""
+        if not draft.exists():
+            return 0
+        mask = np.asarray(Image.open(draft)) == 255
+        return np.array_split(mask, 2)[part].any(axis=0).sum()
+
+    drag(page, line_of(0.2))
+    page.mouse.up()
+    drag(page, line_of(0.8))  # the answer to the first one comes while this one is drawn
+    until(lambda: salt(0))
+    time.sleep(0.5)
+    assert page.evaluate(STROKES)["visible"]
+    assert not salt(1)
+    for place in line_of(0.8, 0.5, 0.8):
+        page.mouse.move(*at(page, *place))
+    page.mouse.up()
+    until(lambda: salt(1))
+    below = salt(1)
+    assert below > 1.8 * salt(0)  # it is twice as long as the first
+    until(lambda: not page.evaluate(STROKES)["visible"])
+
+    box = page.locator(".bk-Canvas").first.bounding_box()
+    page.get_by_text("Remove salt", exact=True).click()
+    page.mouse.move(box["x"] + 3, at(page, 0, 0.5)[1])  # on the axis
+    page.mouse.down()
+    for place in line_of(0.5, 0.2, 0.4):
+        page.mouse.move(*at(page, *place))
+    page.mouse.up()
+    until(lambda: (np.asarray(Image.open(draft)) == 0).any())
+    assert salt(1) == below  # the stroke before was not drawn again
+    until(lambda: not page.evaluate(STROKES)["visible"])
+
+
+def test_a_step_drops_the_corners_of_a_polygon(served, visit, data):
+    page = visit(served.address + "?theme=default&number=1016")
+    until(lambda: "Inline 1016" in title(page))
+    page.get_by_text("Correct", exact=True).click()
+    page.get_by_text("Polygon", exact=True).click()
+    for corner in ((0.2, 0.2), (0.7, 0.2), (0.7, 0.7)):
+        page.mouse.click(*at(page, *corner))
+        time.sleep(0.4)
+    overlay = page.evaluate_handle(
+        """() => Bokeh.documents.flatMap((doc) => doc.roots().flatMap((root) =>
+          [...root.references()])).find((one) => one.type === 'PolySelectTool').overlay"""
+    )
+    assert overlay.evaluate("one => one.xs.length") == 3
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("ArrowRight")
+    until(lambda: "Inline 1017" in title(page))
+    until(lambda: overlay.evaluate("one => one.xs.length") == 0)
+    page.mouse.dblclick(*at(page, 0.2, 0.7))
+    page.get_by_text("Lasso", exact=True).click()
+    drag(page, [(0.4, 0.4), (0.5, 0.4), (0.5, 0.5), (0.4, 0.5)])
+    page.mouse.up()
+    draft = data / "labels" / ".drafts" / "inline_1017.png"
+    until(draft.exists)
+    assert (np.asarray(Image.open(draft)) == 255).mean() < 0.03  # the lasso's alone
+    assert not (draft.parent / "inline_1016.png").exists()
+
+
+def test_keys_go_to_whoever_uses_them(served, tiles, visit):
+    page = visit(served.address + "?theme=default&number=1012")
+    until(lambda: "Inline 1012" in title(page))
+    taken = """(key) => !document.body.dispatchEvent(new KeyboardEvent('keydown',
+      { key, bubbles: true, cancelable: true, altKey: key === 'ArrowLeft' }))"""
+    for key in ("ArrowUp", "ArrowDown", "ArrowLeft", "Enter"):  # alt + left: back
+        assert not page.evaluate(taken, key)
+    page.locator("aside input[type=checkbox]").last.click()  # the polarity
+    until(lambda: "reverse=true" in url(page))
+    page.keyboard.press("ArrowRight")
+    until(lambda: "Inline 1013" in title(page))
+    page.keyboard.press("Space")
+    until(lambda: "reverse" not in url(page))
+    header = page.locator(".bk-tab", has_text="Correct")
+    header.focus()
+    page.keyboard.press("Enter")
+    until(lambda: page.get_by_text("Brush", exact=True).is_visible())
+    values = page.locator("aside input[type=radio]")
+    values.nth(1).click()
+    page.keyboard.press("ArrowUp")  # the widget's own
+    until(lambda: values.nth(0).is_checked())
+    page.keyboard.press("k")
+    until(lambda: page.evaluate(taken, "ArrowUp"))
+    page.keyboard.press("Escape")
+    page.locator(".bk-tab", has_text="Keys").focus()
+    page.keyboard.press("Space")
+    until(lambda: page.get_by_text("polarity", exact=True).is_visible())
+
+    page = visit(tiles.address + "?theme=default")
+    until(lambda: page.locator(".tiles button").count() == 40)
+    until(lambda: "gallery" in url(page))
+    for key in ("PageDown", "ArrowRight"):
+        assert not page.evaluate(taken, key)
+    page.keyboard.press("g")
+    until(lambda: "gallery" not in url(page))
+    number = url(page)
+    assert page.evaluate(taken, "PageDown")
+    until(lambda: url(page) != number)
+
+
+def test_the_address_follows_without_filling_the_history(served, visit):
+    page = visit(served.address + "?theme=default&number=1012")
+    until(lambda: "Inline 1012" in title(page))
+    before = page.evaluate("window.history.length")
+    for number in range(1013, 1016):
+        page.keyboard.press("ArrowRight")
+        until(lambda number=number: f"number={number}" in url(page))
+    assert page.evaluate("window.history.length") == before
+    told = []
+    page.on("dialog", lambda dialog: told.append(dialog.default_value) or dialog.dismiss())
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    page.get_by_text("Export", exact=True).click()
+    page.get_by_text("Copy the link to this view", exact=True).click()
+    until(lambda: told)
+    assert told == [url(page)]
+
+
+def test_large_numbers_are_read_out_in_full(visit, tmp_path):
+    numbers = np.arange(40) + 1_234_560
+    geometry = Geometry({"trace": numbers}, 0.004 * np.arange(50), "ms", numbers > 0)
+    values = np.random.default_rng(0).normal(size=(40, 50)).astype(np.float32)
+    volume = make_volume(
+        values, geometry, source="line.sgy", fingerprint="",
+        statistics=amplitude_statistics(values),
+    )  # fmt: skip
+    source = SurveySource("line", volume, SurveyPaths(tmp_path / "line.npy"))
+    viewer = Served(Library({"line": source}, ModelShelf(), tmp_path / "labels"))
+    try:
+        page = visit(viewer.address + "?theme=default")
+        readout = page.locator("#readout")
+
+        def read(across):
+            for down in (0.5, 0.51):
+                page.mouse.move(*at(page, across, down))
+            return readout.inner_text().split()
+
+        until(lambda: read(0.5))
+        found = [read(0.3 + 0.04 * k) for k in range(8)]
+        traces = {int(words[1]) for words in found}
+        assert len(traces) == 8
+        assert traces <= set(numbers)
+        assert {float(words[3]) for words in found} <= set(np.round(geometry.sample, 9))
+    finally:
+        viewer.stop()
 
 
 def test_correct_with_the_keyboard_alone(served, visit, data):

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from diapir.errors import DataError
 from diapir.io.atomic import write_bytes_atomic
@@ -33,7 +34,7 @@ class _Header(NamedTuple):
     colour_type: int
 
 
-def read_grey(data: bytes, where: str) -> NDArray[np.uint8]:
+def read_grey(data: bytes, where: str, most: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Return a PNG as grey values.
 
     Colour becomes luma, which leaves three equal channels as they are; transparency is ignored;
@@ -42,14 +43,15 @@ def read_grey(data: bytes, where: str) -> NDArray[np.uint8]:
     Args:
         data: The bytes of a PNG file.
         where: Its name, for the error.
+        most: Pixels; where its size is known from elsewhere, that may be more.
 
     Returns:
         (H, W) uint8.
 
     Raises:
-        DataError: Not a PNG, truncated, damaged, or more than `MAX_PIXELS` pixels.
+        DataError: Not a PNG, truncated, damaged, or more than `most` pixels.
     """
-    image, header = _open(data, where)
+    image, header = _open(data, where, most)
     if header.bits == 16 and header.colour_type == _GREY:
         return to_eight_bits(np.asarray(image))
     if image.mode in ("P", "PA"):
@@ -153,17 +155,17 @@ def write_mask_png(path: Path, mask: NDArray[Any], *, bits: Literal[8, 16] = 8) 
     write_bytes_atomic(path, encode_mask_png(mask, bits=bits), sync=False)
 
 
-def check_size(width: int, height: int, where: str) -> None:
+def check_size(width: int, height: int, where: str, most: int = MAX_PIXELS) -> None:
     """Refuse an image by the size that its header says, before it is decoded.
 
     Raises:
-        DataError: It has no pixels, or more than `MAX_PIXELS`.
+        DataError: It has no pixels, or more than `most`.
     """
-    if min(width, height) < 1 or width * height > MAX_PIXELS:
+    if min(width, height) < 1 or width * height > most:
         raise DataError(
             f"the image is {width} x {height} pixels",
             where=where,
-            expected=f"at least 1 and at most {MAX_PIXELS:,} pixels",
+            expected=f"at least 1 and at most {most:,} pixels",
             mend="Cut it into tiles.",
         )
 
@@ -189,10 +191,11 @@ def _bad_mask(what: str, where: str) -> DataError:
     )
 
 
-def _open(data: bytes, where: str) -> tuple[Image.Image, _Header]:
-    header = check_png(data, where)
+def _open(data: bytes, where: str, most: int = MAX_PIXELS) -> tuple[Image.Image, _Header]:
+    header = check_png(data, where, most)
     try:
-        image = Image.open(BytesIO(data), formats=("PNG",))
+        # by way of Image.open Pillow has a limit of its own, whatever is asked for here
+        image = PngImageFile(BytesIO(data))
         if image.size != (header.width, header.height):  # a second header, past the size check
             raise ValueError("it has two headers")
         image.load()
@@ -201,7 +204,7 @@ def _open(data: bytes, where: str) -> tuple[Image.Image, _Header]:
     return image, header
 
 
-def check_png(data: bytes, where: str) -> _Header:
+def check_png(data: bytes, where: str, most: int = MAX_PIXELS) -> _Header:
     """Return the header of a PNG that is whole by its checksums, without decoding it.
 
     Walks over all chunks, as Pillow skips the checksums of the pixels.
@@ -209,9 +212,10 @@ def check_png(data: bytes, where: str) -> _Header:
     Args:
         data: The bytes of a PNG file.
         where: Its name, for the error.
+        most: Pixels.
 
     Raises:
-        DataError: Not a PNG, truncated, damaged, or more than `MAX_PIXELS` pixels.
+        DataError: Not a PNG, truncated, damaged, or more than `most` pixels.
 
     Source: PNG Specification, third edition, 5.2 to 5.5 (signature, chunks, CRC) and 11.2.1.
     """
@@ -230,18 +234,18 @@ def check_png(data: bytes, where: str) -> _Header:
         if zlib.crc32(memoryview(data)[position + 4 : end - 4]) != checksum:
             raise _unreadable(f"the PNG is damaged: wrong checksum at byte {position}", where)
         if header is None:
-            header = _parse_header(kind, data[position + 8 : end - 4], where)
+            header = _parse_header(kind, data[position + 8 : end - 4], where, most)
         if kind == b"IEND":
             return header
         position = end
     raise _unreadable(f"the PNG is truncated: it ends at byte {len(data)}", where)
 
 
-def _parse_header(kind: bytes, body: bytes, where: str) -> _Header:
+def _parse_header(kind: bytes, body: bytes, where: str, most: int = MAX_PIXELS) -> _Header:
     if kind != b"IHDR" or len(body) != 13:
         raise _unreadable("the PNG has no header", where)
     header = _Header(*struct.unpack(">IIBB", body[:10]))
-    check_size(header.width, header.height, where)
+    check_size(header.width, header.height, where, most)
     return header
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diapir.errors import DataError
-from diapir.io.images import read_grey
+from diapir.io.images import MAX_PIXELS, read_grey
 from diapir.io.opening import open_volume
 from diapir.io.stores import check_coordinates, guarded, open_zarr
 
@@ -93,7 +93,7 @@ def read_labels(
     """
     if "inline" not in survey["amplitude"].dims:
         lines = list(_of_line(path, survey, unlabelled, dict(options or {})))
-    elif path.is_dir() and any(path.glob("*.png")):
+    elif label_pictures(path):
         lines = list(_from_pictures(path, survey, unlabelled))
     else:
         lines = list(_from_volume(path, survey, unlabelled, dict(options or {})))
@@ -105,6 +105,16 @@ def read_labels(
             mend="Check the value that stands for unlabelled.",
         )
     return sorted(lines, key=lambda line: (line.direction, line.index))
+
+
+def label_pictures(folder: Path) -> list[Path]:
+    """Return the pictures of labels in a folder, by name; none where it is no folder.
+
+    Hidden ones are passed over: a save that was interrupted leaves its temporary file.
+    """
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.glob("*.png") if not path.name.startswith("."))
 
 
 def line_name(survey: "xr.Dataset") -> str:
@@ -125,7 +135,7 @@ def _of_line(
 ) -> Iterator[LabelledLine]:
     """Yield the labels of a 2-D line or a picture, where there are any."""
     file = path
-    if path.is_dir() and any(path.glob("*.png")):
+    if label_pictures(path):
         file = path / f"{line_name(survey)}.png"
         if not file.is_file():
             raise DataError(
@@ -149,7 +159,7 @@ def _from_pictures(
     path: Path, survey: "xr.Dataset", unlabelled: float | None
 ) -> Iterator[LabelledLine]:
     seen: dict[tuple[str, int], Path] = {}
-    for file in sorted(path.glob("*.png")):
+    for file in label_pictures(path):
         match = _NAME.search(file.stem)
         if match is None:
             raise DataError(
@@ -202,8 +212,8 @@ def _from_picture(
         content = file.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read the labels: {error.strerror or error}", where=file) from error
-    values = read_grey(content, str(file)).T
     expected = survey.sizes[ACROSS[direction]], survey.sizes["sample"]
+    values = read_grey(content, str(file), max(MAX_PIXELS, expected[0] * expected[1])).T
     if values.shape != expected:
         raise DataError(
             f"the picture is {values.shape[0]} wide and {values.shape[1]} high",

@@ -13,13 +13,59 @@ from numpy.typing import NDArray
 
 from diapir.errors import DataError
 
-KEPT_BYTES = 1 << 30
-"""Of decoded blocks at most, whatever the size of the survey."""
+KEPT_BYTES = 2 << 30
+"""Of decoded blocks at most, whatever the size and the number of the surveys."""
 
 _POOL = ThreadPoolExecutor(2, thread_name_prefix="blocks")
 _AHEAD = 40  # lines before the end of a block at which the next one is read in the background
 
 Key = tuple[int, ...]
+
+
+class KeptBlocks:
+    """Blocks of any number of readers, the most recent of which are kept.
+
+    Args:
+        most_bytes: Of them all; the newest block is kept whatever its size.
+    """
+
+    def __init__(self, most_bytes: int = KEPT_BYTES) -> None:
+        self.most_bytes = most_bytes
+        self._blocks: OrderedDict[tuple[object, Key], NDArray[Any]] = OrderedDict()
+        self._held = 0
+        self._lock = threading.Lock()
+
+    @property
+    def held(self) -> int:
+        """Bytes that are kept now."""
+        return self._held
+
+    def get(self, owner: object, key: Key) -> NDArray[Any] | None:
+        """Return a block, which is the most recent one then; None where it is not kept."""
+        with self._lock:
+            found = self._blocks.get((owner, key))
+            if found is not None:
+                self._blocks.move_to_end((owner, key))
+            return found
+
+    def put(self, owner: object, key: Key, block: NDArray[Any]) -> None:
+        """Keep a block, in place of those that were not asked for for longest."""
+        with self._lock:
+            self._forget((owner, key))
+            self._blocks[owner, key] = block
+            self._held += block.nbytes
+            while self._held > self.most_bytes and len(self._blocks) > 1:
+                self._forget(next(iter(self._blocks)))
+
+    def drop(self, owner: object) -> None:
+        """Forget the blocks of a reader."""
+        with self._lock:
+            for name in [name for name in self._blocks if name[0] is owner]:
+                self._forget(name)
+
+    def _forget(self, name: tuple[object, Key]) -> None:
+        block = self._blocks.pop(name, None)
+        self._held -= 0 if block is None else block.nbytes
 
 
 class BlockReader:
@@ -31,18 +77,19 @@ class BlockReader:
     Args:
         array: Dask or NumPy array of two or three axes, or one that gives NumPy arrays when sliced
             and has a `chunks` of one number an axis, as Zarr's have.
-        kept_bytes: Of blocks that are kept.
+        kept: Takes the blocks, beside those of others; None: of this array alone.
+        beside: How many arrays are read for one section: each is to have its share.
     """
 
-    def __init__(self, array: Any, kept_bytes: int = KEPT_BYTES) -> None:
+    def __init__(self, array: Any, kept: KeptBlocks | None = None, beside: int = 1) -> None:
         self._array = array
         self.shape: tuple[int, ...] = tuple(array.shape)
         self.dtype: np.dtype[Any] = np.dtype(array.dtype)
         self._edges = [_edges(size, c) for size, c in zip(self.shape, _chunks(array), strict=True)]
-        self._kept_bytes = kept_bytes
+        self._kept = KeptBlocks() if kept is None else kept
         block_bytes = math.prod(int(np.diff(e).max(initial=1)) for e in self._edges)
-        self._at_once = max(2, kept_bytes // (block_bytes * self.dtype.itemsize))
-        self._blocks: OrderedDict[Key, NDArray[Any]] = OrderedDict()
+        share = self._kept.most_bytes // beside
+        self._at_once = max(2, share // (block_bytes * self.dtype.itemsize))
         self._loading: dict[Key, Future[NDArray[Any]]] = {}
         self._lock = threading.Lock()
 
@@ -88,17 +135,19 @@ class BlockReader:
             return  # they would be gone before they are looked at
         with self._lock:
             for key in product(*rest):
-                self._start(key)
+                if self._kept.get(self, key) is None:
+                    self._start(key)
 
     def whole_bytes(self) -> int:
         """Return how many bytes the array takes in memory."""
         return int(np.prod(self.shape)) * self.dtype.itemsize
 
     def close(self) -> None:
-        """Stop reading ahead."""
+        """Stop reading ahead, and forget what is kept."""
         with self._lock:
             for future in self._loading.values():
                 future.cancel()
+        self._kept.drop(self)
 
     def _find(self, axis: int, index: int) -> tuple[int, int]:
         edges = self._edges[axis]
@@ -114,9 +163,9 @@ class BlockReader:
         found: dict[Key, NDArray[Any]] = {}
         with self._lock:
             for key in keys:
-                if key in self._blocks:
-                    self._blocks.move_to_end(key)
-                    found[key] = self._blocks[key]
+                block = self._kept.get(self, key)
+                if block is not None:
+                    found[key] = block
                 else:
                     self._start(key)
             waiting = {key: self._loading[key] for key in keys if key not in found}
@@ -125,7 +174,7 @@ class BlockReader:
         return found
 
     def _start(self, key: Key) -> None:
-        if key not in self._blocks and key not in self._loading:
+        if key not in self._loading:
             self._loading[key] = _POOL.submit(self._load, key)
 
     def _load(self, key: Key) -> NDArray[Any]:
@@ -143,11 +192,8 @@ class BlockReader:
                 mend="The file may have been moved or changed: open it again.",
             ) from error
         with self._lock:
+            self._kept.put(self, key, block)
             self._loading.pop(key, None)
-            self._blocks[key] = block
-            held = sum(one.nbytes for one in self._blocks.values())
-            while held > self._kept_bytes and len(self._blocks) > 1:
-                held -= self._blocks.popitem(last=False)[1].nbytes
         return block
 
 

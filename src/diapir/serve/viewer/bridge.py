@@ -35,10 +35,17 @@ export function render({ model }) {
   let waiting = 0;   // steps asked for while the page was still busy with earlier ones
   let busy = false;
   const steps = %s;
-  const typing = (event) => event.composedPath().some((node) =>
-    node.tagName && (['INPUT', 'TEXTAREA', 'SELECT'].includes(node.tagName)
-      || node.isContentEditable
-      || (node.getAttribute && node.getAttribute('role') === 'slider')));
+  // of what is ticked only the keys that it uses: else no shortcut works once one has been clicked
+  const arrows = ['ArrowLeft', 'ArrowRight', 'ArrowUp', 'ArrowDown'];
+  const ticked = { checkbox: [' '], radio: [' ', ...arrows] };
+  const typing = (event) => event.composedPath().some((node) => {
+    if (!node.tagName) return false;
+    if (node.tagName === 'INPUT' && node.type in ticked) {
+      return ticked[node.type].includes(event.key);
+    }
+    return ['INPUT', 'TEXTAREA', 'SELECT'].includes(node.tagName) || node.isContentEditable
+      || node.getAttribute('role') === 'slider';
+  });
   const send = () => {
     if (waiting !== 0 && !busy) {
       busy = true;
@@ -50,20 +57,44 @@ export function render({ model }) {
     if (event.ctrlKey || event.metaKey || typing(event)) return;
     const plain = !event.shiftKey && !event.altKey && !model.cursor;
     if (plain && event.key in steps) {
+      if (!model.stepping) return;
       event.preventDefault();
       waiting += steps[event.key];
       send();
       return;
     }
-    const inside = event.composedPath().some((node) => node.tagName === 'BUTTON');
-    if (inside && (event.key === 'Enter' || event.key === ' ')) return;
-    const name = (event.shiftKey ? 'shift+' : '') + (event.altKey ? 'alt+' : '') + event.key;
-    if (model.keys.includes(name)) {
+    const pressing = event.key === 'Enter' || event.key === ' ';
+    const [target] = event.composedPath();
+    if (pressing && target.classList?.contains('bk-tab')) {  // Bokeh's hear clicks only
       event.preventDefault();
-      if (name === 'Escape') model.cursor = false;  // at once: the next arrow key is a step
+      target.click();
+      return;
+    }
+    const inside = event.composedPath().some((node) => node.tagName === 'BUTTON');
+    if (inside && pressing) return;
+    const name = (event.shiftKey ? 'shift+' : '') + (event.altKey ? 'alt+' : '') + event.key;
+    if (model.keys.includes(name) || (model.cursor && model.drawing.includes(name))) {
+      event.preventDefault();
+      // at once: the next arrow key means something else then
+      if (name === 'Escape') model.cursor = false;
+      if (name === 'k') {
+        model.cursor = !model.cursor;
+        target.blur?.();  // else a widget that was clicked takes the arrow keys
+      }
       model.send_msg({ key: name });
     }
   };
+  let writing;
+  const write = () => {
+    const { pathname, hash } = window.location;
+    window.history.replaceState(null, '', pathname + model.query + hash);
+  };
+  const write_soon = () => {  // browsers refuse hundreds of changes in a row
+    clearTimeout(writing);
+    writing = setTimeout(write, 100);
+  };
+  model.on('query', write_soon);
+  if (model.query) write_soon();
   document.addEventListener('keydown', pressed);
   document.body.dataset.keys = 'ready';  // for whoever drives the page
   model.on('served', () => { busy = false; send(); });
@@ -132,7 +163,10 @@ class Keys(JSComponent):  # type: ignore[misc]
 
     served = param.Integer(0, doc="Counted on whenever the page is ready for more steps.")
     cursor = param.Boolean(False, doc="Arrow keys move the drawing cursor instead.")
+    stepping = param.Boolean(True, doc="A section is shown, through which keys step.")
     keys = param.List([], doc="Names of the other keys that are listened to.")
+    drawing = param.List([], doc="Names of those that are, while the drawing cursor is on.")
+    query = param.String("", doc="What follows the address of the page, so that it reopens it.")
 
     _esm = _KEYS_SCRIPT % STEPS
 
@@ -151,7 +185,7 @@ class Keys(JSComponent):  # type: ignore[misc]
         steps, key = message.get("steps"), message.get("key")
         if isinstance(steps, int):
             self._on_steps(steps)
-        if isinstance(key, str) and key in self.keys:
+        if isinstance(key, str) and key in (*self.keys, *self.drawing):
             self._on_key(key)
 
 
@@ -198,9 +232,10 @@ found.export('png').to_blob().then((blob) => {
 COPY_LINK = """
 const done = () => { const old = button.label; button.label = 'Copied';
                      setTimeout(() => { button.label = old; }, 1500); };
-navigator.clipboard.writeText(window.location.href).then(done, () => {
-  window.prompt('Copy this link:', window.location.href);
-});
+const show = () => window.prompt('Copy this link:', window.location.href);
+// other addresses than those of this machine have no clipboard without TLS
+if (navigator.clipboard) navigator.clipboard.writeText(window.location.href).then(done, show);
+else show();
 """
 """Copies the address of the page, which holds all settings; `button` is an argument."""
 

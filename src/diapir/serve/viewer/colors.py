@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +9,6 @@ from numpy.typing import NDArray
 from diapir.report.style import AGREED, FALSE, MISSED, OUTLINE
 
 Palette = list[str]
-
-Display = Literal["gray", "gray_r", "seismic", "petrel"]
-"""Colours of amplitudes, from low to high."""
 
 CLEAR = "#00000000"
 SALT = OUTLINE

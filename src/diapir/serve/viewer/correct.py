@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import panel as pn
-from bokeh.events import SelectionGeometry
 
 from diapir.errors import DataError
 from diapir.io.labels import UNLABELLED
@@ -48,6 +47,7 @@ class Cursor:
         self._close = close
         self._at: tuple[int, int] | None = None
         self._corners: list[tuple[float, float]] = []
+        self._section = 0
 
     @property
     def is_on(self) -> bool:
@@ -89,6 +89,15 @@ class Cursor:
         self._draw()
         if corners:
             self._close(corners)
+
+    def follow(self) -> None:
+        """Stay on the section that is shown; corners on another one are dropped."""
+        if self._section == self._view.section:
+            return
+        self._section = self._view.section
+        if self._at is not None:
+            self._corners = []
+            self.move(0, 0)
 
     def leave(self) -> None:
         """Take the cursor and an open polygon away."""
@@ -158,7 +167,8 @@ class CorrectControls:
     def follow(self) -> None:
         """Show what is labelled."""
         view = self._view
-        able = view.shown.key is not None
+        self.cursor.follow()
+        able = view.shown.key is not None and view.labels_problem is None
         for widget in (self.tool, self.value, self.brush, self.rest, self.clear, self.save):
             widget.disabled = not able
         canvas = view.canvas
@@ -210,7 +220,6 @@ class CorrectControls:
 
     def _connect(self, go: Callable[[str], None]) -> None:
         figure = self._view.figure
-        figure.plot.on_event(SelectionGeometry, self._selected)
         figure.closed.on_change("data", self._closed)
         figure.stroke.on_change("data", self._stroked)
         self.undo.on_click(lambda _: self._safely(self.take_back))
@@ -227,32 +236,31 @@ class CorrectControls:
         if not self._listing and keys and keys[0] != self._view.shown.key:
             self._safely(lambda: go(keys[0]))
 
-    def _selected(self, event: SelectionGeometry) -> None:
-        shape = event.geometry
-        if not event.final or shape.get("type") != "poly":
-            return
-        points = list(zip(_numbers(shape.get("x")), _numbers(shape.get("y")), strict=False))
-        self._safely(lambda: self.draw_polygon(points))
-
     def _closed(self, _: str, __: Any, new: Any) -> None:
         points = list(zip(_numbers(new.get("x")), _numbers(new.get("y")), strict=False))
         if points:
-            self._view.figure.closed.data = {"x": [], "y": []}
-            self._safely(lambda: self.draw_polygon(points))
+            self._view.figure.empty_closed()
+            on = _numbers(new.get("section"))[:1]
+            self._safely(partial(self._draw_on, on, partial(self.draw_polygon, points)))
 
     def _hint(self, event: Any) -> None:
         self.hint.object = _HINTS[event.new]
 
     def _stroked(self, _: str, __: Any, new: Any) -> None:
-        strokes = [
-            list(zip(_numbers(x), _numbers(y), strict=False))
-            for x, y in zip(new.get("xs", []), new.get("ys", []), strict=False)
-        ]
-        if not any(strokes):
-            return
-        self._view.figure.stroke.data = {"xs": [], "ys": []}
-        for stroke in strokes:
-            self._safely(partial(self.draw_stroke, stroke))
+        columns = (new.get(name, []) for name in ("xs", "ys", "section"))
+        for x, y, section in zip(*columns, strict=False):
+            points, on = list(zip(_numbers(x), _numbers(y), strict=False)), _numbers([section])
+            if points:
+                self._safely(partial(self._draw_on, on, partial(self.draw_stroke, points)))
+                self._view.figure.hide_stroke()
+
+    def _draw_on(self, section: list[float], draw: Callable[[], None]) -> None:
+        if section != [self._view.section]:
+            raise DataError(
+                "the shape was drawn on a section that is no longer shown",
+                mend="Draw it here again.",
+            )
+        draw()
 
     def _paint(self, where: Any) -> None:
         view = self._view
@@ -261,6 +269,7 @@ class CorrectControls:
             view.labels_changed()
 
     def _clear(self) -> None:
+        self._key()
         if self._view.canvas.clear():
             self._view.labels_changed()
 
@@ -278,6 +287,8 @@ class CorrectControls:
     def _key(self) -> str:
         if not self._view.is_drawn:
             raise DataError("the section is still being read", mend="Draw once it is there.")
+        if self._view.labels_problem is not None:
+            raise self._view.labels_problem
         key = self._view.shown.key
         if key is None:
             raise DataError(
@@ -297,6 +308,8 @@ class CorrectControls:
 
     def _status(self, able: bool, entries: dict[str, Any]) -> str:
         view = self._view
+        if view.labels_problem is not None:
+            return f"Its labels cannot be read: {html.escape(view.labels_problem.what)}."
         if not able:
             return "Slices cannot be corrected: go to an inline or crossline."
         entry = entries.get(view.shown.key or "")

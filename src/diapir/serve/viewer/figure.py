@@ -52,13 +52,45 @@ _THEMES = {
 }
 _CROSS = "#E69F00"
 
-# The tool itself ends a polygon with Enter or a long press, and keeps its corners in the browser.
+# What is drawn names the section that it was drawn on: a step may come in between. The polygon tool
+# itself ends with Enter or a long press, and keeps its corners in the browser.
 _CLOSE = """
-if (tool.active && overlay.xs.length > 2) {
-  closed.data = { x: Array.from(overlay.xs), y: Array.from(overlay.ys) };
-  overlay.clear();
+if (polygon.active && polygon.overlay.xs.length > 2) {
+  const { xs, ys } = polygon.overlay;
+  const on = amplitude.data.section[0];
+  closed.data = { x: Array.from(xs), y: Array.from(ys), section: Array.from(xs, () => on) };
+  polygon.overlay.clear();
 }
 """
+_SELECTED = """
+const { type, x, y } = cb_obj.geometry;
+if (cb_obj.final && type === 'poly') {
+  const on = lasso.active ? lasso.begun_on : amplitude.data.section[0];
+  closed.data = { x: Array.from(x), y: Array.from(y), section: Array.from(x, () => on) };
+}
+"""
+_OTHER_SECTION = """
+const on = amplitude.data.section[0];
+if (polygon.shown_on !== on) polygon.overlay.clear();
+polygon.shown_on = on;
+"""
+
+# The tool adds to the last stroke while one drags, so that nobody may take it away meanwhile: it is
+# hidden once it has become labels, unless the next one is being drawn.
+_DRAG_BEGINS = """
+lasso.begun_on = amplitude.data.section[0];
+const within = (range, value) => (value - range.start) * (value - range.end) <= 0;
+if (brush.active) {
+  // from outside the tool begins no stroke, but adds to the one before
+  if (!within(plot.x_range, cb_obj.x) || !within(plot.y_range, cb_obj.y)) {
+    strokes.data_source.data = { xs: [[]], ys: [[]], section: [lasso.begun_on] };
+  }
+  strokes.is_drawn = true;
+  strokes.visible = true;
+}
+"""
+_DRAG_ENDS = "strokes.is_drawn = false;"
+_STROKE_HIDDEN = "if (strokes.is_drawn) strokes.visible = true;"
 
 
 @dataclass(frozen=True)
@@ -72,6 +104,7 @@ class SectionImage:
         amplitudes: (T, S).
         dead: (T,) or (T, S), where there is no trace; None: nowhere.
         layers: Pixels (T, S) by name: fill, doubt, truth, labels.
+        section: Tells it from others; the shapes that are drawn on it name it.
     """
 
     axes: tuple[Axis, Axis]
@@ -80,6 +113,7 @@ class SectionImage:
     amplitudes: NDArray[np.floating]
     dead: NDArray[np.bool_] | None
     layers: Mapping[str, NDArray[np.unsignedinteger]] = field(default_factory=dict)
+    section: int = 0
 
 
 class SectionFigure:
@@ -236,11 +270,20 @@ class SectionFigure:
         x, y = self.plot.x_range, self.plot.y_range
         return (x.start, x.end), (y.start, y.end)
 
+    def empty_closed(self) -> None:
+        """Wait for the next polygon."""
+        self.closed.data = {"x": [], "y": [], "section": []}
+
+    def hide_stroke(self) -> None:
+        """Take the last stroke of the brush off the screen, unless the next one is being drawn."""
+        self._strokes.visible = False
+
     def inner_size(self) -> tuple[int, int]:
         """Return width and height of what is drawn in screen pixels, as the browser said."""
         return self.plot.inner_width or 900, self.plot.inner_height or 580
 
     def _draw(self, image: SectionImage) -> None:
+        self.tools["brush"].default_overrides = {"section": image.section}
         pixels, self._unit = as_int16(self._window.of(image.amplitudes))
         place = self._window.place(image.axes)
         self.amplitude.data = {
@@ -248,6 +291,7 @@ class SectionFigure:
             "unit": [self._unit],
             "name_across": [image.names[0]],
             "name_down": [image.names[1]],
+            "section": [image.section],
             **place,
         }
         self._spread()
@@ -269,18 +313,18 @@ class SectionFigure:
         self.gaps.data = {"image": [_rows(self._window.of(whole).astype(np.uint8))], **place}
 
     def _add_brush(self) -> None:
-        self.stroke = ColumnDataSource({"xs": [], "ys": []})
-        strokes = self.plot.multi_line(
+        # one without points, to which a drag from outside can add
+        self.stroke = ColumnDataSource({"xs": [[]], "ys": [[]], "section": [0]})
+        self._strokes = self.plot.multi_line(
             "xs", "ys", source=self.stroke, line_color=_CROSS, line_width=8, line_alpha=0.6,
-            line_cap="round", line_join="round",
+            line_cap="round", line_join="round", name="strokes",
         )  # fmt: skip
-        self.stroke_glyph = strokes.glyph
-        self.tools["brush"] = FreehandDrawTool(renderers=[strokes], num_objects=1)
+        self.stroke_glyph = self._strokes.glyph
+        self.tools["brush"] = FreehandDrawTool(renderers=[self._strokes], num_objects=1)
         self.plot.add_tools(self.tools["brush"])
-        self.closed = ColumnDataSource({"x": [], "y": []})
-        polygon = self.tools["polygon"]
-        args = {"tool": polygon, "overlay": polygon.overlay, "closed": self.closed}
-        self.plot.js_on_event("doubletap", CustomJS(args=args, code=_CLOSE))
+        self.closed = ColumnDataSource()
+        self.empty_closed()
+        self._hear_shapes()
         self.corners = ColumnDataSource({"x": [], "y": []})
         self.plot.line("x", "y", source=self.corners, line_color=_CROSS, line_width=2)
         self.plot.scatter("x", "y", source=self.corners, color=_CROSS, size=7)
@@ -289,6 +333,20 @@ class SectionFigure:
             "x", "y", source=self.cursor, marker="cross", size=22, line_width=2.5,
             line_color=_CROSS,
         )  # fmt: skip
+
+    def _hear_shapes(self) -> None:
+        """Let the browser send what is drawn, with the section that it belongs to."""
+        args = {
+            "plot": self.plot, "amplitude": self.amplitude, "closed": self.closed,
+            "strokes": self._strokes, **self.tools,
+        }  # fmt: skip
+        for event, code in (
+            ("doubletap", _CLOSE), ("selectiongeometry", _SELECTED),
+            ("panstart", _DRAG_BEGINS), ("panend", _DRAG_ENDS),
+        ):  # fmt: skip
+            self.plot.js_on_event(event, CustomJS(args=args, code=code))
+        self.amplitude.js_on_change("data", CustomJS(args=args, code=_OTHER_SECTION))
+        self._strokes.js_on_change("visible", CustomJS(args=args, code=_STROKE_HIDDEN))
 
     def _style(self, colors: Mapping[str, str]) -> None:
         plot = self.plot
@@ -323,7 +381,7 @@ def _first_palette(name: str) -> list[str]:
 
 
 def _no_amplitudes() -> dict[str, list[Any]]:
-    return {**_EMPTY, "unit": [], "name_across": [], "name_down": []}
+    return {**_EMPTY, "unit": [], "name_across": [], "name_down": [], "section": []}
 
 
 def _rows(pixels: NDArray[Any]) -> NDArray[Any]:

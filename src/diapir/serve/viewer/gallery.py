@@ -17,7 +17,7 @@ from diapir.serve.viewer.colors import SALT, as_rgb
 from diapir.serve.viewer.controls import WIDTH
 from diapir.serve.viewer.section import SectionView
 from diapir.serve.viewer.state import SORTS
-from diapir.serve.viewer.tiles import TileSource, arrange, measures, unsortable
+from diapir.serve.viewer.tiles import TileSource, arrange, measure, needs_masks, unsortable
 
 PAGE_TILES = 40
 """Thumbnails on a page."""
@@ -62,8 +62,8 @@ class Gallery:
             self.thumbnails, sizing_mode="stretch_both", scroll="y-auto", margin=(6, 10)
         )
         self.order: NDArray[np.intp] = np.zeros(0, np.intp)
-        self._masks: NDArray[np.bool_] | None = None
-        self._measured: dict[str, NDArray[np.float64]] = {}
+        self._masks: NDArray[np.bool_] | None = None  # of all tiles, where the order needs them
+        self._measured: NDArray[np.float64] | None = None
         self.page.param.watch(lambda _: self._safely(self.draw), "value")
         state.param.watch(lambda _: self._safely(self.rearrange), ["sort", "falling", "quirk"])
 
@@ -89,22 +89,18 @@ class Gallery:
         source, state = self._view.source, self._view.state
         if not isinstance(source, TileSource):
             return
-        probs = source.probs.get(state.salt, {}).get("probability")
         self._masks = None
-        if probs is not None:
-            rule = self._view.library.models.rule(state.salt)
-            self._masks = make_masks(probs, state.threshold, rule)
-        measured = measures(source.tiles, probs, self._masks)
+        if needs_masks(state.sort, source.tiles):
+            self._masks = self._make_masks(source, slice(None))
+        self._measured = measure(state.sort, source, state.salt, self._masks)
         self.order = arrange(
-            source.tiles.ids, measured.get(state.sort), source.quirks.get(state.quirk),
-            falling=state.falling,
-        )  # fmt: skip
-        self._measured = measured
+            source.tiles.ids, self._measured, source.quirks.get(state.quirk), falling=state.falling
+        )
         last = max(1, -(-len(self.order) // PAGE_TILES))
         self.page.param.update(end=last, value=min(self.page.value, last))
         self.pages.object = f"of {last}, {len(self.order):,} tiles"
         self.draw()
-        problem = unsortable(state.sort, measured)
+        problem = unsortable(state.sort, self._measured)
         if problem is not None:
             raise problem
 
@@ -115,7 +111,11 @@ class Gallery:
             return
         start = (self.page.value - 1) * PAGE_TILES
         shown = self.order[start : start + PAGE_TILES]
-        self.thumbnails.items = [self._item(source, int(place)) for place in shown]
+        masks = self._make_masks(source, shown) if self._masks is None else self._masks[shown]
+        self.thumbnails.items = [
+            self._item(source, int(place), None if masks is None else masks[row])
+            for row, place in enumerate(shown)
+        ]
 
     def neighbour(self, index: int, count: int) -> int:
         """Return the tile some steps further in the order of the gallery; stops at the ends."""
@@ -124,14 +124,26 @@ class Gallery:
             return int(self.order[0]) if len(self.order) else index
         return int(self.order[int(np.clip(places[0] + count, 0, len(self.order) - 1))])
 
-    def _item(self, source: TileSource, place: int) -> dict[str, str]:
-        tiles, state = source.tiles, self._view.state
-        salt = None if self._masks is None else self._masks[place]
+    def _make_masks(
+        self, source: TileSource, which: slice | NDArray[np.intp]
+    ) -> NDArray[np.bool_] | None:
+        """Return what is taken as salt in some tiles; None where nothing was predicted."""
+        state = self._view.state
+        probs = source.probs.get(state.salt, {}).get("probability")
+        if probs is None:
+            return None
+        rule = self._view.library.models.rule(state.salt)
+        return make_masks(probs[which], state.threshold, rule)
+
+    def _item(
+        self, source: TileSource, place: int, salt: NDArray[np.bool_] | None
+    ) -> dict[str, str]:
+        tiles = source.tiles
         if salt is None and tiles.masks is not None:
             salt = tiles.masks[place] > 0
         picture = thumbnail(tiles.images[place], salt)
         id_ = tiles.ids[place]
-        value = self._measured.get(state.sort)
+        value = self._measured
         text = id_ if value is None else f"{value[place]:.3g}  {id_}"
         quirks = [name for name, which in source.quirks.items() if which[place]]
         title = f"{source.title('tile', place)}{': ' if quirks else ''}{', '.join(quirks)}"

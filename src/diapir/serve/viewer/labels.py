@@ -1,24 +1,32 @@
 """A person's corrections: painted, undone, kept as drafts, saved as labels to learn from."""
 
-from collections.abc import Sequence
+import json
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diapir.errors import DataError
-from diapir.io.atomic import write_bytes_atomic
-from diapir.io.images import encode_png, read_grey
-from diapir.io.labels import PNG_SALT, PNG_UNLABELLED, UNLABELLED, coded
+from diapir.io.atomic import write_bytes_atomic, write_text_atomic
+from diapir.io.images import MAX_PIXELS, encode_png, read_grey
+from diapir.io.labels import PNG_SALT, PNG_UNLABELLED, UNLABELLED, coded, label_pictures
 
 DRAFTS = ".drafts"
 """Folder inside that of the labels; what learns from labels does not look into it."""
 
-_UNDO_STEPS = 100
+RECORD = "source.json"
+"""File beside the labels that says whose they are, where one folder holds those of several."""
+
+_UNDO_BYTES = 64 << 20  # of what strokes have covered; the last step is kept whatever its size
 _MOST_VERTICES = 20_000
 
 Points = Sequence[tuple[float, float]]
+
+Box = tuple[slice, slice]
 
 
 class Canvas:
@@ -31,7 +39,8 @@ class Canvas:
     def __init__(self, labels: NDArray[np.uint8]) -> None:
         self.labels = labels
         self.files: tuple[object, ...] | None = None  # as of which they are, see `LabelFolder`
-        self._before: list[NDArray[np.uint8]] = []
+        self._before: deque[tuple[Box, NDArray[np.uint8]]] = deque()  # what was in a box
+        self._held = 0
 
     @classmethod
     def empty(cls, shape: tuple[int, ...]) -> "Canvas":
@@ -70,15 +79,31 @@ class Canvas:
         """Take the last step back; return whether there was one."""
         if not self._before:
             return False
-        self.labels = self._before.pop()
+        box, before = self._before.pop()
+        self._held -= before.nbytes
+        self.labels = self.labels.copy()  # what is drawn may still be on its way to the browser
+        self.labels[box] = before
         return True
 
     def _change(self, labels: NDArray[np.uint8]) -> bool:
-        if np.array_equal(labels, self.labels):
+        changed = labels != self.labels
+        if not changed.any():
             return False
-        self._before = [*self._before[1 - _UNDO_STEPS :], self.labels]
+        box = _box_of(changed)
+        before = self.labels[box].copy()
+        self._before.append((box, before))
+        self._held += before.nbytes
+        while self._held > _UNDO_BYTES and len(self._before) > 1:
+            self._held -= self._before.popleft()[1].nbytes
         self.labels = labels
         return True
+
+
+def _box_of(changed: NDArray[np.bool_]) -> Box:
+    """Return the smallest box that holds all that is True; there must be something."""
+    sides = [np.flatnonzero(changed.any(axis=axis)) for axis in (1, 0)]
+    across, down = (slice(int(side[0]), int(side[-1]) + 1) for side in sides)
+    return across, down
 
 
 def polygon_mask(points: Points, shape: tuple[int, int]) -> NDArray[np.bool_]:
@@ -193,10 +218,16 @@ class LabelFolder:
 
     Args:
         path: The folder; made when something is written.
+        most: Pixels of the largest section.
+        record: What is written into `RECORD` with the first labels; None: nothing.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, most: int = MAX_PIXELS, record: Mapping[str, str] | None = None
+    ) -> None:
         self.path = path
+        self._most = max(most, MAX_PIXELS)
+        self._record = record
         self._shares: dict[tuple[Path, int], tuple[float, float]] = {}
 
     def load(self, key: str, shape: tuple[int, ...]) -> Canvas:
@@ -207,7 +238,7 @@ class LabelFolder:
         """
         files = self._files(key)
         found = [path for path in (self._draft(key), self._saved(key)) if path.is_file()]
-        canvas = Canvas(_read(found[0], shape)) if found else Canvas.empty(shape)
+        canvas = Canvas(_read(found[0], shape, self._most)) if found else Canvas.empty(shape)
         canvas.files = files
         return canvas
 
@@ -222,7 +253,7 @@ class LabelFolder:
         if canvas.is_empty and not self._saved(key).exists():
             self._draft(key).unlink(missing_ok=True)
         else:
-            write_bytes_atomic(self._draft(key), _encoded(canvas.labels))
+            self._write(self._draft(key), canvas)
         canvas.files = self._files(key)
 
     def save(self, key: str, canvas: Canvas) -> Path | None:
@@ -238,17 +269,24 @@ class LabelFolder:
             self._saved(key).unlink(missing_ok=True)
             path = None
         else:
-            write_bytes_atomic(self._saved(key), _encoded(canvas.labels))
+            self._write(self._saved(key), canvas)
         self._draft(key).unlink(missing_ok=True)
         canvas.files = self._files(key)
         return path
+
+    def _write(self, path: Path, canvas: Canvas) -> None:
+        record = self.path / RECORD
+        if self._record is not None and not record.exists():
+            write_text_atomic(record, json.dumps(self._record, indent=2) + "\n")
+        write_bytes_atomic(path, _encoded(canvas.labels))
 
     def _check_unchanged(self, key: str, canvas: Canvas) -> None:
         if canvas.files is not None and canvas.files != self._files(key):
             raise DataError(
                 "somebody else has changed the labels of this section meanwhile",
                 where=self._saved(key),
-                mend="Step away and back to see them; what was drawn here since then is not kept.",
+                mend="Step away and back, or reload the page, to see them; what was drawn here "
+                "since then is not kept.",
             )
 
     def _files(self, key: str) -> tuple[object, ...]:
@@ -265,8 +303,8 @@ class LabelFolder:
 
     def entries(self) -> list[LabelEntry]:
         """Return all labelled sections, by name."""
-        saved = {path.stem: path for path in self.path.glob("*.png")}
-        drafts = {path.stem: path for path in (self.path / DRAFTS).glob("*.png")}
+        saved = {path.stem: path for path in label_pictures(self.path)}
+        drafts = {path.stem: path for path in label_pictures(self.path / DRAFTS)}
         found = []
         for key in sorted({*saved, *drafts}):
             labelled, salt = self._share(drafts.get(key) or saved[key])
@@ -277,7 +315,7 @@ class LabelFolder:
         known = (path, path.stat().st_mtime_ns)
         if known not in self._shares:
             try:
-                labels = _of_picture(path)
+                labels = _of_picture(path, self._most)
             except DataError:
                 return 0.0, 0.0
             spoken = labels != UNLABELLED
@@ -299,8 +337,8 @@ def _encoded(labels: NDArray[np.uint8]) -> bytes:
     return encode_png(np.ascontiguousarray(values.T))
 
 
-def _read(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    labels = _of_picture(path)
+def _read(path: Path, shape: tuple[int, ...], most: int) -> NDArray[np.uint8]:
+    labels = _of_picture(path, max(most, shape[0] * shape[1]))
     if labels.shape != tuple(shape):
         raise DataError(
             f"the labels are {labels.shape[0]} wide and {labels.shape[1]} high",
@@ -311,5 +349,18 @@ def _read(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     return labels
 
 
-def _of_picture(path: Path) -> NDArray[np.uint8]:
-    return coded(read_grey(path.read_bytes(), str(path)).T, PNG_SALT, PNG_UNLABELLED, path)
+def _of_picture(path: Path, most: int) -> NDArray[np.uint8]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read the labels: {error.strerror or error}", where=path) from error
+    return coded(read_grey(content, str(path), most).T, PNG_SALT, PNG_UNLABELLED, path)
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """Return whose labels a folder holds; None where it does not say."""
+    try:
+        found = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None

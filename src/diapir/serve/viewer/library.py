@@ -12,7 +12,8 @@ from diapir.inference.volume import STORE
 from diapir.io.layout import has_part
 from diapir.io.stores import is_store
 from diapir.serve.models import unique_names
-from diapir.serve.viewer.labels import LabelFolder
+from diapir.serve.viewer.blocks import KeptBlocks
+from diapir.serve.viewer.labels import LabelFolder, read_record
 from diapir.serve.viewer.models import ModelShelf
 from diapir.serve.viewer.sources import SurveyPaths, SurveySource, open_survey
 from diapir.serve.viewer.tiles import TileSource, open_tiles
@@ -37,14 +38,24 @@ class Library:
 
     def label_folder(self, source: Source) -> LabelFolder:
         """Return where the corrections of a source are kept."""
-        alone = len(self.sources) == 1
-        path = self.labels if alone else self.labels / source.name
-        return self._folders.setdefault(source.name, LabelFolder(path))
+        if not self._folders:
+            self._find_folders()
+        return self._folders[source.name]
 
     def close(self) -> None:
         """Stop reading ahead."""
         for source in self.sources.values():
             source.close()
+
+    def _find_folders(self) -> None:
+        if len(self.sources) == 1:
+            for name, source in self.sources.items():
+                self._folders[name] = LabelFolder(self.labels, source.most_samples)
+            return
+        known = {name: _identity(source) for name, source in self.sources.items()}
+        for name, path in _label_paths(self.labels, known).items():
+            most = self.sources[name].most_samples
+            self._folders[name] = LabelFolder(path, most, known[name])
 
 
 def open_library(
@@ -86,24 +97,74 @@ def open_library(
             mend="View the surveys one by one, or give the folders of their maps as paths.",
         )
     shelf = ModelShelf(models, settings, device, engine=engine, precision=precision)
-    sources = [_open(path, salt, truth, options) for path in paths]
+    kept = KeptBlocks()
+    sources = [_open(path, salt, truth, options, kept) for path in paths]
     for source, name in zip(sources, unique_names(s.name for s in sources), strict=True):
         source.name = name
     return Library({source.name: source for source in sources}, shelf, labels)
 
 
 def _open(
-    path: Path, salt: Path | None, truth: Path | None, options: Mapping[str, Any] | None
+    path: Path,
+    salt: Path | None,
+    truth: Path | None,
+    options: Mapping[str, Any] | None,
+    kept: KeptBlocks,
 ) -> Source:
     if not path.exists():
         raise DataError("there is no such file or folder", where=path, mend="Check the path.")
     if _is_map(path):
         source, recorded = _source_of_map(path)
         options = options if recorded is None else recorded
-        return open_survey(SurveyPaths(source, path, truth), options)
+        return open_survey(SurveyPaths(source, path, truth), options, kept)
     if _is_tiles(path):
         return open_tiles(path)
-    return open_survey(SurveyPaths(path, salt, truth), options)
+    return open_survey(SurveyPaths(path, salt, truth), options, kept)
+
+
+def _label_paths(labels: Path, known: Mapping[str, Mapping[str, str]]) -> dict[str, Path]:
+    """Return the folder of the labels of each of several sources.
+
+    Names of sources go by the order in which they were given, so the record in a folder decides.
+    Whose labels no record names gets a folder under its name that is no other's.
+
+    Args:
+        labels: Folder of them all.
+        known: Names of the sources, with their `_identity`.
+    """
+    records = _records(labels)
+    found: dict[str, Path] = {}
+    for what in ("fingerprint", "source"):  # a file may have been moved, or written anew
+        taken = set(found.values())
+        for name in [name for name in known if name not in found]:
+            own = [f for f, r in records.items() if r.get(what) == known[name][what]]
+            own = [f for f in own if f not in taken]
+            if own:
+                found[name] = next((f for f in own if f.name == name), own[0])
+    for name in [name for name in known if name not in found]:
+        folder, number = labels / name, 1
+        while folder in records or folder in found.values():
+            number += 1
+            folder = labels / f"{name}-{number}"
+        found[name] = folder
+    return found
+
+
+def _identity(source: Source) -> dict[str, str]:
+    """Return by what the labels of a source know it again."""
+    if isinstance(source, TileSource):
+        path, fingerprint = source.path, source.tiles.fingerprint()
+    else:
+        path, fingerprint = source.paths.source, str(source.volume.attrs.get("fingerprint", ""))
+    return {"source": str(path.resolve()), "fingerprint": fingerprint}
+
+
+def _records(labels: Path) -> dict[Path, dict[str, Any]]:
+    """Return the folders of labels that say whose they are, by name."""
+    if not labels.is_dir():
+        return {}
+    read = {folder: read_record(folder) for folder in sorted(labels.iterdir()) if folder.is_dir()}
+    return {folder: record for folder, record in read.items() if record is not None}
 
 
 def _is_map(path: Path) -> bool:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 ALL = "all"
 """Stands for the mean of all models."""
 
-_KEPT_SECTIONS = 200
+KEPT_BYTES = 512 << 20
+"""Of predicted sections at most; those not looked at for longest are forgotten first."""
 
 Found = Mapping[str, NDArray[np.float32]]
 
@@ -107,7 +108,9 @@ class ModelShelf:
         self._loaded: dict[str, Predictor] = {}
         self._looks: dict[tuple[str, str], Look] = {}
         self._found: OrderedDict[tuple[Any, ...], Found] = OrderedDict()
+        self._held = 0
         self._lock = threading.Lock()
+        self._memory = threading.Lock()  # the other one is held as long as a prediction takes
 
     @property
     def names(self) -> list[str]:
@@ -124,8 +127,12 @@ class ModelShelf:
         return mean_rule([self._cards[key].rule for key in self._members(name)])
 
     def known(self, name: str, key: tuple[Any, ...]) -> Found | None:
-        """Return what was predicted before."""
-        return self._found.get((name, *key))
+        """Return what was predicted before, as far as it is remembered."""
+        with self._memory:
+            found = self._found.get((name, *key))
+            if found is not None:
+                self._found.move_to_end((name, *key))
+            return found
 
     def predict(
         self, name: str, source: SurveySource, direction: Any, index: int, progress: Progress
@@ -187,10 +194,16 @@ class ModelShelf:
 
     def remember(self, key: tuple[Any, ...], found: Found) -> Found:
         """Keep a prediction for the next time it is shown."""
-        self._found[key] = found
-        while len(self._found) > _KEPT_SECTIONS:
-            self._found.popitem(last=False)
+        with self._memory:
+            self._forget(key)
+            self._found[key] = found
+            self._held += _size(found)
+            while self._held > KEPT_BYTES and len(self._found) > 1:
+                self._forget(next(iter(self._found)))
         return found
+
+    def _forget(self, key: tuple[Any, ...]) -> None:
+        self._held -= _size(self._found.pop(key, {}))
 
     def _members(self, name: str) -> list[str]:
         if name == ALL:
@@ -222,3 +235,7 @@ class ModelShelf:
                 is_picture=is_picture(source.paths.source),
             )  # fmt: skip
         return self._looks[key]
+
+
+def _size(found: Found) -> int:
+    return sum(values.nbytes for values in found.values())

@@ -17,7 +17,7 @@ from diapir.serve.viewer.correct import CorrectControls
 from diapir.serve.viewer.download import DownloadControls
 from diapir.serve.viewer.gallery import Gallery
 from diapir.serve.viewer.library import Library
-from diapir.serve.viewer.predictions import Predictions
+from diapir.serve.viewer.predictions import Asked, Predictions
 from diapir.serve.viewer.reads import Reads, SectionValues
 from diapir.serve.viewer.section import SectionView
 from diapir.serve.viewer.shortcuts import Shortcuts
@@ -58,7 +58,7 @@ class Page:
         self.predictions = Predictions(
             self.view,
             self.telling,
-            lambda name: self._when_locked(lambda: self._predicted(name)),
+            lambda name, asked: self._when_locked(lambda: self._predicted(name, asked)),
         )
         self.salt = SaltControls(self.view, self.predictions.widgets)
         self.gallery = Gallery(self.view, self._safely, self.predictions.predict_all)
@@ -80,6 +80,8 @@ class Page:
         self.view.on_section(self._section_changed)
         self.view.figure.on_zoom(self._zoomed)
         self._open(wanted)
+        self.state.param.watch(self._write_address, list(LINKED))
+        self._write_address()
 
     def template(self) -> pn.Template:
         """Return the page as Panel serves it."""
@@ -94,19 +96,6 @@ class Page:
         page.add_panel("facts", self.view.facts)
         page.add_panel("keys", self.keys)
         return page
-
-    def link(self, location: Any) -> None:
-        """Keep the address of the page what reopens it.
-
-        Args:
-            location: Panel's, whose `search` is what follows the '?' of the address.
-        """
-
-        def write(*_: Any) -> None:
-            location.search = self.state.query(dark=self._dark)
-
-        self.state.param.watch(write, list(LINKED))
-        write()
 
     def tell(self, error: DiapirError | None) -> None:
         """Show an error above the section, or take the last one away."""
@@ -230,6 +219,10 @@ class Page:
         self._refining = None
         self._safely(self.view.refine)
 
+    def _write_address(self, *_: Any) -> None:
+        """Keep the address of the page what reopens it."""
+        self.keys.query = self.state.query(dark=self._dark)
+
     def _salt_changed(self) -> None:
         if self.view.is_current:
             self.view.show_layers()
@@ -246,9 +239,9 @@ class Page:
         if self.gallery.body.visible:
             self.gallery.rearrange()
 
-    def _predicted(self, name: str) -> None:
-        """Show what a model has just found."""
-        if self.state.salt != name:
+    def _predicted(self, name: str, asked: Asked) -> None:
+        """Show what a model has just found, unless something else was chosen meanwhile."""
+        if self.state.salt != name and asked == (self.view.source, self.state.salt):
             self.salt.take(name)
             self.salt.follow()
         self._safely(self.view.show_layers)
@@ -261,6 +254,7 @@ class Page:
         tiles = isinstance(self.view.source, TileSource)
         gallery = tiles and self.state.view == "gallery"
         self._plot.visible, self.gallery.body.visible = not gallery, gallery
+        self.keys.stepping = not gallery
         self.gallery.controls.visible = self._turn_button.visible = tiles
         self._turn_button.label = "Show the tile" if gallery else "Show the gallery"
 

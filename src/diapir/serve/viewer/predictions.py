@@ -8,9 +8,13 @@ from typing import Any
 import panel as pn
 
 from diapir.serve.viewer.controls import WIDTH
+from diapir.serve.viewer.library import Source
 from diapir.serve.viewer.models import Progress, StoppedError
 from diapir.serve.viewer.section import SectionView
 from diapir.serve.viewer.tiles import TileSource
+
+Asked = tuple[Source, str]
+"""What was looked at, and where its salt came from."""
 
 
 class Predictions:
@@ -19,14 +23,15 @@ class Predictions:
     Args:
         view: The section.
         telling: Shows what goes wrong inside its block.
-        done: Called with the name of the model when a prediction has come to its end.
+        done: Called when a prediction has come to its end, with the name of the model, and what one
+            looked at, and where its salt came from, when it was asked for.
     """
 
     def __init__(
         self,
         view: SectionView,
         telling: Callable[[], AbstractContextManager[None]],
-        done: Callable[[str], None],
+        done: Callable[[str, Asked], None],
     ) -> None:
         self._view = view
         self._telling = telling
@@ -48,7 +53,7 @@ class Predictions:
     async def predict(self, _: Any = None) -> None:
         """Predict the section that is shown, in the background."""
         place, models, name = self._view.shown, self._view.library.models, self._model()
-        source = place.source
+        source, asked = place.source, self._asked()
 
         def work(progress: Progress) -> None:
             if isinstance(source, TileSource):
@@ -59,11 +64,11 @@ class Predictions:
                 models.predict(name, source, place.direction, place.index, progress)
 
         if await self._in_background(work):
-            self._done(name)
+            self._done(name, asked)
 
     async def predict_all(self, _: Any = None) -> None:
         """Predict all tiles, in the background."""
-        source, name = self._view.source, self._model()
+        source, name, asked = self._view.source, self._model(), self._asked()
         if not isinstance(source, TileSource):
             return
 
@@ -71,9 +76,13 @@ class Predictions:
             source.probs[name] = self._view.library.models.predict_tiles(
                 name, source.tiles, progress
             )
+            source.uncertainty(name)  # here it holds nothing up
 
         if await self._in_background(work):
-            self._done(name)
+            self._done(name, asked)
+
+    def _asked(self) -> Asked:
+        return self._view.source, self._view.state.salt
 
     def stop(self) -> None:
         """End the prediction that runs."""

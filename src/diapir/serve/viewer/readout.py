@@ -26,8 +26,11 @@ const i = Math.floor((x - data.x[0]) / data.dw[0] * width);
 const j = Math.floor((y - data.y[0]) / data.dh[0] * height);
 if (i < 0 || j < 0 || i >= width || j >= height) { line.textContent = ''; return; }
 const sample = data.sample[0];
-const number = (start, size, count, place, own) =>
-  Number((start + place * size / count + own / 2).toPrecision(6)).toString();
+// to a hundredth of a step: the sums leave crumbs, and large numbers have many digits
+const number = (start, size, count, place, own) => {
+  const digits = Math.min(20, Math.max(0, 2 - Math.floor(Math.log10(Math.abs(own)))));
+  return Number((start + place * size / count + own / 2).toFixed(digits)).toString();
+};
 const value = data.image[0][j * width + i] * data.unit[0];
 let text = `${data.name_across[0]} ${number(data.x[0], data.dw[0], width, i, sample[0])}   `
          + `${data.name_down[0]} ${number(data.y[0], data.dh[0], height, j, sample[1])}   `

@@ -10,6 +10,7 @@ import numpy as np
 import panel as pn
 from numpy.typing import NDArray
 
+from diapir.errors import DataError
 from diapir.inference.postprocess import make_masks
 from diapir.models.maskrule import AS_THRESHOLDED, MaskRule
 from diapir.serve.viewer.colors import (
@@ -56,6 +57,8 @@ class SectionView:
         self.facts = pn.pane.HTML("", margin=0)
         self.title = pn.pane.HTML("", margin=(14, 10, 0, 10))
         self.canvas = Canvas.empty((1, 1))
+        self.labels_problem: DataError | None = None  # why those on disk are not in the canvas
+        self.section = 0  # counted on with every other section that is drawn
         self._values: SectionValues | None = None
         self._image: SectionImage | None = None
         self._listeners: list[Callable[[], None]] = []
@@ -110,11 +113,17 @@ class SectionView:
         self.draw(self.reading()())
 
     def draw(self, read: SectionValues) -> None:
-        """Draw a section that was read."""
+        """Draw a section that was read.
+
+        Raises:
+            DataError: Its labels cannot be read; it is drawn without them, and not to be corrected.
+        """
         place, first = read.place, self._values is None
         amplitudes = read.values["amplitude"]
-        if first or place != self.shown:
-            self.canvas = self._load_labels(place, amplitudes.shape)
+        other = first or place != self.shown
+        if other:
+            self.section += 1
+            self._load_labels(place, amplitudes.shape)
         self._values = read
         source, direction = place.source, place.direction
         axes = place.axes
@@ -123,7 +132,7 @@ class SectionView:
         down = "sample" if down == "1" else down
         self._image = SectionImage(
             axes, (across, down), direction != "slice", amplitudes,
-            source.dead(direction, place.index),
+            source.dead(direction, place.index), section=self.section,
         )  # fmt: skip
         with pn.io.hold():
             self.figure.show(self._with_layers(self._image), keep_zoom=not first)
@@ -132,6 +141,8 @@ class SectionView:
             self.title.object = f"<b>{html.escape(place.title)}</b>"
         for listener in self._listeners:
             listener()
+        if other and self.labels_problem is not None:
+            raise self.labels_problem
 
     def refine(self) -> None:
         """Draw more finely what was zoomed into."""
@@ -235,10 +246,14 @@ class SectionView:
         of_map = _OF_MAP if self.state.salt == MAP else frozenset()
         return frozenset(known & {"truth", *of_map})
 
-    def _load_labels(self, place: Place, shape: tuple[int, ...]) -> Canvas:
+    def _load_labels(self, place: Place, shape: tuple[int, ...]) -> None:
+        self.canvas, self.labels_problem = Canvas.empty(shape), None
         if place.key is None:
-            return Canvas.empty(shape)
-        return self.library.label_folder(place.source).load(place.key, shape)
+            return
+        try:
+            self.canvas = self.library.label_folder(place.source).load(place.key, shape)
+        except DataError as problem:
+            self.labels_problem = problem
 
     def _dropped(self) -> NDArray[np.bool_] | None:
         """Return where the probability is above the threshold and the rule takes no salt."""

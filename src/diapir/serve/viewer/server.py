@@ -38,9 +38,7 @@ def add_viewer(app: "FastAPI", library: Library, *, path: str = "/view") -> None
         asked = parse_query(pn.state.location.search)
         dark = asked.pop("theme", "") == "dark"
         pn.config.theme = "dark" if dark else "default"
-        page = Page(library, dark=dark, wanted=asked)
-        page.link(pn.state.location)
-        return page.template()
+        return Page(library, dark=dark, wanted=asked).template()
 
     # signed sessions: a page of another site cannot make up one and drive the viewer through it
     add_applications(

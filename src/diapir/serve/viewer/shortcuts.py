@@ -41,6 +41,7 @@ class Shortcuts:
         self._safely = safely
         self._keys: Keys | None = None
         figure = view.figure
+        self._drawing = self._of_cursor()
         self._actions: dict[str, Callable[[], Any]] = {
             "+": lambda: figure.move(zoom=1.25),
             "=": lambda: figure.move(zoom=1.25),
@@ -55,7 +56,7 @@ class Shortcuts:
             "v": lambda: view.state.param.update(reverse=not view.state.reverse),
             "p": predict,
             "g": turn_view,
-            **self._drawing(),
+            **self._correcting(),
             **{key: partial(self._toggle, layer) for key, layer in _LAYER_KEYS.items()},
             **{key: partial(self._turn, place) for place, key in enumerate("123")},
         }
@@ -66,29 +67,37 @@ class Shortcuts:
         Args:
             step: Called with how many sections to go on.
         """
-        self._keys = Keys(step, self._press, keys=sorted(self._actions))
+        self._keys = Keys(
+            step, self._press, keys=sorted(self._actions), drawing=sorted(self._drawing)
+        )
         return self._keys
 
     def _press(self, key: str) -> None:
-        action = self._actions[key]
+        action = self._drawing[key] if key in self._drawing else self._actions[key]
         if asyncio.iscoroutinefunction(action):
             pn.state.execute(action)
         else:
             self._safely(action)
 
-    def _drawing(self) -> dict[str, Callable[[], Any]]:
+    def _correcting(self) -> dict[str, Callable[[], Any]]:
         """Return what the keys do that correct."""
-        correct, cursor = self._correct, self._correct.cursor
-        actions: dict[str, Callable[[], Any]] = {
-            "k": partial(self._turn_cursor, cursor.toggle),
-            "Escape": partial(self._turn_cursor, cursor.leave),
-            "Enter": cursor.corner,
-            "shift+Enter": cursor.finish,
+        correct = self._correct
+        return {
+            "k": partial(self._turn_cursor, correct.cursor.toggle),
             "u": correct.take_back,
             "s": correct.store,
             "a": lambda: correct.choose(1),
             "r": lambda: correct.choose(0),
             "e": lambda: correct.choose(UNLABELLED),
+        }
+
+    def _of_cursor(self) -> dict[str, Callable[[], Any]]:
+        """Return what the keys do that draw with the cursor; without it they are the browser's."""
+        cursor = self._correct.cursor
+        actions: dict[str, Callable[[], Any]] = {
+            "Escape": partial(self._turn_cursor, cursor.leave),
+            "Enter": cursor.corner,
+            "shift+Enter": cursor.finish,
         }
         for name, (across, down) in _ARROWS.items():
             for prefix, far in (("", 1), ("alt+", 10)):
@@ -96,9 +105,11 @@ class Shortcuts:
         return actions
 
     def _turn_cursor(self, turn: Callable[[], None]) -> None:
-        turn()
-        if self._keys is not None:
-            self._keys.cursor = self._correct.cursor.is_on
+        try:
+            turn()
+        finally:
+            if self._keys is not None:
+                self._keys.cursor = self._correct.cursor.is_on
 
     def _nudge(self, change: float) -> None:
         state = self._view.state

@@ -15,13 +15,14 @@ from diapir.inference.volume import STORE
 from diapir.io.labels import beside, line_name
 from diapir.io.opening import open_volume
 from diapir.io.volume import Geometry, geometry_of
-from diapir.serve.viewer.blocks import KEPT_BYTES, BlockReader
+from diapir.serve.viewer.blocks import BlockReader, KeptBlocks
 
 Direction = Literal["inline", "crossline", "slice", "line", "tile"]
 """Along what a section runs; `slice` is one sample of every trace, `line` a 2-D line or picture."""
 
 _AXIS = {"inline": 0, "crossline": 1, "slice": 2}
 _QUANTITY = {"ms": "Two-way time (ms)", "m": "Depth (m)", "ft": "Depth (ft)", "1": "Sample"}
+_MOST_SLICED = 1 << 30  # bytes of a SEG-Y file that is read whole for its slices
 _LEVELS = np.concatenate([np.linspace(0, 10, 101), np.linspace(10.5, 89.5, 159),
                           np.linspace(90, 100, 101)])  # fmt: skip
 
@@ -84,6 +85,7 @@ class SurveySource:
         salt: Probability and disagreement by name, of the survey's shape, as arrays to slice.
         truth: Array of 0 and 1 of the survey's shape.
         map_threshold: Of the map that the salt comes from.
+        kept: Takes the blocks that are read, beside those of other surveys; None: of this one.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class SurveySource:
         salt: Mapping[str, Any] | None = None,
         truth: Any = None,
         map_threshold: float = 0.5,
+        kept: KeptBlocks | None = None,
     ) -> None:
         self.name = name
         self.volume = volume
@@ -103,9 +106,9 @@ class SurveySource:
         self._arrays = {"amplitude": volume["amplitude"].data, **(salt or {})}
         if truth is not None:
             self._arrays["truth"] = truth
+        kept = KeptBlocks() if kept is None else kept
         self._readers = {
-            key: BlockReader(array, KEPT_BYTES if key == "amplitude" else KEPT_BYTES // 2)
-            for key, array in self._arrays.items()
+            key: BlockReader(array, kept, len(self._arrays)) for key, array in self._arrays.items()
         }
 
     @property
@@ -127,6 +130,12 @@ class SurveySource:
     def unit(self) -> str:
         """Unit of time or depth; '1' for samples."""
         return self.geometry.unit
+
+    @property
+    def most_samples(self) -> int:
+        """Samples of its largest line."""
+        *lines, samples = self.geometry.shape
+        return max(lines) * samples
 
     def key(self, direction: Direction, index: int) -> str | None:
         """Return the name of the file of its labels; None for slices, which have none."""
@@ -255,7 +264,7 @@ class SurveySource:
 
     def _segy_slice(self, index: int) -> NDArray[np.float32]:
         reader = self._readers["amplitude"]
-        if reader.whole_bytes() > KEPT_BYTES:
+        if reader.whole_bytes() > _MOST_SLICED:
             raise DataError(
                 "a slice through a SEG-Y file of this size would read the whole file each time",
                 where=self.paths.source,
@@ -269,8 +278,17 @@ def _whole(reader: BlockReader) -> NDArray[Any]:
     return reader.box(tuple(slice(0, size) for size in reader.shape))
 
 
-def open_survey(paths: SurveyPaths, options: Mapping[str, Any] | None = None) -> SurveySource:
+def open_survey(
+    paths: SurveyPaths,
+    options: Mapping[str, Any] | None = None,
+    kept: KeptBlocks | None = None,
+) -> SurveySource:
     """Return a survey with the salt and the truth that belong to it.
+
+    Args:
+        paths: Their files.
+        options: For SEG-Y, see `open_volume`.
+        kept: Takes the blocks that are read, beside those of other surveys; None: of this one.
 
     Raises:
         DataError: One of them cannot be read, or has another shape.
@@ -283,7 +301,7 @@ def open_survey(paths: SurveyPaths, options: Mapping[str, Any] | None = None) ->
         known = open_volume(paths.truth, **beside(options or {}))
         truth = _fitting(known["amplitude"].data, shape, paths.truth)
     threshold = 0.5 if paths.salt is None else _map_threshold(paths.salt)
-    return SurveySource(paths.source.stem, volume, paths, salt, truth, threshold)
+    return SurveySource(paths.source.stem, volume, paths, salt, truth, threshold, kept)
 
 
 def _open_salt(path: Path, shape: tuple[int, ...]) -> dict[str, Any]:

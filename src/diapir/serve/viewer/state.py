@@ -22,7 +22,7 @@ SORTS = ("name", "score", "uncertainty", "coverage", "depth")
 
 LINKED = (
     "data", "direction", "number", "display", "clip", "reverse", "layers", "threshold", "opacity",
-    "salt", "view", "sort", "falling", "quirk", "tile",
+    "salt", "view", "sort", "falling", "quirk",
 )  # fmt: skip
 """What a link holds."""
 
@@ -46,7 +46,6 @@ class ViewState(param.Parameterized):  # type: ignore[misc]
     sort = param.Selector(default="name", objects=list(SORTS))
     falling = param.Boolean(False, doc="Largest first.")
     quirk = param.String("", doc="Only tiles with this quirk.")
-    tile = param.String("", doc="Name of the tile that is enlarged.")
 
     def take(self, wanted: dict[str, object]) -> list[str]:
         """Set what a link says; return the names of the values that cannot be used."""

@@ -15,6 +15,8 @@ from diapir.metrics.score import tile_counts, tile_scores
 from diapir.serve.viewer.models import Found
 from diapir.serve.viewer.sources import Axis, Direction
 
+_AT_ONCE = 256  # tiles whose uncertainty is computed at a time
+
 
 class TileSource:
     """Tiles that are looked at one by one, or as a gallery.
@@ -25,7 +27,6 @@ class TileSource:
         path: Where they come from.
     """
 
-    is_segy = False
     directions: tuple[Direction, ...] = ("tile",)
 
     def __init__(self, name: str, tiles: Tiles, path: Path) -> None:
@@ -34,6 +35,7 @@ class TileSource:
         self.path = path
         self.quirks = find_quirks(tiles)
         self.probs: dict[str, Found] = {}
+        self._uncertain: dict[str, tuple[object, NDArray[np.float64]]] = {}
         self._index = {id_: place for place, id_ in enumerate(tiles.ids)}
 
     @property
@@ -45,6 +47,19 @@ class TileSource:
     def unit(self) -> str:
         """Unit of the axis down: pixels are samples."""
         return "1"
+
+    @property
+    def most_samples(self) -> int:
+        """Samples of a tile."""
+        return int(np.prod(self.tiles.images.shape[1:]))
+
+    def uncertainty(self, name: str) -> NDArray[np.float64]:
+        """Return the mean of 4 p (1 - p) of each tile, 0..1, as a model in `probs` has it."""
+        probs = self.probs[name]["probability"]
+        known = self._uncertain.get(name)
+        if known is None or known[0] is not probs:
+            known = self._uncertain[name] = probs, mean_uncertainty(probs)
+        return known[1]
 
     def title(self, direction: Direction, index: int) -> str:
         """Return the name of a tile, with its depth."""
@@ -107,31 +122,45 @@ def open_tiles(path: Path) -> TileSource:
     return TileSource(path.stem, read_tiles(path, part), path)
 
 
-def measures(
-    tiles: Tiles, probs: NDArray[np.float32] | None, masks: NDArray[np.bool_] | None
-) -> dict[str, NDArray[np.float64]]:
-    """Return what tiles can be sorted by.
+def mean_uncertainty(probs: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the mean of 4 p (1 - p) of each tile (N, H, W), 0..1."""
+    found = np.empty(len(probs))
+    for first in range(0, len(probs), _AT_ONCE):
+        part = probs[first : first + _AT_ONCE]
+        values = 4 * part * (1 - part)
+        found[first : first + _AT_ONCE] = values.mean(axis=(1, 2), dtype=np.float64)
+    return found
+
+
+def needs_masks(sort: str, tiles: Tiles) -> bool:
+    """Return whether the masks of all tiles are needed to sort them this way."""
+    return sort == ("coverage" if tiles.masks is None else "score")
+
+
+def measure(
+    sort: str, source: TileSource, salt: str, masks: NDArray[np.bool_] | None
+) -> NDArray[np.float64] | None:
+    """Return what tiles are sorted by, (N,); None for their names, or where it is not known.
 
     Args:
-        tiles: The tiles.
-        probs: (N, H, W) probability; without it there are neither score nor uncertainty.
-        masks: (N, H, W) what is taken as salt; None where `probs` is.
-
-    Returns:
-        (N,) by name: 'score' of the competition; 'uncertainty', the mean of 4 p (1 - p), 0..1;
-        'coverage' of the truth, else of the prediction; 'depth' in feet.
+        sort: 'score' of the competition; 'uncertainty', see `TileSource.uncertainty`; 'coverage' of
+            the truth, else of the prediction; 'depth' in feet.
+        source: The tiles.
+        salt: Name of the model in `source.probs`; without one there is no score and no uncertainty.
+        masks: (N, H, W) what is taken as salt; only where `needs_masks` says so.
     """
-    found: dict[str, NDArray[np.float64]] = {}
-    if tiles.masks is not None:
-        found["coverage"] = tiles.coverage.astype(np.float64)
-    if probs is not None and masks is not None:
-        found["uncertainty"] = (4 * probs * (1 - probs)).mean(axis=(1, 2), dtype=np.float64)
-        found.setdefault("coverage", masks.mean(axis=(1, 2), dtype=np.float64))
-        if tiles.masks is not None:
-            found["score"] = np.asarray(tile_scores(tile_counts(masks, tiles.masks)), np.float64)
-    if tiles.z_feet is not None:
-        found["depth"] = tiles.z_feet.astype(np.float64)
-    return found
+    tiles = source.tiles
+    if sort == "depth" and tiles.z_feet is not None:
+        return tiles.z_feet.astype(np.float64)
+    if sort == "coverage" and tiles.masks is not None:
+        return tiles.coverage.astype(np.float64)
+    if sort == "uncertainty" and salt in source.probs:
+        return source.uncertainty(salt)
+    if sort == "coverage" and masks is not None:
+        return np.asarray(masks.mean(axis=(1, 2), dtype=np.float64))
+    if sort == "score" and masks is not None and tiles.masks is not None:
+        return np.asarray(tile_scores(tile_counts(masks, tiles.masks)), np.float64)
+    return None
 
 
 def arrange(
@@ -161,9 +190,9 @@ def arrange(
     return order if chosen is None else order[chosen[order]]
 
 
-def unsortable(sort: str, measured: dict[str, NDArray[np.float64]]) -> DataError | None:
+def unsortable(sort: str, measured: NDArray[np.float64] | None) -> DataError | None:
     """Return why tiles cannot be sorted this way; None if they can."""
-    if sort == "name" or sort in measured:
+    if sort == "name" or measured is not None:
         return None
     expected, mend = _NEEDS[sort]
     return DataError(f"the tiles have no {sort}", expected=expected, mend=mend)
