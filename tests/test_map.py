@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from diapir.cli import app
 from diapir.data.survey import SurveyPlan, generate_survey, write_survey
-from diapir.errors import DataError, ModelFileError, RunError
+from diapir.errors import DataError, ModelFileError, OptionError, RunError
 from diapir.export.segy_mask import traces_of
 from diapir.inference.journal import settings_key
 from diapir.inference.schedule import Workers
@@ -300,6 +300,14 @@ def test_a_map_without_a_model_is_refused(survey, tmp_path, monkeypatch):
     monkeypatch.setattr("diapir.models.packaged.resources.files", lambda _: tmp_path)
     with pytest.raises(ModelFileError, match="no model is named"):
         map_survey(survey, tmp_path / "out", [], MapSettings(), workers=ONE, progress=False)
+
+
+def test_a_device_that_is_not_there_is_told_before_anything_else(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("diapir.inference.predict._has_card", lambda: False)
+    np.save(tmp_path / "line.npy", np.random.default_rng(0).normal(size=(40, 48)))
+    with pytest.raises(OptionError, match="no device"):
+        map_survey(tmp_path / "line.npy", tmp_path / "out", [model], SETTINGS, device="cuda")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_changed_segy_is_not_copied(survey, model, tmp_path, made):

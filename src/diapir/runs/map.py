@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from diapir.errors import DataError
 from diapir.export.segy_mask import find_segy, segy_files, write_salt_segy
 from diapir.inference.journal import Journal, settings_key
 from diapir.inference.look import Look, trained_pixels
+from diapir.inference.predict import choose_device
 from diapir.inference.schedule import Workers
 from diapir.inference.sections import SectionModel, choose_look, load_section_model
 from diapir.inference.volume import (
@@ -37,6 +38,9 @@ from diapir.runs.map_report import look_at_domain, nothing_kept, write_map_repor
 from diapir.runs.map_result import MapResult, MapSettings
 from diapir.runs.products import Products, write_products
 from diapir.runs.provenance import made_with
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _OF_PRODUCTS = ("min_samples", "max_bodies", "velocity_m_s", "display", "threshold")
 _ALGORITHM = 3
@@ -137,7 +141,7 @@ def map_survey(
 
 
 def _choose_segy(
-    survey: Any, wanted: bool | None, folders: Sequence[Path] | None
+    survey: "xr.Dataset", wanted: bool | None, folders: Sequence[Path] | None
 ) -> tuple[bool, tuple[str, ...]]:
     """Return whether SEG-Y is written, known before hours of predicting, and why not, in words.
 
@@ -165,7 +169,7 @@ def _threshold(settings: MapSettings, cards: Sequence[ModelCard], source: Path) 
 
 
 def _stated(
-    survey: Any,
+    survey: "xr.Dataset",
     models: Sequence[Path],
     settings: MapSettings,
     threshold: float,
@@ -178,19 +182,16 @@ def _stated(
 
     It stays flat and as it ever was: what was begun with another table starts afresh.
     """
-    import torch
-
     own = asdict(settings)
     own |= own.pop("sections")
     for name in _OF_PRODUCTS:
         del own[name]
-    on_card = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     return {
         "algorithm": _ALGORITHM,
         "models": [file_sha256(path) for path in models],
         "stand_in": None if load_model is None else _name_of(load_model),
         "fingerprint": str(survey.attrs.get("fingerprint", "")),
-        "device": "cuda" if on_card else "cpu",
+        "device": choose_device(device),
         "threshold": threshold,
         "look": asdict(look),
         "shape": list(plan.shape),
@@ -211,7 +212,7 @@ def _name_of(load_model: Callable[[], SectionModel]) -> str:
 
 
 def _loader(
-    models: Sequence[Path], settings: MapSettings, device: str, survey: Any
+    models: Sequence[Path], settings: MapSettings, device: str, survey: "xr.Dataset"
 ) -> Callable[[], SectionModel]:
     tiling = settings.sections.tiling
     return partial(
@@ -249,7 +250,7 @@ def _is_finished(out: Path, key: str) -> bool:
 def _predict(
     job: Job,
     plan: Plan,
-    survey: Any,
+    survey: "xr.Dataset",
     workers: Workers,
     stated: dict[str, Any],
     progress: bool,
@@ -290,7 +291,12 @@ def _publish(store: Path, out: Path) -> None:
 
 
 def _write_products(
-    survey: Any, settings: MapSettings, threshold: float, out: Path, segy: bool, progress: bool
+    survey: "xr.Dataset",
+    settings: MapSettings,
+    threshold: float,
+    out: Path,
+    segy: bool,
+    progress: bool,
 ) -> tuple[Products, tuple[Path, ...]]:
     """Write what is made of the store; return it, and all files of the map so far."""
     probs = _open_array(out / STORE, "probability")
@@ -323,7 +329,7 @@ def _open_array(store: Path, name: str) -> Any:
 
 def _report(
     result: MapResult,
-    survey: Any,
+    survey: "xr.Dataset",
     stated: dict[str, Any],
     models: Sequence[Path],
     cards: Sequence[ModelCard],
