@@ -227,6 +227,7 @@ def test_queries_that_cannot_be_used(client, query):
         ("normalise=" + "x" * 900, f"'{'x' * 37}...{'x' * 38}' cannot be used", "a valid boolean"),
         ("unknown=1", "Extra inputs are not permitted", None),
         ("output=x&polarity=up", "'x' cannot be used (and 1 more)", "'mask'"),
+        ("clip_high=10&clip_low=90", "'10' cannot be used", "more than clip_low, which is 90"),
     ],
 )
 def test_wrong_values_are_told_in_their_fields(client, query, what, expected):
@@ -236,6 +237,12 @@ def test_wrong_values_are_told_in_their_fields(client, query, what, expected):
     assert found["what"] == what
     assert (found["expected"] is None) == (expected is None)
     assert expected is None or expected in found["expected"]
+
+
+def test_percentiles_that_do_not_rise_with_the_default_are_told(client):
+    body = encode_npy(RNG.normal(size=(9, 9)))
+    found = problem(client.post("/predict?clip_low=99.5", content=body, headers=NPY), 422)
+    assert (found["where"], found["what"]) == ("query.clip_high", "99.0 cannot be used")
 
 
 def test_types_names_methods_and_paths_that_are_not_there(client):

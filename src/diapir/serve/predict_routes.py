@@ -11,7 +11,8 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from diapir.inference.sections import SectionSettings, choose_look
 from diapir.io.images import MAX_PIXELS, encode_mask_png
@@ -55,7 +56,18 @@ class PredictQuery(BaseModel):
     clip_low: float = Field(
         1.0, ge=0, le=100, description="Percentile below which amplitudes are clipped."
     )
-    clip_high: float = Field(99.0, ge=0, le=100, description="And above which.")
+    clip_high: float = Field(
+        99.0, ge=0, le=100, description="And above which.", validate_default=True
+    )
+
+    @field_validator("clip_high")
+    @classmethod
+    def _check_rises(cls, high: float, info: ValidationInfo) -> float:
+        low = info.data.get("clip_low")  # not there where it cannot be used itself
+        if low is not None and low >= high:
+            text = "Input should be more than clip_low, which is {low}"
+            raise PydanticCustomError("clip", text, {"low": low})
+        return high
 
 
 class RunLengths(BaseModel):
@@ -126,6 +138,7 @@ def predict_router(models: Models, batcher: Batcher, settings: ServeSettings) ->
             hold = held.enter_context(batcher.seat(body_size(request, settings)))
             body = await request.body()
             taken = len(body)  # the request keeps it to its end
+            hold(taken)
             card = models.card(name)
             grey = await to_thread.run_sync(_to_grey, body, query, card, limiter=codecs)
             if query.output == "probabilities":  # the one size that is known before the work
