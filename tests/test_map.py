@@ -168,6 +168,32 @@ def test_a_finished_map_only_makes_its_products_again(survey, model, tmp_path):
     assert any("replaced" in text for text in third.news)
 
 
+def test_a_changed_option_is_told_before_hours_of_work_and_loses_none(survey, model, tmp_path):
+    out, said, before = tmp_path / "out", [], []
+    mapped = partial(map_survey, survey, out, [model], workers=ONE, progress=False)
+
+    def stop(done, _):
+        before.append(list(said))
+        if done == 5:
+            raise RuntimeError("pulled the plug")
+
+    with pytest.raises(RuntimeError):
+        mapped(SETTINGS, tell=stop)
+    before.clear()
+    with pytest.raises(RuntimeError):
+        mapped(replace(SETTINGS, threshold=0.4), tell=stop, say=said.append)
+    assert any("afresh: 5 blocks" in text for text in before[0])
+    result = mapped(SETTINGS)
+    assert result.prediction.resumed == 5
+    assert "going on: 5 blocks are done already" in result.news
+    assert not list(out.glob(".unfinished-*"))
+    said.clear()
+    with pytest.raises(RuntimeError):
+        mapped(replace(SETTINGS, threshold=0.4), tell=stop, say=said.append)
+    assert any("is replaced when" in text for text in said)
+    assert mapped(SETTINGS).prediction is None  # the map that was finished is still there
+
+
 def test_settings_are_stated_as_ever(tmp_path):
     """Maps that an earlier version left unfinished go on only where this table is the same."""
     line = np.random.default_rng(0).normal(size=(40, 48)).astype(np.float32)
@@ -396,6 +422,16 @@ def test_the_verb_maps_and_prints(survey, model, tmp_path):
     again = CliRunner().invoke(app, line, catch_exceptions=False)
     table = json.loads(again.stdout)
     assert any("finished already" in text for text in table["news"])
+
+
+def test_the_verb_tells_a_note_once(model, tmp_path):
+    file, out = tmp_path / "line.npy", tmp_path / "out"
+    np.save(file, np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32))
+    line = ["map", str(file), str(out), "--model", str(model), "--workers", "1", "--quiet"]
+    for _ in range(2):
+        done = CliRunner().invoke(app, [*line, "--window", "64", "--overlap", "16"])
+        assert done.exit_code == 0
+    assert done.stderr.count("note: the prediction is finished already") == 1
 
 
 @pytest.mark.parametrize(

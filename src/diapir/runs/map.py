@@ -61,12 +61,13 @@ def map_survey(
     name: str | None = None,
     progress: bool = True,
     tell: Callable[[int, int], None] | None = None,
+    say: Callable[[str], object] = lambda _: None,
     load_model: Callable[[], SectionModel] | None = None,
 ) -> MapResult:
     """Predict salt in a survey and write every product into a folder.
 
     Killed at any moment, the same call goes on where it was. With other models, input or settings
-    it starts afresh and says so in `news`.
+    it starts afresh and says so, in `news` and before; what was unfinished is kept until then.
 
     Args:
         source: SEG-Y, Zarr, MDIO, or a PNG or NumPy section.
@@ -85,6 +86,7 @@ def map_survey(
             left out.
         progress: Show progress bars.
         tell: Called with the blocks that are done and all blocks, whenever some are done.
+        say: Called with each text of `news` that is known before hours of predicting begin.
         load_model: Takes the place of the model files, for tests and for networks of one's own;
             `models` may then be empty and `settings.threshold` must be given.
 
@@ -106,7 +108,10 @@ def map_survey(
     folder.make_plain()
     with folder.locked():
         remove_leftovers(out)
-        journal, news = _open_journal(out, stated)
+        journal, found = _open_journal(out, stated)
+        news = (*found, *unwritten)
+        for text in (*news, *reading_warnings(survey)):
+            say(text)
         prediction = None
         if not _is_finished(out, settings_key(stated)):
             job = Job(
@@ -121,6 +126,7 @@ def map_survey(
                 scratch=len(plan.directions) > 1,
             )
             prediction = _predict(job, plan, survey, workers, stated, progress, tell)
+            journal.remove_others()
             _publish(prediction.store, out)
         journal.remove()
         products, files = _write_products(survey, settings, threshold, out, segy, progress)
@@ -134,7 +140,7 @@ def map_survey(
             products=products,
             settings=settings,
             files=files,
-            news=(*news, *unwritten),
+            news=news,
         )
         opened = {"path": str(source.resolve()), "options": options} if name is None else None
         return _report(result, survey, stated, models, cards, opened)
@@ -228,14 +234,14 @@ def _loader(
 
 def _open_journal(out: Path, stated: dict[str, Any]) -> tuple[Journal, tuple[str, ...]]:
     journal, news = Journal.open(out.resolve(), stated)
-    if (out / STORE).exists():
-        if _is_finished(out, settings_key(stated)):
-            news = (*news, "the prediction is finished already: only the products are made again")
-        else:
-            text = (
-                "another model, input or other settings made the map that is here: it is replaced"
-            )
-            news = (*news, text)
+    if _is_finished(out, settings_key(stated)):
+        news = ("the prediction is finished already: only the products are made again",)
+    elif (out / STORE).exists():
+        text = (
+            "another model, input or other settings made the map that is here: it is replaced when "
+            "this one is done"
+        )
+        news = (*news, text)
     return journal, news
 
 
