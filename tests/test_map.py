@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+import zarr
 from typer.testing import CliRunner
 
 from diapir.cli import app
@@ -312,6 +314,25 @@ def test_another_first_sample_is_another_map(survey, model, tmp_path):
     assert [first for first, _ in found] == [100, 100, 1000]
     assert any("finished already" in text for text in found[1][1])
     assert any("is replaced" in text for text in found[2][1])
+
+
+def test_a_store_of_others_that_is_written_anew_is_another_survey(tmp_path):
+    """What `diapir ingest` did not write says nothing of its content, such as MDIO."""
+    values = np.random.default_rng(0).normal(size=(34, 36, 48)).astype(np.float32)
+    path = tmp_path / "cube.mdio"
+    dims = ("inline", "crossline", "time")
+    xr.Dataset({"amplitude": (dims, values)}).to_zarr(path, zarr_format=3, consolidated=False)
+    for file in path.rglob("*"):
+        os.utime(file, (10**9, 10**9))
+    again = partial(map_survey, path, tmp_path / "out", [], SETTINGS, workers=ONE, progress=False,
+                    load_model=IdentityModel)  # fmt: skip
+    first = again()
+    assert again().prediction is None
+    zarr.open_group(path, mode="r+")["amplitude"][1] = values[1, ::-1]  # no statistics show it
+    result = again()
+    assert result.prediction is not None
+    assert result.look == first.look
+    assert any("is replaced" in text for text in result.news)
 
 
 def test_two_maps_do_not_write_into_one_folder(survey, model, tmp_path):
