@@ -135,7 +135,8 @@ def _seen_before(
     """Return the warning that lines held out now trained the model that was fine-tuned, if so."""
     if str(survey.attrs.get("fingerprint", "of no file")) not in card.notes:
         return ()
-    seen = sorted({line.name for line in held} & set(card.train_ids))
+    shared = {line.shared_with(name) for line in held for name in card.train_ids}
+    seen = sorted(name for name in shared if name is not None)
     if not seen:
         return ()
     return (
