@@ -107,14 +107,14 @@ def prove_identity(folder: Path, _: argparse.Namespace) -> list[tuple[str, str, 
 def perfect_maps() -> Iterator[tuple[Any, Any, Any, Any]]:
     """Yield synthetic surveys with frame, bodies and horizons of their own truth."""
     from diapir.data.survey import SurveyPlan, generate_survey
-    from diapir.export.body import find_bodies
     from diapir.export.frame import Frame
+    from diapir.export.salt_bodies import find_salt_bodies
     from diapir.runs.products import find_horizons
 
     for seed in _SEEDS:
         made = generate_survey(SurveyPlan((72, 80, 100), seed=seed, azimuth=25.0, start=200.0))
         frame = Frame.from_volume(made.volume())
-        bodies = find_bodies(made.salt.astype(np.float32), 0.5, frame, velocity_m_s=2500.0)
+        bodies = find_salt_bodies(made.salt.astype(np.float32), 0.5, frame, velocity_m_s=2500.0)
         yield made, frame, bodies, find_horizons(bodies, frame)
 
 
@@ -141,9 +141,9 @@ def prove_top(_folder: Path, _: argparse.Namespace) -> list[tuple[str, str, str,
 
 def prove_mesh(_folder: Path, _: argparse.Namespace) -> list[tuple[str, str, str, bool]]:
     """Compare the volume of meshes with the number of samples of their bodies."""
-    from diapir.export.body import find_bodies
     from diapir.export.frame import Frame
     from diapir.export.mesh import body_meshes
+    from diapir.export.salt_bodies import find_salt_bodies
 
     found = [(frame, bodies) for _, frame, bodies, _ in perfect_maps()]
     axes = np.meshgrid(*(np.arange(48.0) for _ in range(3)), indexing="ij")
@@ -152,7 +152,7 @@ def prove_mesh(_folder: Path, _: argparse.Namespace) -> list[tuple[str, str, str
     distance = np.sqrt(sum((a - 23.3) ** 2 for a in axes))
     for softness in (1e-3, 3.0):
         probs = np.clip(0.5 + (15.2 - distance) / softness, 0, 1).astype(np.float32)
-        found.append((frame, find_bodies(probs, 0.5, frame)))
+        found.append((frame, find_salt_bodies(probs, 0.5, frame)))
     worst, count = 0.0, 0
     for frame, bodies in found:
         voxel = frame.bin_area * frame.sample_step
@@ -171,7 +171,7 @@ def prove_readers(folder: Path, _: argparse.Namespace) -> list[tuple[str, str, s
     from diapir.export.horizon import write_horizons, zmap_nodes
     from diapir.export.mesh import body_meshes, write_tsurf
 
-    horizons, bodies = load_tests("test_horizon"), load_tests("test_body")
+    horizons, bodies = load_tests("test_horizon"), load_tests("test_salt_bodies")
     apart = {"ZMAP+, read by GDAL": 0.0, "OpendTect": 0.0, "TSurf": 0.0}
     values = dict.fromkeys(apart, 0)
     for made, frame, found, (top, base) in perfect_maps():

@@ -274,6 +274,17 @@ class TestLine:
         assert result.after["iou"] > max(0.8, result.before["iou"] + 0.1)
         assert (tmp_path / "out" / "report.html").exists()
 
+    def test_traces_that_trained_before_are_told(self, line, model, tmp_path):
+        tuning = Tuning(steps=1, batch=2, window=32)
+        for start, holdout in ((model, 0.2), (tmp_path / "0.2" / "model.safetensors", 0.5)):
+            result = finetune_model(
+                start, line[0], tmp_path / "labels", tmp_path / str(holdout), tuning, SETTINGS,
+                holdout=holdout, progress=False,
+            )  # fmt: skip
+        assert result.held == ("traces 69 to 132",)
+        (warning,) = result.warnings
+        assert warning.startswith("traces 69 to 101 trained the model")
+
 
 def test_lines_that_trained_the_model_before_are_told(tiny_recipe):
     from diapir.runs.finetune import _seen_before

@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -253,6 +254,76 @@ def test_mdio_stores_open(tmp_path: Path) -> None:
     assert found["sample"].attrs["units"] == "ms"
     assert not found["trace_mask"].to_numpy()[1, 2]
     assert found.attrs["mean"] == pytest.approx(values[mask].mean(), abs=1e-6)
+
+
+@pytest.fixture(params=[2, 3])
+def foreign(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A store of 100 inlines that others wrote long ago, each in a file of its own."""
+    path, values = tmp_path / "cube.mdio", np.random.default_rng(0).normal(size=(100, 5, 6))
+    store = zarr.open_group(path, mode="w", zarr_format=request.param)
+    content = {
+        "amplitude": (values.astype(np.float32), ["inline", "crossline", "time"]),
+        "inline": (np.arange(100, 200), ["inline"]),
+        "crossline": (np.arange(20, 25), ["crossline"]),
+        "time": (np.arange(0, 24, 4), ["time"]),
+    }
+    for name, (array, dims) in content.items():
+        named: dict[str, Any] = {"dimension_names": dims}
+        if request.param == 2:
+            named = {"attributes": {"_ARRAY_DIMENSIONS": dims}}
+        store.create_array(
+            name, data=array, chunks=(1, *array.shape[1:]), compressors=None, **named
+        )
+    make_old(path)
+    return path
+
+
+def make_old(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        os.utime(path, (10**9, 10**9))
+
+
+def mark_of(path: Path, **options: Any) -> str:
+    return str(open_volume(path, **options).attrs["fingerprint"])
+
+
+def test_a_line_of_a_foreign_store_that_is_written_anew_is_noticed(foreign: Path) -> None:
+    before, statistics = mark_of(foreign), open_volume(foreign).attrs["mean"]
+    array: Any = zarr.open_group(foreign, mode="r+")["amplitude"]
+    array[1] = array[1] + 1
+    assert open_volume(foreign).attrs["mean"] == statistics  # it is not among the sampled ones
+    assert mark_of(foreign) != before
+
+
+@pytest.mark.parametrize("name", ["inline", "crossline", "time"])
+def test_a_foreign_store_whose_axis_is_numbered_anew_is_noticed(foreign: Path, name: str) -> None:
+    before = mark_of(foreign)
+    array: Any = zarr.open_group(foreign, mode="r+")[name]
+    array[:] = array[:] + 100
+    make_old(foreign)
+    assert mark_of(foreign) != before
+
+
+def test_a_copy_of_a_foreign_store_is_the_same_where_it_keeps_its_times(
+    foreign: Path, tmp_path: Path
+) -> None:
+    before = mark_of(foreign)
+    assert mark_of(foreign, start=500.0) == before
+    shutil.copytree(foreign, tmp_path / "kept.mdio")
+    assert mark_of(tmp_path / "kept.mdio") == before
+    shutil.copytree(foreign, tmp_path / "new.mdio", copy_function=shutil.copy)
+    assert mark_of(tmp_path / "new.mdio") != before
+
+
+def test_a_store_of_any_version_may_be_overwritten(
+    make_segy: Make, foreign: Path, tmp_path: Path
+) -> None:
+    path, values = make_segy()
+    with pytest.raises(RunError, match="something else"):
+        ingest(path, foreign)
+    done = CliRunner().invoke(app, ["ingest", str(path), str(foreign), "--overwrite", "--quiet"])
+    assert done.exit_code == 0, done.output
+    np.testing.assert_array_equal(open_volume(foreign)["amplitude"], values)
 
 
 def test_a_fill_value_of_0_is_a_value(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -7,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+import zarr
 from typer.testing import CliRunner
 
 from diapir.cli import app
 from diapir.data.survey import SurveyPlan, generate_survey, write_survey
-from diapir.errors import DataError, ModelFileError, RunError
+from diapir.errors import DataError, ModelFileError, OptionError, RunError
 from diapir.export.segy_mask import traces_of
 from diapir.inference.journal import settings_key
 from diapir.inference.schedule import Workers
@@ -168,6 +170,32 @@ def test_a_finished_map_only_makes_its_products_again(survey, model, tmp_path):
     assert any("replaced" in text for text in third.news)
 
 
+def test_a_changed_option_is_told_before_hours_of_work_and_loses_none(survey, model, tmp_path):
+    out, said, before = tmp_path / "out", [], []
+    mapped = partial(map_survey, survey, out, [model], workers=ONE, progress=False)
+
+    def stop(done, _):
+        before.append(list(said))
+        if done == 5:
+            raise RuntimeError("pulled the plug")
+
+    with pytest.raises(RuntimeError):
+        mapped(SETTINGS, tell=stop)
+    before.clear()
+    with pytest.raises(RuntimeError):
+        mapped(replace(SETTINGS, threshold=0.4), tell=stop, say=said.append)
+    assert any("afresh: 5 blocks" in text for text in before[0])
+    result = mapped(SETTINGS)
+    assert result.prediction.resumed == 5
+    assert "going on: 5 blocks are done already" in result.news
+    assert not list(out.glob(".unfinished-*"))
+    said.clear()
+    with pytest.raises(RuntimeError):
+        mapped(replace(SETTINGS, threshold=0.4), tell=stop, say=said.append)
+    assert any("is replaced when" in text for text in said)
+    assert mapped(SETTINGS).prediction is None  # the map that was finished is still there
+
+
 def test_settings_are_stated_as_ever(tmp_path):
     """Maps that an earlier version left unfinished go on only where this table is the same."""
     line = np.random.default_rng(0).normal(size=(40, 48)).astype(np.float32)
@@ -288,6 +316,25 @@ def test_another_first_sample_is_another_map(survey, model, tmp_path):
     assert any("is replaced" in text for text in found[2][1])
 
 
+def test_a_store_of_others_that_is_written_anew_is_another_survey(tmp_path):
+    """What `diapir ingest` did not write says nothing of its content, such as MDIO."""
+    values = np.random.default_rng(0).normal(size=(34, 36, 48)).astype(np.float32)
+    path = tmp_path / "cube.mdio"
+    dims = ("inline", "crossline", "time")
+    xr.Dataset({"amplitude": (dims, values)}).to_zarr(path, zarr_format=3, consolidated=False)
+    for file in path.rglob("*"):
+        os.utime(file, (10**9, 10**9))
+    again = partial(map_survey, path, tmp_path / "out", [], SETTINGS, workers=ONE, progress=False,
+                    load_model=IdentityModel)  # fmt: skip
+    first = again()
+    assert again().prediction is None
+    zarr.open_group(path, mode="r+")["amplitude"][1] = values[1, ::-1]  # no statistics show it
+    result = again()
+    assert result.prediction is not None
+    assert result.look == first.look
+    assert any("is replaced" in text for text in result.news)
+
+
 def test_two_maps_do_not_write_into_one_folder(survey, model, tmp_path):
     from diapir.runs.folder import RunFolder
 
@@ -300,6 +347,14 @@ def test_a_map_without_a_model_is_refused(survey, tmp_path, monkeypatch):
     monkeypatch.setattr("diapir.models.packaged.resources.files", lambda _: tmp_path)
     with pytest.raises(ModelFileError, match="no model is named"):
         map_survey(survey, tmp_path / "out", [], MapSettings(), workers=ONE, progress=False)
+
+
+def test_a_device_that_is_not_there_is_told_before_anything_else(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("diapir.inference.predict._has_card", lambda: False)
+    np.save(tmp_path / "line.npy", np.random.default_rng(0).normal(size=(40, 48)))
+    with pytest.raises(OptionError, match="no device"):
+        map_survey(tmp_path / "line.npy", tmp_path / "out", [model], SETTINGS, device="cuda")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_changed_segy_is_not_copied(survey, model, tmp_path, made):
@@ -388,6 +443,16 @@ def test_the_verb_maps_and_prints(survey, model, tmp_path):
     again = CliRunner().invoke(app, line, catch_exceptions=False)
     table = json.loads(again.stdout)
     assert any("finished already" in text for text in table["news"])
+
+
+def test_the_verb_tells_a_note_once(model, tmp_path):
+    file, out = tmp_path / "line.npy", tmp_path / "out"
+    np.save(file, np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32))
+    line = ["map", str(file), str(out), "--model", str(model), "--workers", "1", "--quiet"]
+    for _ in range(2):
+        done = CliRunner().invoke(app, [*line, "--window", "64", "--overlap", "16"])
+        assert done.exit_code == 0
+    assert done.stderr.count("note: the prediction is finished already") == 1
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diapir.errors import DataError
+from diapir.errors import DataError, OptionError
 from diapir.inference.look import AS_IS, Look, compare, measure
 from diapir.inference.sections import IdentityModel, Tiling, predict_section
 from diapir.io.volume import even_sample
@@ -78,7 +78,7 @@ def test_resampling_keeps_the_shape_and_the_picture():
 
 @pytest.mark.parametrize("wrong", [{"overlap": 404}, {"sample_scale": 0}, {"trace_scale": 17}])
 def test_tilings_that_make_no_sense_are_refused(wrong):
-    with pytest.raises(DataError):
+    with pytest.raises(OptionError):
         Tiling(**wrong)
 
 
@@ -123,7 +123,7 @@ def test_dead_traces_do_not_count():
 
 @pytest.mark.parametrize("clip", [(99, 1), (-1, 50), (0, 101)])
 def test_percentiles_that_are_no_range_are_refused(clip):
-    with pytest.raises(DataError):
+    with pytest.raises(OptionError):
         measure(Survey(np.ones((2, 3, 4), np.float32)), clip)
 
 

@@ -227,6 +227,7 @@ def test_queries_that_cannot_be_used(client, query):
         ("normalise=" + "x" * 900, f"'{'x' * 37}...{'x' * 38}' cannot be used", "a valid boolean"),
         ("unknown=1", "Extra inputs are not permitted", None),
         ("output=x&polarity=up", "'x' cannot be used (and 1 more)", "'mask'"),
+        ("clip_high=10&clip_low=90", "'10' cannot be used", "more than clip_low, which is 90"),
     ],
 )
 def test_wrong_values_are_told_in_their_fields(client, query, what, expected):
@@ -236,6 +237,12 @@ def test_wrong_values_are_told_in_their_fields(client, query, what, expected):
     assert found["what"] == what
     assert (found["expected"] is None) == (expected is None)
     assert expected is None or expected in found["expected"]
+
+
+def test_percentiles_that_do_not_rise_with_the_default_are_told(client):
+    body = encode_npy(RNG.normal(size=(9, 9)))
+    found = problem(client.post("/predict?clip_low=99.5", content=body, headers=NPY), 422)
+    assert (found["where"], found["what"]) == ("query.clip_high", "99.0 cannot be used")
 
 
 def test_types_names_methods_and_paths_that_are_not_there(client):
@@ -575,6 +582,101 @@ def test_clients_of_a_full_service_get_503(model, monkeypatch):
             thread.join()
         assert [answer.status_code for answer in answers] == [200, 200]
         assert "diapir_refused_total 1.0" in client.get("/metrics").text
+
+
+class Slowly:
+    """A client of `/predict` by ASGI that takes nothing of its answer before `gate` is set."""
+
+    def __init__(self, app, png, output="probabilities", *, waits=False):
+        self.app, self.sent, self.gate = app, [], asyncio.Event()
+        if not waits:
+            self.gate.set()
+        self._body = [{"type": "http.request", "body": png, "more_body": False}]
+        self._scope = {
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST",
+            "path": "/predict", "raw_path": b"/predict", "scheme": "http", "root_path": "",
+            "query_string": f"output={output}".encode(), "server": None, "client": None,
+            "headers": [(b"content-type", b"image/png"), (b"content-length", b"%d" % len(png))],
+        }  # fmt: skip
+
+    async def serve(self):
+        """Serve the request to its end."""
+        await self.app(self._scope, self._receive, self._send)
+        return self.sent[0]["status"]
+
+    async def _receive(self):
+        if not self._body:
+            await asyncio.sleep(60)
+        return self._body.pop()
+
+    async def _send(self, message):
+        self.sent.append(message)
+        if message.get("body"):  # as uvicorn does once more is written than it buffers
+            await self.gate.wait()
+
+
+def with_clients(model, work, **settings):
+    """Run a coroutine with a service and a way to make clients of it."""
+    app = create_app(ServeSettings((model,), hosts=(), linger_s=0.0, **settings))
+
+    async def main():
+        async with app.router.lifespan_context(app):
+            await work(lambda side, **more: Slowly(app, encode_png(black(side)), **more))
+
+    asyncio.run(main())
+
+
+def black(side):
+    return np.zeros((side, side), np.uint8)
+
+
+def test_a_seat_is_held_until_the_answer_is_sent(model):
+    async def work(client):
+        first = client(300, waits=True)
+        serving = asyncio.create_task(first.serve())
+        await until(lambda: len(first.sent) > 1)
+        await asyncio.sleep(0.05)
+        assert len(first.sent) == 2  # the head and one part; the rest waits for it to be taken
+        assert await client(9, output="rle").serve() == 503
+        first.gate.set()
+        assert await serving == 200
+        parts = b"".join(message.get("body", b"") for message in first.sent)
+        assert np.load(BytesIO(parts)).shape == (300, 300)
+        assert await client(9, output="rle").serve() == 200
+
+    with_clients(model, work, queue=1)
+
+
+def test_bytes_of_answers_count_until_they_are_sent(model):
+    async def work(client):
+        first = client(600, waits=True)  # 1.4 MB: alone it may be more than all together
+        serving = asyncio.create_task(first.serve())
+        await until(lambda: len(first.sent) > 1)
+        assert await client(9, output="rle").serve() == 503
+        first.gate.set()
+        assert await serving == 200
+        second = client(300, waits=True)
+        serving = asyncio.create_task(second.serve())
+        await until(lambda: len(second.sent) > 1)
+        assert await client(500).serve() == 503
+        assert await client(500, output="mask").serve() == 200
+        second.gate.set()
+        assert await serving == 200
+
+    with_clients(model, work, max_bytes=1 << 20, held_bytes=1 << 20)
+
+
+def test_who_does_not_take_an_answer_loses_it(model, monkeypatch, caplog):
+    monkeypatch.setattr("diapir.serve.answers._SLOWEST", 1 << 40)
+
+    async def work(client):
+        first = client(300, waits=True)
+        assert await asyncio.wait_for(first.serve(), 10) == 200
+        assert first.sent[-1]["more_body"]  # by which the server knows to close the connection
+        assert "did not take its answer" in caplog.text
+        assert await client(9, output="rle").serve() == 200
+
+    with_clients(model, work, queue=1, answer_timeout_s=0.1)
 
 
 def test_names_of_models(model, tiny_recipe, tmp_path):

@@ -18,9 +18,11 @@ import pytest
 from fastapi.testclient import TestClient
 
 from diapir.errors import DataError, RunError
+from diapir.inference.sections import SectionSettings, Tiling
 from diapir.io.atomic import cannot_write
 from diapir.io.ingest import ingest
 from diapir.runs.map import map_survey
+from diapir.runs.map_result import MapSettings
 from diapir.serve import job_process
 from diapir.serve import jobs as jobs_module
 from diapir.serve.app import create_app
@@ -224,6 +226,35 @@ def test_requests_that_cannot_be_read(model, lines, body):
         assert "Traceback" not in answer.text
 
 
+@pytest.mark.parametrize(
+    ("more", "where"),
+    [
+        ({"clip": [99, 1]}, "body.clip"),
+        ({"clip": [5, 5]}, "body.clip"),
+        ({"overlap": 404}, "body.overlap"),
+        ({"window": 64}, "body.overlap"),  # whose default is larger
+        ({"window": 31}, "body.window"),
+        ({"window": 5000}, "body.window"),
+        ({"display": "red"}, "body.display"),
+    ],
+)
+def test_options_that_a_map_would_refuse_are_refused_at_once(model, lines, more, where):
+    with serving(model, lines) as client:
+        answer = client.post("/jobs", json={"survey": SECTION, **more})
+        assert answer.status_code == 422
+        assert answer.json()["where"] == where
+        assert client.get("/jobs").json() == []
+
+
+def test_a_request_says_how_it_is_mapped():
+    told = {"window": 64, "overlap": 16, "trace_scale": 2, "flip": True, "display": "seismic"}
+    asked = job_process.settings_of(JobRequest(survey="x", **told).model_dump(), flip=False)
+    assert asked.sections.tiling == Tiling(64, 16, trace_scale=2)
+    assert (asked.sections.flip, asked.display) == (True, "seismic")
+    silent = job_process.settings_of(JobRequest(survey="x").model_dump(), flip=False)
+    assert silent == MapSettings(SectionSettings(flip=False))
+
+
 def test_a_survey_is_mapped_and_its_results_come_back(model, lines):
     with serving(model, lines) as client:
         assert SECTION in [info["name"] for info in client.get("/surveys").json()["surveys"]]
@@ -307,9 +338,31 @@ def test_jobs_go_on_after_a_restart(model, lines, still):
     with serving(model, lines) as client:
         wait(client, running, "running")
         assert client.get(f"/jobs/{waiting}").json()["state"] == "waiting"
-    (lines.parent / "jobs" / waiting / "job.json").write_text("{")
-    with pytest.raises(DataError, match="a job cannot be read"), serving(model, lines):
-        pass
+
+
+def test_a_job_that_cannot_be_read_is_left_out_and_the_others_go_on(model, lines, still, caplog):
+    with serving(model, lines) as client:
+        ids = [client.post("/jobs", json={"survey": SECTION}).json()["id"] for _ in range(3)]
+    empty, other, sound = (lines.parent / "jobs" / id_ / "job.json" for id_ in ids)
+    empty.write_text("")  # as a power cut may leave it
+    table = json.loads(other.read_text())
+    table["request"]["of_another_version"] = 1
+    other.write_text(json.dumps(table))
+    with serving(model, lines) as client:
+        assert [job["id"] for job in client.get("/jobs").json()] == [sound.parent.name]
+        wait(client, sound.parent.name, "running")
+    told = [text for text in caplog.messages if "left out a job" in text]
+    assert len(told) == 2
+    assert all(any(str(path) in text for text in told) for path in (empty, other))
+    assert json.loads(other.read_text()) == table
+
+
+def test_states_of_jobs_survive_a_power_cut(model, lines, still, monkeypatch):
+    synced = []
+    monkeypatch.setattr("diapir.io.atomic._sync", synced.append)
+    with serving(model, lines) as client:
+        id_ = client.post("/jobs", json={"survey": SECTION}).json()["id"]
+    assert id_ in {path.name for path in synced}
 
 
 @pytest.fixture

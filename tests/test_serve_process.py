@@ -6,6 +6,7 @@ import importlib.util
 import signal
 import socket
 import threading
+import time
 from io import BytesIO
 from pathlib import Path
 
@@ -108,6 +109,25 @@ def test_a_chunked_body_is_refused_where_it_grows_too_large(server):
     chunk = b"10000\r\n" + bytes(1 << 16) + b"\r\n"
     found = exchange(server, head, *[chunk] * 17)
     assert found.startswith(b"HTTP/1.1 413 ")
+
+
+def test_who_reads_nothing_keeps_the_seat_until_it_goes(server, benchmark):
+    body = encode_png(np.zeros((1500, 1500), np.uint8))  # 9 MB come back, beyond what sockets hold
+    head = HEAD.replace(b"/predict", b"/predict?output=probabilities")
+    head += f"Content-Length: {len(body)}\n\n".encode()
+
+    def seats():
+        return benchmark.metrics(server)["diapir_queue_sections"]
+
+    with socket.create_connection(("127.0.0.1", server.port), timeout=300) as stream:
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stream.sendall(head.replace(b"\n", b"\r\n") + body)
+        assert stream.recv(12) == b"HTTP/1.1 200"
+        time.sleep(0.5)
+        assert seats() == 1
+    deadline = time.monotonic() + 30
+    while seats():
+        assert time.monotonic() < deadline
 
 
 @pytest.mark.parametrize("path", [b"/../../etc/passwd", b"//etc/passwd", b"/%00", b"/\xff", b"*"])

@@ -270,12 +270,18 @@ def test_a_broken_prediction_goes_on_where_it_was(cube, tmp_path):
     assert stored_bytes(whole.store) == stored_bytes(took.store)
 
 
-def test_other_settings_start_afresh_and_say_so(cube, tmp_path):
+def test_other_settings_start_afresh_say_so_and_lose_nothing(cube, tmp_path):
     predict(cube, tmp_path / "out")
     job, _, _, news = make_job(cube, tmp_path / "out", settings={"clip": 2})
     assert job.journal.done() == {}
-    assert any("afresh" in text for text in news)
-    assert len(list((tmp_path / "out").glob(".unfinished-*"))) == 1
+    assert any("afresh: 16 blocks" in text for text in news)
+    first, _, _, news = make_job(cube, tmp_path / "out")
+    assert len(first.journal.done()) == 16
+    assert news == ("going on: 16 blocks are done already",)
+    assert not job.journal.folder.exists()  # there was nothing in it
+    job, *_ = make_job(cube, tmp_path / "out", settings={"clip": 2})
+    job.journal.remove_others()
+    assert list((tmp_path / "out").glob(".unfinished-*")) == [job.journal.folder]
 
 
 def test_a_record_cut_short_does_not_count(tmp_path):

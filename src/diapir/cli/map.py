@@ -92,6 +92,12 @@ def map_(
     from diapir.runs.map import map_survey
     from diapir.runs.map_result import MapSettings
 
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        _note(text)
+
     result = map_survey(
         source,
         out,
@@ -112,11 +118,16 @@ def map_(
         device=device,
         segy=write_segy,
         progress=not quiet,
+        say=say,
     )
-    _show(result, as_json)
+    _show(result, said, as_json)
 
 
-def _show(result: "MapResult", as_json: bool) -> None:
+def _note(text: str) -> None:
+    typer.secho(f"note: {text}", err=True, fg="yellow")
+
+
+def _show(result: "MapResult", said: list[str], as_json: bool) -> None:
     from dataclasses import asdict
 
     from diapir.report.figures_survey import quantity
@@ -132,7 +143,8 @@ def _show(result: "MapResult", as_json: bool) -> None:
         )
         return
     for text in result.news:
-        typer.secho(f"note: {text}", err=True, fg="yellow")
+        if text not in said:
+            _note(text)
     unit = result.products.frame.unit
     rows = [
         (

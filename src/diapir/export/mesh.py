@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diapir import __version__
-from diapir.export.body import BodyMap, Box
 from diapir.export.frame import Frame
+from diapir.export.salt_bodies import BodyMap, Box
 from diapir.io.atomic import atomic_write
 
 _WELD = 10_000  # vertices closer than a 1/_WELD sample are one: single precision leaves about that

@@ -38,22 +38,17 @@ class Journal:
     def open(cls, out: Path, settings: dict[str, Any]) -> tuple["Journal", tuple[str, ...]]:
         """Return the journal in `out` for these settings, and what was found there, in words.
 
-        What other settings have left unfinished is removed.
+        What other settings have left unfinished is kept until `remove_others`, if a block is done.
 
         Raises:
             RunError: The folder cannot be written.
         """
         key = settings_key(settings)
         journal = cls(out / f"{_PREFIX}{key}")
-        news = []
         try:
-            for other in sorted(out.glob(f"{_PREFIX}*")):
-                if other != journal.folder:
-                    remove_folder(other)
-                    news.append(
-                        "an unfinished prediction with another model, input or settings is removed:"
-                        " starting afresh"
-                    )
+            for other in journal._others():
+                if not other.done():
+                    remove_folder(other.folder)
             for left in out.glob(f".{_PREFIX}*.removed"):
                 shutil.rmtree(left)
             journal._records.mkdir(parents=True, exist_ok=True)
@@ -63,11 +58,26 @@ class Journal:
                 where=out,
                 mend="Choose a folder that can be written.",
             ) from error
-        done = len(journal.done())
-        if done:
-            news.append(f"going on: {done:,} blocks are done already")
         write_text_atomic(journal.folder / "settings.json", json.dumps(settings, indent=2) + "\n")
-        return journal, tuple(news)
+        return journal, journal._news()
+
+    def _news(self) -> tuple[str, ...]:
+        done = len(self.done())
+        if done:
+            return (f"going on: {done:,} blocks are done already",)
+        others = sum(len(other.done()) for other in self._others())
+        if not others:
+            return ()
+        return (
+            f"starting afresh: {others:,} blocks that are done here belong to another model, input "
+            "or other settings; they are kept until this map is done: give the same as then to go "
+            "on with them",
+        )
+
+    def _others(self) -> list["Journal"]:
+        """Return the journals of other settings."""
+        found = sorted(self.folder.parent.glob(f"{_PREFIX}*"))
+        return [Journal(folder) for folder in found if folder != self.folder]
 
     @property
     def _records(self) -> Path:
@@ -97,6 +107,11 @@ class Journal:
         """Remove every record: what they tell of is not there."""
         for path in self._records.glob("*.json"):
             path.unlink(missing_ok=True)
+
+    def remove_others(self) -> None:
+        """Remove what other settings have left unfinished."""
+        for other in self._others():
+            other.remove()
 
     def remove(self) -> None:
         """Remove the journal and everything beside it in its folder."""

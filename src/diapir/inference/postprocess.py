@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diapir.inference.bodies import find_bodies, only_bodies, peaks_of_bodies
+from diapir.inference.tile_bodies import label_tile_bodies, only_bodies, peaks_of_bodies
 from diapir.metrics.bootstrap import bootstrap_interval
 from diapir.metrics.calibration import TemperatureTrial, scale_probs, try_temperature
 from diapir.metrics.crossfit import deal_parts
@@ -87,7 +87,7 @@ def make_masks(
     # float(): a float64 scalar would compare float32 probabilities in another precision
     masks: NDArray[np.bool_] = probs > float(threshold)
     if rule.min_body > 1 or rule.min_peak > threshold:
-        found = find_bodies(masks)
+        found = label_tile_bodies(masks)
         certain = peaks_of_bodies(found, masks, probs) > float(rule.min_peak)
         masks = only_bodies(found, certain & (found.size >= rule.min_body))
     if rule.empty_below > 0:
@@ -235,7 +235,7 @@ def _counts_of_bodies(
 ) -> list[Counts]:
     """Return the tiles' counts without the bodies that each of some rules drops."""
     masks = probs > threshold
-    found = find_bodies(masks)
+    found = label_tile_bodies(masks)
     peaks = peaks_of_bodies(found, masks, probs)
     tiles, height, width = found.shape
     inside = np.zeros((tiles * height, width + 1), np.int64)

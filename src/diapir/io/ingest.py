@@ -17,7 +17,7 @@ from diapir.io.lock import sole_writer
 from diapir.io.segy import SegyOptions
 from diapir.io.segy_layout import open_file
 from diapir.io.segy_volume import SegySurvey, read_survey
-from diapir.io.stores import JOURNAL, open_store
+from diapir.io.stores import JOURNAL, is_store, open_store
 from diapir.io.volume import CHUNK, make_volume
 from diapir.progress import counting
 
@@ -214,7 +214,7 @@ def _read_journal(store: Path) -> set[int]:
 
 def _check_is_store(store: Path) -> None:
     """Leave other folders and files where they are, whatever was asked for."""
-    if not (store / "zarr.json").exists():
+    if not is_store(store):
         raise RunError(
             "it is no Zarr store, and will not be overwritten",
             where=store,

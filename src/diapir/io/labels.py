@@ -33,6 +33,7 @@ PNG_SALT = (1, 255)
 """What stands for salt in a picture."""
 
 _NAME = re.compile(r"(inline|crossline)(?:[_ ](-?\d+)|-?(\d+))$", re.I)
+_TRACES = re.compile(r"traces (\d+) to (\d+)")
 _MOST_LINES = 400
 _SAMPLES_AT_ONCE = 1 << 25  # of labels that are read; a line at a time would decode chunks anew
 _OF_THE_SURVEY = ("sample_format", "byte_order", "samples", "text_headers")
@@ -65,8 +66,29 @@ class LabelledLine:
         """What people call it: of a 2-D line the traces that are labelled, counted from 1."""
         if self.direction != "line":
             return f"{self.direction} {self.number}"
+        return _traces_name(self.labelled_traces)
+
+    def shared_with(self, name: str) -> str | None:
+        """Return the name of what this line shares with the one of a name, None where nothing.
+
+        Of a 2-D line, these are its labelled traces within the other's range.
+
+        >>> line = LabelledLine("line", 0, 0, np.zeros((9, 4), np.uint8))
+        >>> line.name, line.shared_with("traces 7 to 20"), line.shared_with("traces 10 to 20")
+        ('traces 1 to 9', 'traces 7 to 9', None)
+        """
+        if self.direction != "line":
+            return name if name == self.name else None
+        match = _TRACES.fullmatch(name)
+        if match is None:
+            return None
         traces = self.labelled_traces
-        return f"traces {traces[0] + 1} to {traces[-1] + 1}"
+        shared = traces[(traces + 1 >= int(match[1])) & (traces + 1 <= int(match[2]))]
+        return _traces_name(shared) if len(shared) else None
+
+
+def _traces_name(traces: NDArray[np.intp]) -> str:
+    return f"traces {traces[0] + 1} to {traces[-1] + 1}"
 
 
 def read_labels(

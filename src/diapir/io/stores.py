@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -241,12 +242,12 @@ def _from_mdio(
         measurement=measurement,
     )
     statistics = amplitude_statistics(np.concatenate([*_sampled(filled, mask)]))
-    known = json.dumps([statistics, amplitude.shape, _entries(path)], sort_keys=True)
+    samples = _axis(found, dims[-1], amplitude.shape[-1])  # as they are stored, without `start`
     return make_volume(
         (amplitude if keep_nan else filled).data.astype(np.float32),
         geometry,
         source=str(path),
-        fingerprint=hashlib.sha256(known.encode()).hexdigest(),
+        fingerprint=_fingerprint(path, geometry, samples, statistics),
         statistics=statistics,
     )
 
@@ -359,8 +360,42 @@ def _positions(
     return (x * factor, y * factor), unit
 
 
-def _entries(path: Path) -> list[tuple[str, int]]:
-    return sorted((str(p.relative_to(path)), p.stat().st_size) for p in path.rglob("zarr.json"))
+def _fingerprint(
+    path: Path, geometry: Geometry, samples: NDArray[Any], statistics: Mapping[str, float]
+) -> str:
+    """Return a hash of a store that others wrote, which changes when any of its files does.
+
+    It holds line numbers, samples, coordinates, what sampled amplitudes are like, and name, size
+    and time of every file. To read all amplitudes would take as long as to predict them, and a
+    chunk that is written anew may have its old size, so that the time is needed. A copy therefore
+    counts as another survey, unless it keeps the times of its files, to the second.
+    """
+    known = [statistics, geometry.shape, geometry.unit, geometry.measurement, _state(path)]
+    digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
+    arrays: list[NDArray[Any] | None] = [*geometry.axes.values(), samples, geometry.trace_mask]
+    for array in (*arrays, geometry.cdp_x, geometry.cdp_y):
+        digest.update(b"none" if array is None else np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _state(folder: Path) -> str:
+    """Return a hash of name, size and time, in seconds, of every file in a folder.
+
+    The hashes of the files are added up, whose order then does not matter: there may be millions,
+    more than should be held to be sorted.
+    """
+    total, left = 0, [str(folder)]
+    while left:
+        with os.scandir(left.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    left.append(entry.path)
+                    continue
+                about = entry.stat(follow_symlinks=False)
+                name = os.fsencode(entry.path[len(str(folder)) :])
+                known = b"%s %d %d" % (name, about.st_size, about.st_mtime_ns // 10**9)
+                total += int.from_bytes(hashlib.sha256(known).digest())
+    return f"{total % (1 << 256):064x}"
 
 
 def _first_line(error: Exception) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,9 @@ from diapir.runs.finetune_report import FinetuneResult, write_finetune_report
 from diapir.runs.folder import RunFolder
 from diapir.runs.line_split import split_lines
 from diapir.training.finetune import LabelledSection, Tuning, finetune_net
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _THRESHOLDS = np.linspace(0.1, 0.9, 33)
 
@@ -123,11 +126,14 @@ def _check_scale(tiling: Tiling) -> None:
         )
 
 
-def _seen_before(card: ModelCard, survey: Any, held: Sequence[LabelledLine]) -> tuple[str, ...]:
+def _seen_before(
+    card: ModelCard, survey: "xr.Dataset", held: Sequence[LabelledLine]
+) -> tuple[str, ...]:
     """Return the warning that lines held out now trained the model that was fine-tuned, if so."""
     if str(survey.attrs.get("fingerprint", "of no file")) not in card.notes:
         return ()
-    seen = sorted({line.name for line in held} & set(card.train_ids))
+    shared = {line.shared_with(name) for line in held for name in card.train_ids}
+    seen = sorted(name for name in shared if name is not None)
     if not seen:
         return ()
     return (
@@ -136,18 +142,18 @@ def _seen_before(card: ModelCard, survey: Any, held: Sequence[LabelledLine]) -> 
     )
 
 
-def _line_amplitudes(line: LabelledLine, survey: Any) -> NDArray[np.float32]:
+def _line_amplitudes(line: LabelledLine, survey: "xr.Dataset") -> NDArray[np.float32]:
     where = {"inline": (line.index,), "crossline": (slice(None), line.index), "line": ()}[
         line.direction
     ]
     return np.asarray(survey["amplitude"][where], np.float32)
 
 
-def _amplitudes(lines: Sequence[LabelledLine], survey: Any) -> list[NDArray[np.float32]]:
+def _amplitudes(lines: Sequence[LabelledLine], survey: "xr.Dataset") -> list[NDArray[np.float32]]:
     return [_line_amplitudes(line, survey) for line in lines]
 
 
-def _section_of(line: LabelledLine, survey: Any, look: Look) -> LabelledSection:
+def _section_of(line: LabelledLine, survey: "xr.Dataset", look: Look) -> LabelledSection:
     image = look.grey(_line_amplitudes(line, survey)).T
     return LabelledSection(line.name, image, line.labels.T)
 
@@ -194,7 +200,9 @@ def _choose_threshold(probs: Sequence[NDArray[np.float32]], lines: Sequence[Labe
     return float(_THRESHOLDS[best[len(best) // 2]])
 
 
-def _card(card: ModelCard, result: FinetuneResult, survey: Any, tuning: Tuning) -> ModelCard:
+def _card(
+    card: ModelCard, result: FinetuneResult, survey: "xr.Dataset", tuning: Tuning
+) -> ModelCard:
     measured: dict[str, float] = {f"held_out_{name}": value for name, value in result.after.items()}
     measured |= {f"held_out_{name}_before": value for name, value in result.before.items()}
     return replace(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ from diapir.runs.folder import write_json
 from diapir.runs.line_split import LineSplit
 from diapir.runs.machine import command_line, describe_machine
 from diapir.runs.provenance import made_with, provenance
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Sections = list[NDArray[np.float32]]
 """Values (T, S) of several lines: amplitudes or probabilities."""
@@ -59,7 +62,7 @@ class FinetuneResult:
 def write_finetune_report(
     result: FinetuneResult,
     card: ModelCard,
-    survey: Any,
+    survey: "xr.Dataset",
     split: LineSplit,
     shown: tuple[Sections, Sections, Sections],
     loss: float,
@@ -129,7 +132,7 @@ def _line_pictures(
     line: LabelledLine,
     amplitudes: NDArray[np.float32],
     found: Mapping[str, tuple[NDArray[np.float32], float]],
-    survey: Any,
+    survey: "xr.Dataset",
     out: Path,
 ) -> list[Picture]:
     across = ACROSS[line.direction]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from diapir.errors import DataError
 from diapir.export.segy_mask import find_segy, segy_files, write_salt_segy
 from diapir.inference.journal import Journal, settings_key
 from diapir.inference.look import Look, trained_pixels
+from diapir.inference.predict import choose_device
 from diapir.inference.schedule import Workers
 from diapir.inference.sections import SectionModel, choose_look, load_section_model
 from diapir.inference.volume import (
@@ -38,6 +39,9 @@ from diapir.runs.map_result import MapResult, MapSettings
 from diapir.runs.products import Products, write_products
 from diapir.runs.provenance import made_with
 
+if TYPE_CHECKING:
+    import xarray as xr
+
 _OF_PRODUCTS = ("min_samples", "max_bodies", "velocity_m_s", "display", "threshold")
 _ALGORITHM = 3
 """Raised when the same settings give other bytes than before: old journals then start afresh."""
@@ -57,12 +61,13 @@ def map_survey(
     name: str | None = None,
     progress: bool = True,
     tell: Callable[[int, int], None] | None = None,
+    say: Callable[[str], object] = lambda _: None,
     load_model: Callable[[], SectionModel] | None = None,
 ) -> MapResult:
     """Predict salt in a survey and write every product into a folder.
 
     Killed at any moment, the same call goes on where it was. With other models, input or settings
-    it starts afresh and says so in `news`.
+    it starts afresh and says so, in `news` and before; what was unfinished is kept until then.
 
     Args:
         source: SEG-Y, Zarr, MDIO, or a PNG or NumPy section.
@@ -81,6 +86,7 @@ def map_survey(
             left out.
         progress: Show progress bars.
         tell: Called with the blocks that are done and all blocks, whenever some are done.
+        say: Called with each text of `news` that is known before hours of predicting begin.
         load_model: Takes the place of the model files, for tests and for networks of one's own;
             `models` may then be empty and `settings.threshold` must be given.
 
@@ -102,7 +108,10 @@ def map_survey(
     folder.make_plain()
     with folder.locked():
         remove_leftovers(out)
-        journal, news = _open_journal(out, stated)
+        journal, found = _open_journal(out, stated)
+        news = (*found, *unwritten)
+        for text in (*news, *reading_warnings(survey)):
+            say(text)
         prediction = None
         if not _is_finished(out, settings_key(stated)):
             job = Job(
@@ -117,6 +126,7 @@ def map_survey(
                 scratch=len(plan.directions) > 1,
             )
             prediction = _predict(job, plan, survey, workers, stated, progress, tell)
+            journal.remove_others()
             _publish(prediction.store, out)
         journal.remove()
         products, files = _write_products(survey, settings, threshold, out, segy, progress)
@@ -130,14 +140,14 @@ def map_survey(
             products=products,
             settings=settings,
             files=files,
-            news=(*news, *unwritten),
+            news=news,
         )
         opened = {"path": str(source.resolve()), "options": options} if name is None else None
         return _report(result, survey, stated, models, cards, opened)
 
 
 def _choose_segy(
-    survey: Any, wanted: bool | None, folders: Sequence[Path] | None
+    survey: "xr.Dataset", wanted: bool | None, folders: Sequence[Path] | None
 ) -> tuple[bool, tuple[str, ...]]:
     """Return whether SEG-Y is written, known before hours of predicting, and why not, in words.
 
@@ -165,7 +175,7 @@ def _threshold(settings: MapSettings, cards: Sequence[ModelCard], source: Path) 
 
 
 def _stated(
-    survey: Any,
+    survey: "xr.Dataset",
     models: Sequence[Path],
     settings: MapSettings,
     threshold: float,
@@ -178,19 +188,16 @@ def _stated(
 
     It stays flat and as it ever was: what was begun with another table starts afresh.
     """
-    import torch
-
     own = asdict(settings)
     own |= own.pop("sections")
     for name in _OF_PRODUCTS:
         del own[name]
-    on_card = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     return {
         "algorithm": _ALGORITHM,
         "models": [file_sha256(path) for path in models],
         "stand_in": None if load_model is None else _name_of(load_model),
         "fingerprint": str(survey.attrs.get("fingerprint", "")),
-        "device": "cuda" if on_card else "cpu",
+        "device": choose_device(device),
         "threshold": threshold,
         "look": asdict(look),
         "shape": list(plan.shape),
@@ -211,7 +218,7 @@ def _name_of(load_model: Callable[[], SectionModel]) -> str:
 
 
 def _loader(
-    models: Sequence[Path], settings: MapSettings, device: str, survey: Any
+    models: Sequence[Path], settings: MapSettings, device: str, survey: "xr.Dataset"
 ) -> Callable[[], SectionModel]:
     tiling = settings.sections.tiling
     return partial(
@@ -227,14 +234,14 @@ def _loader(
 
 def _open_journal(out: Path, stated: dict[str, Any]) -> tuple[Journal, tuple[str, ...]]:
     journal, news = Journal.open(out.resolve(), stated)
-    if (out / STORE).exists():
-        if _is_finished(out, settings_key(stated)):
-            news = (*news, "the prediction is finished already: only the products are made again")
-        else:
-            text = (
-                "another model, input or other settings made the map that is here: it is replaced"
-            )
-            news = (*news, text)
+    if _is_finished(out, settings_key(stated)):
+        news = ("the prediction is finished already: only the products are made again",)
+    elif (out / STORE).exists():
+        text = (
+            "another model, input or other settings made the map that is here: it is replaced when "
+            "this one is done"
+        )
+        news = (*news, text)
     return journal, news
 
 
@@ -249,7 +256,7 @@ def _is_finished(out: Path, key: str) -> bool:
 def _predict(
     job: Job,
     plan: Plan,
-    survey: Any,
+    survey: "xr.Dataset",
     workers: Workers,
     stated: dict[str, Any],
     progress: bool,
@@ -290,7 +297,12 @@ def _publish(store: Path, out: Path) -> None:
 
 
 def _write_products(
-    survey: Any, settings: MapSettings, threshold: float, out: Path, segy: bool, progress: bool
+    survey: "xr.Dataset",
+    settings: MapSettings,
+    threshold: float,
+    out: Path,
+    segy: bool,
+    progress: bool,
 ) -> tuple[Products, tuple[Path, ...]]:
     """Write what is made of the store; return it, and all files of the map so far."""
     probs = _open_array(out / STORE, "probability")
@@ -323,7 +335,7 @@ def _open_array(store: Path, name: str) -> Any:
 
 def _report(
     result: MapResult,
-    survey: Any,
+    survey: "xr.Dataset",
     stated: dict[str, Any],
     models: Sequence[Path],
     cards: Sequence[ModelCard],

@@ -31,6 +31,7 @@ from diapir.runs.products import AsVolume
 from diapir.runs.provenance import provenance
 
 if TYPE_CHECKING:
+    import xarray as xr
     from matplotlib.figure import Figure
 
 _SECTIONS = 3
@@ -38,7 +39,7 @@ _SECTIONS = 3
 
 def write_map_report(
     result: MapResult,
-    survey: Any,
+    survey: "xr.Dataset",
     stated: dict[str, Any],
     cards: Sequence[ModelCard],
     likeness: Likeness,
@@ -90,7 +91,7 @@ def nothing_kept(result: MapResult) -> tuple[str, ...]:
     )
 
 
-def look_at_domain(result: MapResult, survey: Any, trained: PixelStatistics) -> Likeness:
+def look_at_domain(result: MapResult, survey: "xr.Dataset", trained: PixelStatistics) -> Likeness:
     """Return how like the training data the survey is, through the networks' eyes."""
     tiling = result.settings.sections.tiling
     return compare(survey, result.look, (tiling.trace_scale, tiling.sample_scale), trained)
@@ -166,7 +167,7 @@ def _horizon_section(result: MapResult) -> Section:
     return Section("Horizons", text=odd, pictures=pictures)
 
 
-def _sections_section(result: MapResult, survey: Any) -> Section:
+def _sections_section(result: MapResult, survey: "xr.Dataset") -> Section:
     """Show lines through the middle of the largest bodies, or of the survey without any."""
     import zarr
 
@@ -248,7 +249,7 @@ def _files_section(result: MapResult) -> Section:
 
 
 def _provenance(
-    result: MapResult, survey: Any, stated: dict[str, Any], cards: Sequence[ModelCard]
+    result: MapResult, survey: "xr.Dataset", stated: dict[str, Any], cards: Sequence[ModelCard]
 ) -> list[tuple[str, str]]:
     tiling = result.settings.sections.tiling
     rows = [

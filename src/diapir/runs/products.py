@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diapir.export.body import BodyMap, find_bodies, write_bodies_csv
 from diapir.export.frame import Frame
 from diapir.export.horizon import (
     MOST_NODES,
@@ -18,6 +17,10 @@ from diapir.export.horizon import (
     write_horizons,
 )
 from diapir.export.mesh import Mesh, body_meshes, write_obj, write_tsurf, write_vtk
+from diapir.export.salt_bodies import BodyMap, find_salt_bodies, write_bodies_csv
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +46,7 @@ class Products:
     news: tuple[str, ...] = ()
 
 
-def frame_of(survey: Any) -> Frame:
+def frame_of(survey: "xr.Dataset") -> Frame:
     """Return the frame of a volume, or of a 2-D line as a survey of one line."""
     if "inline" in survey["amplitude"].dims:
         return Frame.from_volume(survey)
@@ -65,7 +68,7 @@ class AsVolume:
 
 def write_products(
     probs: Any,
-    survey: Any,
+    survey: "xr.Dataset",
     threshold: float,
     out: Path,
     *,
@@ -92,7 +95,7 @@ def write_products(
     cube = AsVolume(probs) if len(probs.shape) == 2 else probs
     if min_samples is None:
         min_samples = min(max(100, int(np.prod(cube.shape)) // 100_000), 1_000_000)
-    bodies = find_bodies(
+    bodies = find_salt_bodies(
         cube,
         threshold,
         frame,

@@ -59,23 +59,37 @@ class Batcher:
         self._arrived = asyncio.Event()
 
     @contextmanager
-    def seat(self, size: int) -> Iterator[None]:
-        """Hold a place for a request, from before its body is read until it is answered.
+    def seat(self, size: int) -> Iterator[Callable[[int], None]]:
+        """Hold a place for a request, from before its body is read until its answer is sent.
 
         Args:
             size: Of the body in bytes.
 
+        Yields:
+            Takes the bytes that are held in place of those from now on, such as those of the
+            answer, and raises `Refused` where there is no room for them.
+
         Raises:
             Refused: There is no room.
         """
-        if self._seats >= self._settings.queue or self._bytes + size > self._settings.held_bytes:
+        if self._seats >= self._settings.queue:
             raise self._full()
-        self._seats, self._bytes = self._seats + 1, self._bytes + size
+        held = 0
+
+        def hold(size: int) -> None:
+            nonlocal held
+            others = self._bytes - held
+            if others and others + size > self._settings.held_bytes:
+                raise self._full()
+            self._bytes, held = others + size, size
+
+        hold(size)
+        self._seats += 1
         self._metrics.queue_sections.set(self._seats)
         try:
-            yield
+            yield hold
         finally:
-            self._seats, self._bytes = self._seats - 1, self._bytes - size
+            self._seats, self._bytes = self._seats - 1, self._bytes - held
             self._metrics.queue_sections.set(self._seats)
 
     async def predict(self, model: str, image: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -73,13 +73,19 @@ def do_job(spec: dict[str, Any], tell: Any) -> dict[str, Any]:
 
 
 def settings_of(request: dict[str, Any], flip: bool | None) -> MapSettings:
-    """Return what a request asks of the map."""
+    """Return what a request asks of the map.
+
+    Args:
+        request: As in `do_job`.
+        flip: Of the service, for requests that do not say it.
+    """
+    names = ("window", "overlap", "sample_scale", "trace_scale")
     sections = SectionSettings(
-        flip=flip,
+        flip=flip if request["flip"] is None else request["flip"],
         clip=(request["clip"][0], request["clip"][1]),
         normalise=request["normalise"],
         polarity=request["polarity"],
-        tiling=Tiling(sample_scale=request["sample_scale"], trace_scale=request["trace_scale"]),
+        tiling=Tiling(**{name: request[name] for name in names}),
     )
     return MapSettings(
         sections,
@@ -88,6 +94,7 @@ def settings_of(request: dict[str, Any], flip: bool | None) -> MapSettings:
         min_samples=request["min_body"],
         max_bodies=request["max_bodies"],
         velocity_m_s=request["velocity"],
+        display=request["display"],
     )
 
 

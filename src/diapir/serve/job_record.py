@@ -5,11 +5,20 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    create_model,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
 
-from diapir.errors import DataError
+from diapir.inference.blend import OVERLAP, WINDOW
 from diapir.io.segy import SegyOptions
-from diapir.serve.problems import Problem
+from diapir.serve.problems import LOG, Problem
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 
@@ -30,7 +39,7 @@ Percentile = Annotated[float, Field(ge=0, le=100)]
 
 
 class JobRequest(BaseModel):
-    """A survey to map, and how: the options of `diapir map`."""
+    """A survey to map, and how: the options of `diapir map` that are left to clients."""
 
     model_config = _STRICT
 
@@ -41,12 +50,31 @@ class JobRequest(BaseModel):
     normalise: bool = True
     polarity: Literal["normal", "reverse"] = "normal"
     directions: Literal["both", "inline", "crossline"] = "both"
+    flip: bool | None = Field(None, description="Mirror too; the default is the service's.")
+    window: int = Field(WINDOW, ge=32, le=1024, description="Side of the windows in pixels.")
+    overlap: int = Field(OVERLAP, ge=0, validate_default=True, description="Of windows.")
     sample_scale: float = Field(1.0, gt=0, le=16)
     trace_scale: float = Field(1.0, gt=0, le=16)
     min_body: int | None = Field(None, ge=1, le=1 << 31)
     max_bodies: int = Field(20, ge=1, le=1000)
     velocity: float | None = Field(None, ge=1, le=20_000, description="Mean, in m/s.")
+    display: Literal["gray", "gray_r", "seismic"] = Field("gray", description="In the report.")
     segy: SegyFields | None = Field(None, description="How to read SEG-Y.")
+
+    @field_validator("clip")
+    @classmethod
+    def _check_rises(cls, clip: tuple[float, float]) -> tuple[float, float]:
+        if clip[0] >= clip[1]:
+            raise PydanticCustomError("clip", "Input should be two rising percentiles")
+        return clip
+
+    @field_validator("overlap")
+    @classmethod
+    def _check_overlap(cls, overlap: int, info: ValidationInfo) -> int:
+        window = info.data.get("window")  # not there where it cannot be used itself
+        if window is not None and overlap >= window:
+            raise PydanticCustomError("overlap", "Input should be less than the window")
+        return overlap
 
 
 class Job(BaseModel):
@@ -65,7 +93,11 @@ class Job(BaseModel):
 
 
 def read_jobs(folder: Path) -> dict[str, Job]:
-    """Return the jobs that an earlier service has left, the oldest first."""
+    """Return the jobs that an earlier service has left, the oldest first.
+
+    What cannot be read, as after a power cut or from another version, is told in the log and left
+    out, and its folder stays as it is.
+    """
     found = []
     for path in folder.glob("*/job.json"):
         if not _ID.fullmatch(path.parent.name):
@@ -73,11 +105,10 @@ def read_jobs(folder: Path) -> dict[str, Job]:
         try:
             job = Job.model_validate_json(path.read_bytes())
         except (OSError, ValidationError) as error:
-            raise DataError(
-                f"a job cannot be read: {str(error).splitlines()[0]}",
-                where=path,
-                mend="Remove its folder, or choose another folder of jobs.",
-            ) from error
+            LOG.error(
+                "left out a job that cannot be read: %s: %s", path, str(error).splitlines()[0]
+            )
+            continue
         if job.id == path.parent.name:
             found.append(job)
     return {job.id: job for job in sorted(found, key=lambda job: (job.created, job.id))}

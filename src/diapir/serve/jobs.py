@@ -45,7 +45,6 @@ class Jobs:
 
     Raises:
         RunError: The folder cannot be made, or another service uses it.
-        DataError: A job in it cannot be read.
     """
 
     def __init__(
@@ -319,7 +318,7 @@ class Jobs:
         ended = {} if state in ("waiting", "running") else {"ended": _now()}
         changes = {"state": state, **ended, **more}
         text = job.model_copy(update=changes).model_dump_json(indent=2) + "\n"
-        write_text_atomic(self._folder.path / job.id / "job.json", text, sync=False)
+        write_text_atomic(self._folder.path / job.id / "job.json", text)
         for name, value in changes.items():
             setattr(job, name, value)
         self._count()

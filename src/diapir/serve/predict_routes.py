@@ -11,13 +11,15 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from diapir.inference.sections import SectionSettings, choose_look
 from diapir.io.images import MAX_PIXELS, encode_mask_png
 from diapir.io.rle import encode_rle
 from diapir.io.sections import Section, encode_npy, read_section
 from diapir.models.modelcard import ModelCard
+from diapir.serve.answers import SeatedAnswer
 from diapir.serve.batcher import Batcher
 from diapir.serve.models import ModelInfo, Models
 from diapir.serve.problems import Problem, Refused, describe, went_away
@@ -26,6 +28,7 @@ from diapir.serve.settings import ServeSettings
 _TYPES = ("image/png", "image/tiff", "application/x-npy", "application/octet-stream")
 _WHERE = "the file in the request"
 _DECODERS = 2  # at a time; each may hold a few times 16 million pixels
+_NPY_HEADER = 1 << 10  # more than it has
 
 Found = TypeVar("Found")
 
@@ -53,7 +56,18 @@ class PredictQuery(BaseModel):
     clip_low: float = Field(
         1.0, ge=0, le=100, description="Percentile below which amplitudes are clipped."
     )
-    clip_high: float = Field(99.0, ge=0, le=100, description="And above which.")
+    clip_high: float = Field(
+        99.0, ge=0, le=100, description="And above which.", validate_default=True
+    )
+
+    @field_validator("clip_high")
+    @classmethod
+    def _check_rises(cls, high: float, info: ValidationInfo) -> float:
+        low = info.data.get("clip_low")  # not there where it cannot be used itself
+        if low is not None and low >= high:
+            text = "Input should be more than clip_low, which is {low}"
+            raise PydanticCustomError("clip", text, {"low": low})
+        return high
 
 
 class RunLengths(BaseModel):
@@ -120,15 +134,21 @@ def predict_router(models: Models, batcher: Batcher, settings: ServeSettings) ->
         """
         name = models.choose(query.model)
         _check_type(request)
-        with batcher.seat(body_size(request, settings)):
+        with contextlib.ExitStack() as held:
+            hold = held.enter_context(batcher.seat(body_size(request, settings)))
             body = await request.body()
+            taken = len(body)  # the request keeps it to its end
+            hold(taken)
             card = models.card(name)
             grey = await to_thread.run_sync(_to_grey, body, query, card, limiter=codecs)
-            del body
+            if query.output == "probabilities":  # the one size that is known before the work
+                hold(taken + 4 * grey.size + _NPY_HEADER)
             probs = await _unless_gone(request, batcher.predict(name, grey))
             threshold = models.threshold(name) if query.threshold is None else query.threshold
             found = _Prediction(probs, threshold, name, query.output)
-            return await to_thread.run_sync(found.response, models, limiter=codecs)
+            answer = await to_thread.run_sync(found.response, models, limiter=codecs)
+            hold(taken + len(answer.body))
+            return SeatedAnswer(answer, held.pop_all().close, settings.answer_timeout_s)
 
     return router
 

@@ -23,11 +23,12 @@ class ServeSettings:
         token: That every request but `GET /health` must bring; None: anybody is served.
         hosts: Names by which clients may call this machine; empty: any.
         max_bytes: Largest file a request may send.
-        held_bytes: Of files that are held at a time.
-        queue: Sections that are held at a time, the ones that are being predicted included.
+        held_bytes: Of files and answers that are held at a time.
+        queue: Sections that are held at a time, until their answers are sent.
         held_pixels: Of sections that are decoded and wait.
         linger_s: How long a section waits for others to be predicted with it.
         body_timeout_s: How long a client may take to send a body.
+        answer_timeout_s: How long it may take to take its answer, and longer where that is long.
         options: How the models are applied.
         job_queue: Jobs that may wait.
         job_keep: Jobs that are kept, finished ones included.
@@ -47,6 +48,7 @@ class ServeSettings:
     held_pixels: int = 1 << 26
     linger_s: float = 0.004
     body_timeout_s: float = 30.0
+    answer_timeout_s: float = 30.0
     options: PredictOptions = AS_TRAINED
     job_queue: int = 16
     job_keep: int = 100

@@ -35,11 +35,11 @@ class Bodies:
     size: NDArray[np.int64]
 
 
-def find_bodies(masks: NDArray[np.bool_]) -> Bodies:
+def label_tile_bodies(masks: NDArray[np.bool_]) -> Bodies:
     """Return the bodies of salt of masks (N, H, W).
 
     >>> masks = np.array([[[1, 0, 1], [1, 0, 0], [0, 0, 1]]], bool)
-    >>> find_bodies(masks).size.tolist()
+    >>> label_tile_bodies(masks).size.tolist()
     [2, 1, 1]
     """
     tiles, height, width = masks.shape

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from diapir.inference.bodies import find_bodies, only_bodies, peaks_of_bodies
+from diapir.inference.tile_bodies import label_tile_bodies, only_bodies, peaks_of_bodies
 
 
 def draw(seed: int, shape: tuple[int, int, int], share: float) -> np.ndarray:
@@ -20,7 +20,7 @@ def draw(seed: int, shape: tuple[int, int, int], share: float) -> np.ndarray:
 )
 def test_bodies_are_those_of_scipy(seed: int, shape: tuple[int, int, int], share: float) -> None:
     masks = draw(seed, shape, share)
-    found = find_bodies(masks)
+    found = label_tile_bodies(masks)
     sizes = [np.bincount(ndimage.label(mask)[0].ravel())[1:] for mask in masks]
     for tile, wanted in enumerate(sizes):
         assert sorted(found.size[found.tile == tile]) == sorted(wanted)
@@ -35,7 +35,7 @@ def test_small_bodies_are_dropped_and_others_kept_whole(smallest: int) -> None:
         labels = ndimage.label(mask)[0]
         sizes = np.bincount(labels.ravel())
         wanted.append(mask & (sizes[labels] >= smallest))
-    found = find_bodies(masks)
+    found = label_tile_bodies(masks)
     assert (only_bodies(found, found.size >= smallest) == np.array(wanted)).all()
 
 
@@ -43,7 +43,7 @@ def test_small_bodies_are_dropped_and_others_kept_whole(smallest: int) -> None:
 def test_peaks_are_those_of_scipy(seed: int, share: float) -> None:
     probs = np.random.default_rng(seed).random((3, 9, 11)).astype(np.float32)
     masks = probs < share
-    found = find_bodies(masks)
+    found = label_tile_bodies(masks)
     peaks = peaks_of_bodies(found, masks, probs)
     assert peaks.dtype == np.float32
     for tile, (mask, values) in enumerate(zip(masks, probs, strict=True)):
@@ -56,7 +56,7 @@ def test_a_winding_body_is_one() -> None:
     masks = np.zeros((2, 21, 21), bool)
     masks[0, ::2] = True
     masks[0, 1::4, -1] = masks[0, 3::4, 0] = True
-    found = find_bodies(masks)
+    found = label_tile_bodies(masks)
     assert found.size.tolist() == [int(masks.sum())]
     assert only_bodies(found, np.array([True])).sum() == masks.sum()
     assert only_bodies(found, np.array([False])).sum() == 0
@@ -64,13 +64,13 @@ def test_a_winding_body_is_one() -> None:
 
 def test_bodies_do_not_reach_into_the_next_tile() -> None:
     masks = np.ones((3, 4, 4), bool)
-    assert find_bodies(masks).size.tolist() == [16, 16, 16]
+    assert label_tile_bodies(masks).size.tolist() == [16, 16, 16]
 
 
 def test_nothing_has_no_bodies() -> None:
     none = np.zeros((2, 5, 5), bool)
-    found = find_bodies(none)
+    found = label_tile_bodies(none)
     assert len(found.size) == 0
     assert not only_bodies(found, found.size > 3).any()
     assert len(peaks_of_bodies(found, none, none.astype(np.float32))) == 0
-    assert len(find_bodies(np.zeros((0, 5, 5), bool)).size) == 0
+    assert len(label_tile_bodies(np.zeros((0, 5, 5), bool)).size) == 0

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diapir.export.body import find_bodies, write_bodies_csv
 from diapir.export.frame import Frame
 from diapir.export.mesh import body_meshes, write_obj, write_tsurf, write_vtk
+from diapir.export.salt_bodies import find_salt_bodies, write_bodies_csv
 
 
 def ball(shape, centre, radius, softness=2.0):
@@ -69,8 +69,8 @@ def test_slabs_do_not_matter(seed, lines):
     rng = np.random.default_rng(seed)
     probs = rng.random((9, 6, 7)).astype(np.float32)
     frame = index_frame(probs.shape)
-    found = find_bodies(probs, 0.85, frame, slab_lines=lines)
-    whole = find_bodies(probs, 0.85, frame, slab_lines=9)
+    found = find_salt_bodies(probs, 0.85, frame, slab_lines=lines)
+    whole = find_salt_bodies(probs, 0.85, frame, slab_lines=9)
     numbers = np.concatenate([slab.numbers for slab in found.slabs()])
     assert np.array_equal(numbers > 0, probs > 0.85)
     _, count = ndimage.label(probs > 0.85, np.ones((3, 3, 3)))
@@ -91,7 +91,7 @@ def test_a_body_is_described_in_the_survey_s_numbers(make_frame):
     frame = make_frame((5, 7, 9))
     probs = np.zeros(frame.shape, np.float32)
     probs[1:4, 2:6, 3:5] = 0.8
-    (body,) = find_bodies(probs, 0.5, frame).bodies
+    (body,) = find_salt_bodies(probs, 0.5, frame).bodies
     assert (body.inline, body.crossline, body.z) == ((101, 103), (304, 310), (212, 216))
     assert body.samples == 24
     assert np.isclose(body.volume_m3, 24 * 25 * 12.5 * 4)
@@ -101,22 +101,22 @@ def test_a_body_is_described_in_the_survey_s_numbers(make_frame):
 def test_small_bodies_and_more_than_wanted_are_dropped(two_balls):
     frame = index_frame(two_balls.shape)
     two_balls[0, 0, 0] = 1
-    assert len(find_bodies(two_balls, 0.5, frame).bodies) == 3
-    assert len(find_bodies(two_balls, 0.5, frame, min_samples=2).bodies) == 2
-    kept = find_bodies(two_balls, 0.5, frame, max_bodies=1)
+    assert len(find_salt_bodies(two_balls, 0.5, frame).bodies) == 3
+    assert len(find_salt_bodies(two_balls, 0.5, frame, min_samples=2).bodies) == 2
+    kept = find_salt_bodies(two_balls, 0.5, frame, max_bodies=1)
     assert (len(kept.bodies), kept.dropped) == (1, 2)
     assert {n for slab in kept.slabs() for n in np.unique(slab.numbers)} == {0, 1}
 
 
 def test_no_salt_no_bodies():
     probs = np.zeros((4, 5, 6), np.float32)
-    found = find_bodies(probs, 0.5, index_frame(probs.shape))
+    found = find_salt_bodies(probs, 0.5, index_frame(probs.shape))
     assert found.bodies == ()
     assert body_meshes(found, index_frame(probs.shape)) == []
 
 
 def test_the_table_of_bodies(tmp_path, two_balls, make_frame):
-    bodies = find_bodies(two_balls, 0.5, make_frame(two_balls.shape, unit="ms")).bodies
+    bodies = find_salt_bodies(two_balls, 0.5, make_frame(two_balls.shape, unit="ms")).bodies
     write_bodies_csv(tmp_path / "bodies.csv", bodies, "ms")
     rows = list(csv.DictReader((tmp_path / "bodies.csv").open()))
     assert [int(row["samples"]) for row in rows] == [body.samples for body in bodies]
@@ -129,7 +129,7 @@ def test_the_table_of_bodies(tmp_path, two_balls, make_frame):
 def test_a_mesh_encloses_what_the_samples_fill(two_balls, lines, binary):
     probs = (two_balls > 0.5).astype(np.float32) if binary else two_balls
     frame = index_frame(probs.shape)
-    found = find_bodies(probs, 0.5, frame, slab_lines=lines)
+    found = find_salt_bodies(probs, 0.5, frame, slab_lines=lines)
     meshes = body_meshes(found, frame)
     assert [mesh.name for mesh in meshes] == ["salt_1", "salt_2"]
     for mesh, body in zip(meshes, found.bodies, strict=True):
@@ -142,7 +142,7 @@ def test_a_mesh_encloses_what_the_samples_fill(two_balls, lines, binary):
 def test_a_mesh_of_a_body_at_the_border_is_closed():
     probs = ball((16, 16, 16), (0, 16, 8), 9)
     frame = index_frame(probs.shape)
-    found = find_bodies(probs, 0.5, frame, slab_lines=5)
+    found = find_salt_bodies(probs, 0.5, frame, slab_lines=5)
     (mesh,) = body_meshes(found, frame)
     edges = edges_of(mesh)
     assert all(edges.get((b, a)) == n for (a, b), n in edges.items())
@@ -153,7 +153,9 @@ def test_a_mesh_of_a_body_at_the_border_is_closed():
 def test_slabs_do_not_change_a_mesh():
     probs = np.random.default_rng(1).random((23, 9, 11)).astype(np.float32)
     frame = index_frame(probs.shape)
-    found = [body_meshes(find_bodies(probs, 0.6, frame, slab_lines=n), frame) for n in (23, 7, 1)]
+    found = [
+        body_meshes(find_salt_bodies(probs, 0.6, frame, slab_lines=n), frame) for n in (23, 7, 1)
+    ]
     for meshes in zip(*found, strict=True):
         whole, *cut = meshes
         for mesh in cut:
@@ -165,7 +167,7 @@ def test_slabs_do_not_change_a_mesh():
 def test_memory_of_a_mesh_is_that_of_a_slab_and_of_its_own_numbers():
     probs = np.random.default_rng(0).random((320, 12, 12)).astype(np.float32)
     frame = index_frame(probs.shape)
-    bodies = find_bodies(probs, 0.4, frame, slab_lines=8, max_bodies=1)
+    bodies = find_salt_bodies(probs, 0.4, frame, slab_lines=8, max_bodies=1)
     body_meshes(bodies, frame)  # loads what is loaded once
     tracemalloc.start()
     (mesh,) = body_meshes(bodies, frame)
@@ -179,7 +181,7 @@ def test_memory_of_a_mesh_is_that_of_a_slab_and_of_its_own_numbers():
 def test_a_mesh_lies_in_the_world(make_frame):
     frame = make_frame((30, 30, 30), angle=33)
     probs = ball(frame.shape, (14.3, 15.4, 14.2), 11.3)
-    found = find_bodies(probs, 0.5, frame)
+    found = find_salt_bodies(probs, 0.5, frame)
     (mesh,) = body_meshes(found, frame)
     assert np.isclose(mesh.volume, found.bodies[0].volume_m3, rtol=0.02)
     assert np.allclose(mesh.vertices.mean(axis=0), frame.to_world([[14.3, 15.4, 14.2]]), atol=1)
@@ -191,7 +193,7 @@ def test_a_mesh_lies_in_the_world(make_frame):
 
 def test_tsurf_reads_back(tmp_path, two_balls, make_frame):
     frame = make_frame(two_balls.shape, angle=200)
-    found = find_bodies(two_balls, 0.5, frame)
+    found = find_salt_bodies(two_balls, 0.5, frame)
     meshes = body_meshes(found, frame)
     write_tsurf(tmp_path / "bodies.ts", meshes, frame)
     read = read_tsurf(tmp_path / "bodies.ts")
@@ -206,7 +208,7 @@ def test_obj_and_vtk_read_back(tmp_path, two_balls):
     import meshio
 
     frame = index_frame(two_balls.shape)
-    meshes = body_meshes(find_bodies(two_balls, 0.5, frame), frame)
+    meshes = body_meshes(find_salt_bodies(two_balls, 0.5, frame), frame)
     write_obj(tmp_path / "bodies.obj", meshes)
     write_vtk(tmp_path / "bodies.vtk", meshes)
     vtk = meshio.read(tmp_path / "bodies.vtk")

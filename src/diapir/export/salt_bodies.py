@@ -95,7 +95,7 @@ class BodyMap:
             del probs, numbers
 
 
-def find_bodies(
+def find_salt_bodies(
     probs: Any,
     threshold: float,
     frame: Frame,
