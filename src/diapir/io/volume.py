@@ -209,8 +209,8 @@ def _of_another_survey(what: str, expected: str, where: Path) -> DataError:
         what,
         where=where,
         expected=expected,
-        mend="Give what was made of this survey itself; 'diapir doctor' shows the numbers of a SEG-Y "
-        "file, and with which flags it is read.",
+        mend="Give what was made of this survey itself; 'diapir doctor' shows the numbers of a "
+        "SEG-Y file, and with which flags it is read.",
     )
 
 
