@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -87,6 +88,43 @@ def test_recipes(run: Run) -> None:
     names = {recipe["name"] for recipe in json.loads(run("recipes", "--json")[1])}
     assert {"classic-scratch", "classic-vgg16", "classic-resnet34", "classic-vgg19"} <= names
     assert "cpu" in run("recipes")[1]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["recipes"], ["recipes", "--json"], ["--help"], ["describe", "{data}", "--quiet"]],
+    ids=" ".join,
+)
+def test_a_reader_that_leaves_ends_a_verb_quietly(data: Path, words: list[str]) -> None:
+    """As `head -1` does; here it has left before anything is written."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    filled = [word.format(data=data) for word in words]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "diapir", *filled],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_another_pipe_that_breaks_is_an_error(
+    run: Run, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def describe(*_: object, **__: object) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("diapir.runs.describe.describe_data", describe)
+    before = sys.stdout
+    code, out, err = run("describe", data, "--quiet")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: a process that this one was talking to has ended\n  fix: ")
+    assert sys.stdout is before
 
 
 def test_synth_then_describe(run: Run, tmp_path: Path) -> None:

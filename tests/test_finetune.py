@@ -184,6 +184,17 @@ def test_segy_labels_are_read_with_the_flags_of_the_survey(make_segy, tmp_path):
     assert np.array_equal(found[2].labels, salt[2])
 
 
+def test_labels_one_line_beside_the_survey_are_refused(make_segy):
+    from diapir.io.opening import open_volume
+
+    survey = open_volume(make_segy()[0])
+    labels, _ = make_segy("labels.sgy", first=(100, 301))
+    with pytest.raises(DataError, match="crossline axis .* value 1 of 7 is 301") as error:
+        read_labels(labels, survey)
+    assert error.value.where == str(labels)
+    assert error.value.expected == "300, as in the survey"
+
+
 @pytest.mark.parametrize(
     ("name", "shape", "value", "what"),
     [

@@ -19,7 +19,7 @@ from diapir.data.datamodule import TileDataModule
 from diapir.data.splits import make_splits
 from diapir.errors import RunError, TrainingError
 from diapir.io.tiles import Tiles
-from diapir.training.callbacks import StopOnSignal
+from diapir.training.callbacks import EpochHistory, StopOnSignal
 from diapir.training.checkpoints import LAST_CHECKPOINT
 from diapir.training.fit import FitResult, fit
 from diapir.training.hardware import Hardware
@@ -295,6 +295,25 @@ def test_resume_goes_on_exactly(
     assert timeless(rest) == timeless(whole)
     # the journal keeps the time; what the interrupted process took to end is not in it
     assert rest.history[-1]["seconds"] > part.history[-1]["seconds"]
+
+
+def test_resume_does_not_depend_on_the_name_of_a_class(
+    easy_tiles: Tiles, tiny_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The history was kept by a class `Journal` once, and may be by another one day."""
+
+    class Renamed(EpochHistory):
+        pass
+
+    first = train(easy_tiles, tiny_recipe(train__epochs=1), tmp_path)
+    saved = torch.load(tmp_path / LAST_CHECKPOINT, weights_only=True)["callbacks"]
+    assert saved["Journal"]["rows"] == first.history
+    # no other of ours has a state; the key of Lightning's own holds its settings
+    assert {key for key in saved if not key.startswith("ModelCheckpoint")} == {"Journal"}
+    monkeypatch.setattr("diapir.training.fit.EpochHistory", Renamed)
+    rest = train(easy_tiles, tiny_recipe(train__epochs=2), tmp_path, resume=True)
+    assert rest.history[:1] == first.history
+    assert [row["epoch"] for row in rest.history] == [1, 2]
 
 
 def test_resume_with_other_steps_is_refused(

@@ -150,6 +150,10 @@ FAULTS = {
     "words": (GOOD.replace("20 1", "salt here"), [("run-lengths", 4)]),
     "brackets": (GOOD.replace("20 1", "[20 1]"), [("run-lengths", 4)]),
     "nan for empty": (GOOD.replace("bb,", "bb,nan"), [("run-lengths", 3)]),
+    "a blank for empty": (GOOD.replace("bb,", "bb, "), [("run-lengths", 3)]),
+    "tab and a wide blank for empty": (GOOD.replace("bb,", "bb,\t\u00a0"), [("run-lengths", 3)]),
+    "quotes for empty": (GOOD.replace("bb,", 'bb,""'), [("quotes", 3)]),
+    "blank in quotes": (GOOD.replace("bb,", 'bb," "'), [("quotes", 3), ("run-lengths", 3)]),
 }
 
 
@@ -181,12 +185,27 @@ def test_every_kind_is_among_the_faults_above():
         ("20.0 1.0", "whole number", "decimal point"),
         ("(20 1)", "whole number", "brackets"),
         ("NaN", "NaN", "empty"),
+        (" nan ", "nan", "empty"),
+        ("<NA>", "<NA>", "empty"),
+        ("''", "''", "empty"),
+        ("  ", "'  ', which is not empty", "nothing at all"),
     ],
 )
 def test_each_malformed_mask_says_how(tmp_path, text, words, mend):
     (problem,) = check(tmp_path, GOOD.replace("20 1", text))
     assert words in problem.message
     assert "'cc'" in problem.message
+    assert mend in problem.mend
+
+
+@pytest.mark.parametrize(
+    ("text", "mend"), [('""', "nothing at all"), ('"20 1"', "Write them without")]
+)
+def test_quotes_say_how_an_empty_mask_is_written(tmp_path, text, mend):
+    (problem,) = check(tmp_path, GOOD.replace("20 1", text))
+    assert problem.kind == "quotes"
+    assert problem.row == 4
+    assert text in problem.message
     assert mend in problem.mend
 
 

@@ -254,6 +254,56 @@ class TestSurvey:
         with pytest.raises(DataError, match="no probability"):
             open_survey(SurveyPaths(path, tmp_path))
 
+    @pytest.mark.parametrize(
+        ("change", "told"),
+        [
+            ({"first": (101, 300)}, "inline axis .* value 1 of 6 is 101\n.*\n.*: 100, as"),
+            ({"step": (1, 2)}, "crossline axis .* value 2 of 7 is 302\n.*\n.*: 301, as"),
+            ({"start": 4.0}, "sample axis .* value 1 of 30 is 4\n.*\n.*: 0, as"),
+            ({"interval": 4.1}, "sample axis .* value 2 of 30 is 4\\.1\n.*\n.*: 4, as"),
+        ],
+    )
+    def test_salt_and_truth_must_have_the_axes_of_the_survey(
+        self, tmp_path, make_segy, change, told
+    ):
+        path, values = make_segy()
+        other, _ = make_segy("other.sgy", **change)
+        with pytest.raises(DataError, match=told) as error:
+            open_survey(SurveyPaths(path, None, other))
+        assert error.value.where == str(other)
+        assert "diapir doctor" in error.value.mend
+        group = zarr.open_group(tmp_path / "map" / "salt.zarr", mode="w")
+        group.create_array("probability", data=np.zeros(values.shape, np.float32))
+        for name in ("inline", "crossline", "sample"):
+            group.create_array(name, data=open_volume(other)[name].to_numpy())
+        with pytest.raises(DataError, match=told) as error:
+            open_survey(SurveyPaths(path, tmp_path / "map"))
+        assert error.value.where.endswith("salt.zarr")
+        open_survey(SurveyPaths(other, tmp_path / "map"))
+        group["sample"][:] = open_volume(path)["sample"].to_numpy() + 0.03  # of 4 ms: rounding
+        for name in ("inline", "crossline"):
+            group[name][:] = open_volume(path)[name].to_numpy()
+        assert open_survey(SurveyPaths(path, tmp_path / "map")).known == {"probability"}
+
+    def test_arrays_without_headers_fit_by_their_shape(self, tmp_path, make_segy):
+        path, values = make_segy()
+        np.save(tmp_path / "array.npy", (values > 0).astype(np.float32))
+        for survey, truth in ((path, tmp_path / "array.npy"), (tmp_path / "array.npy", path)):
+            assert open_survey(SurveyPaths(survey, None, truth)).known == {"truth"}
+
+    def test_axes_of_salt_that_cannot_be_read_are_an_error(self, tmp_path, make_segy):
+        path, values = make_segy()
+        group = zarr.open_group(tmp_path / "map" / "salt.zarr", mode="w")
+        group.create_array("probability", data=np.zeros(values.shape, np.float32))
+        group.create_array("inline", data=np.arange(9))
+        with pytest.raises(DataError, match="inline axis has the shape"):
+            open_survey(SurveyPaths(path, tmp_path / "map"))
+        group.create_array("inline", data=np.arange(100, 106), overwrite=True)
+        (chunk,) = (tmp_path / "map" / "salt.zarr" / "inline" / "c").iterdir()
+        chunk.write_bytes(b"damaged")
+        with pytest.raises(DataError, match="inline axis cannot be read"):
+            open_survey(SurveyPaths(path, tmp_path / "map"))
+
 
 class TestColors:
     def test_ends_and_middle_of_each_display(self):

@@ -3,9 +3,10 @@
 import gc
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from diapir import __version__
 from diapir.cli import (
@@ -31,10 +32,26 @@ from diapir.cli import (
 )
 from diapir.cli import map as map_verb
 from diapir.cli.console import printable
-from diapir.errors import DiapirError
+from diapir.cli.output import ending_with_its_reader
+from diapir.errors import DiapirError, RunError
 from diapir.io.atomic import DISK_ERRORS, cannot_write
 
+
+class _Verbs(TyperGroup):
+    """All verbs; of the pipes that break, Typer would take every one for standard output."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:  # that of standard output ends in `ending_with_its_reader`
+            raise RunError(
+                "a process that this one was talking to has ended",
+                mend="Run the command again; the log of the system says whether memory was short.",
+            ) from error
+
+
 app = typer.Typer(
+    cls=_Verbs,
     help="Find salt in seismic images.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -91,16 +108,14 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     gc.disable()  # as in `diapir.cli`
     try:
-        app()
+        with ending_with_its_reader():
+            app()
     except DiapirError as error:
         typer.secho(f"error: {printable(str(error))}", err=True, fg="red")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         sys.exit(130)
-    except BrokenPipeError:  # the reader, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise

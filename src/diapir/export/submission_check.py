@@ -29,7 +29,10 @@ _NOT_TEXT = (
     (b"\x89PNG", "a PNG image", "Give the CSV file."),
     (b"%PDF", "a PDF document", "Give the CSV file."),
 )
-_STAND_INS = {"nan", "null", "none", "na", "n/a", "[]", "-", "-1", "0", "0 0", "1 0", '""', "empty"}
+_STAND_INS = {
+    "nan", "null", "none", "na", "n/a", "#n/a", "<na>", "nat", "[]", "()", "{}", "''", "-", "-1",
+    "0", "0 0", "1 0", "empty",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -248,7 +251,10 @@ def _check_row(
         return
     if '"' in line:
         message = f"Values are in quotes: {_shorten(line)!r}."
-        yield Problem("quotes", message, "Write them without (in csv: QUOTE_NONE).", row)
+        mend = "Write them without (in csv: QUOTE_NONE)."
+        if '""' in line:
+            mend = "Write nothing at all for an empty mask (in csv: QUOTE_NONE)."
+        yield Problem("quotes", message, mend, row)
         line = line.replace('"', "")
     fields = line.split(layout.separator)
     if len(fields) != layout.columns:
@@ -292,6 +298,11 @@ def _plain_id(name: str) -> str:
 
 
 def _check_run_lengths(text: str, name: str, row: int, shape: tuple[int, int]) -> Iterator[Problem]:
+    if text and not text.strip():
+        # only an empty string is an empty mask, see `diapir.io.rle`
+        message = f"The mask of {_shorten(name)!r} is {_shorten(text)!r}, which is not empty."
+        yield Problem("run-lengths", message, "Write nothing at all for an empty mask.", row)
+        return
     if text.strip().lower() in _STAND_INS:
         message = f"The mask of {_shorten(name)!r} is {text.strip()!r}."
         mend = "Leave an empty mask empty (in pandas: na_rep='')."

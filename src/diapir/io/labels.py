@@ -13,6 +13,7 @@ from diapir.errors import DataError
 from diapir.io.images import MAX_PIXELS, read_grey
 from diapir.io.opening import open_volume
 from diapir.io.stores import check_coordinates, guarded, open_zarr
+from diapir.io.volume import check_same_geometry
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -281,29 +282,7 @@ def _open_labels(
     if labels is None:
         volume = open_volume(path, keep_nan=True, **beside(options))
         labels = volume["amplitude"]
-    wanted = survey["amplitude"]
-    if labels.shape != wanted.shape:
-        raise DataError(
-            f"the labels have shape {tuple(labels.shape)}",
-            where=path,
-            expected=f"{tuple(wanted.shape)}, that of the survey",
-            mend="Give labels with the geometry of the survey itself.",
-        )
-    for name in wanted.dims:
-        axis = np.asarray(labels[name]) if name in labels.coords else None
-        # an array without headers counts from 0 and fits by its shape
-        if axis is None or path.suffix == ".npy":
-            continue
-        known = np.asarray(survey[name], np.float64)
-        # lines are whole numbers; of samples, rounding in a header is forgiven
-        step = abs(known[-1] - known[0]) / max(1, len(known) - 1)
-        if not np.abs(axis - known).max() <= (0.01 * step if name == "sample" else 0):
-            raise DataError(
-                f"the {name} axis of the labels is another than the survey's",
-                where=path,
-                expected=f"{float(survey[name][0]):g} to {float(survey[name][-1]):g}",
-                mend="Give labels with the geometry of the survey itself.",
-            )
+    check_same_geometry(labels.coords, labels.shape, survey, path)
     live, own = _recorded(survey), labels.coords.get("trace_mask")
     return labels, live if own is None else live & np.asarray(own, bool)
 

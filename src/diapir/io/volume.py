@@ -20,10 +20,13 @@ SEG-Y `segy`, the facts of its headers as JSON.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from diapir.errors import DataError
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 Unit = Literal["ms", "m", "ft", "1"]
 
 _FEWEST_LINES = 16  # to be looked at, however long they are
+_WITHOUT_HEADERS = (".npy", ".png")  # their lines and samples are counted from 0
+_ROUNDING = 0.01  # of a sample interval, which headers have in whole microseconds
 
 CHUNK = 128
 """Edge of a chunk of an ingested volume, in lines, traces and samples."""
@@ -140,6 +145,72 @@ def geometry_of(volume: "xr.Dataset") -> Geometry:
         cdp_x=volume["cdp_x"].to_numpy() if has_position else None,
         cdp_y=volume["cdp_y"].to_numpy() if has_position else None,
         measurement=volume["cdp_x"].attrs.get("units", "") if has_position else "",
+    )
+
+
+def check_same_geometry(
+    axes: Mapping[Any, Any], shape: tuple[int, ...], survey: "xr.Dataset", where: Path
+) -> None:
+    """Refuse what lies beside a survey, such as labels or a truth, and was not made of it.
+
+    Line numbers must be those of the survey; of samples, rounding in a header is forgiven. Arrays
+    and pictures state neither, and fit by their shape.
+
+    Args:
+        axes: Numbers along the axes of what lies beside, by the names that the survey has for
+            them; an axis that is not among them fits by its length.
+        shape: Of what lies beside.
+        survey: Dataset as described at the top of this module.
+        where: The file of what lies beside.
+
+    Raises:
+        DataError: The shape or an axis is another than the survey's.
+    """
+    wanted = survey["amplitude"]
+    if tuple(shape) != wanted.shape:
+        raise _of_another_survey(
+            f"the shape is {tuple(shape)}", f"{tuple(wanted.shape)}, that of the survey", where
+        )
+    sources = where, Path(str(survey.attrs.get("source", "")))
+    if any(source.suffix.lower() in _WITHOUT_HEADERS for source in sources):
+        return
+    for name in map(str, wanted.dims):
+        if name in axes:
+            _check_same_axis(name, axes[name], np.asarray(survey[name], np.float64), where)
+
+
+def _check_same_axis(name: str, values: Any, known: NDArray[np.float64], where: Path) -> None:
+    if np.shape(values) != known.shape:
+        raise _of_another_survey(
+            f"its {name} axis has the shape {np.shape(values)}", f"{known.shape}", where
+        )
+    try:
+        found = np.asarray(values).astype(np.float64)
+    except Exception as error:  # codecs of a store raise errors of their own
+        raise DataError(
+            f"its {name} axis cannot be read as numbers: {error}",
+            where=where,
+            mend="Write or copy it again.",
+        ) from error
+    step = abs(known[-1] - known[0]) / max(1, len(known) - 1)
+    differs = ~(np.abs(found - known) <= (_ROUNDING * step if name == "sample" else 0))
+    if differs.any():
+        k = int(differs.argmax())
+        raise _of_another_survey(
+            f"its {name} axis is another than the survey's: value {k + 1:,} of {len(known):,} is "
+            f"{found[k]:.10g}",
+            f"{known[k]:.10g}, as in the survey",
+            where,
+        )
+
+
+def _of_another_survey(what: str, expected: str, where: Path) -> DataError:
+    return DataError(
+        what,
+        where=where,
+        expected=expected,
+        mend="Give what was made of this survey itself; 'diapir doctor' shows the numbers of a "
+        "SEG-Y file, and with which flags it is read.",
     )
 
 

@@ -92,6 +92,15 @@ class EpochHistory(lightning.Callback):
         self.kept_epoch = 0
         self.best_epoch, self.best_score = 0, -1.0
 
+    @property
+    def state_key(self) -> str:
+        """Name of its state in a checkpoint, whatever the class is called.
+
+        Lightning takes the name of the class, and passes over a state under any other: a training
+        that is resumed would begin a new history. This is what the class was called at first.
+        """
+        return "Journal"
+
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Close the epoch: read the metrics, write the row, keep the weights."""
         row: dict[str, float] = {"epoch": trainer.current_epoch + 1}

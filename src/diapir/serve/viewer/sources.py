@@ -1,7 +1,7 @@
 """What can be looked at: surveys, 2-D lines and pictures, as sections with axes and units."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from diapir.errors import DataError
 from diapir.inference.volume import STORE
 from diapir.io.labels import beside, line_name
 from diapir.io.opening import open_volume
-from diapir.io.volume import Geometry, geometry_of
+from diapir.io.volume import Geometry, check_same_geometry, geometry_of
 from diapir.serve.viewer.blocks import BlockReader, KeptBlocks
 
 Direction = Literal["inline", "crossline", "slice", "line", "tile"]
@@ -291,31 +291,34 @@ def open_survey(
         kept: Takes the blocks that are read, beside those of other surveys; None: of this one.
 
     Raises:
-        DataError: One of them cannot be read, or has another shape.
+        DataError: One of them cannot be read, or has another shape or other axes.
     """
     volume = open_volume(paths.source, **dict(options or {}))
-    shape = tuple(volume["amplitude"].shape)
-    salt = {} if paths.salt is None else _open_salt(paths.salt, shape)
+    salt = {} if paths.salt is None else _open_salt(paths.salt, volume)
     truth = None
     if paths.truth is not None:
-        known = open_volume(paths.truth, **beside(options or {}))
-        truth = _fitting(known["amplitude"].data, shape, paths.truth)
+        known = open_volume(paths.truth, **beside(options or {}))["amplitude"]
+        check_same_geometry(known.coords, known.shape, volume, paths.truth)
+        truth = known.data
     threshold = 0.5 if paths.salt is None else _map_threshold(paths.salt)
     return SurveySource(paths.source.stem, volume, paths, salt, truth, threshold, kept)
 
 
-def _open_salt(path: Path, shape: tuple[int, ...]) -> dict[str, Any]:
+def _open_salt(path: Path, volume: Any) -> dict[str, Any]:
     import zarr
 
     store = path if (path / "zarr.json").exists() else path / STORE
     try:
-        group = zarr.open_group(store, mode="r")
-        names = [name for name in ("probability", "disagreement") if name in group]
+        group: Any = zarr.open_group(store, mode="r")
+        found = {name: group[name] for name in ("probability", "disagreement") if name in group}
+        axes = {name: group[name] for name in volume["amplitude"].dims if name in group}
     except Exception as error:  # whatever Zarr makes of a folder that is none of its own
         raise _no_salt(path) from error
-    if "probability" not in names:
+    if "probability" not in found:
         raise _no_salt(path)
-    return {name: _fitting(group[name], shape, store) for name in names}
+    for array in found.values():
+        check_same_geometry(axes, array.shape, volume, store)
+    return found
 
 
 def _map_threshold(path: Path) -> float:
@@ -334,14 +337,3 @@ def _no_salt(path: Path) -> DataError:
         where=path,
         expected="the folder that 'diapir map' wrote, or its salt.zarr",
     )
-
-
-def _fitting(array: Any, shape: Sequence[int], where: Path) -> Any:
-    if tuple(array.shape) != tuple(shape):
-        raise DataError(
-            f"its shape is {tuple(array.shape)}",
-            where=where,
-            expected=f"{tuple(shape)}, that of the survey",
-            mend="Give what was made of this survey.",
-        )
-    return array
