@@ -189,7 +189,7 @@ def test_labels_one_line_beside_the_survey_are_refused(make_segy):
 
     survey = open_volume(make_segy()[0])
     labels, _ = make_segy("labels.sgy", first=(100, 301))
-    with pytest.raises(DataError, match="crossline axis .* value 1 of 7 is 301") as error:
+    with pytest.raises(DataError, match=r"crossline axis .* value 1 of 7 is 301") as error:
         read_labels(labels, survey)
     assert error.value.where == str(labels)
     assert error.value.expected == "300, as in the survey"
