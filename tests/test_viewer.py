@@ -1202,6 +1202,12 @@ class TestState:
         assert again.query(dark=True) == state.query(dark=True)
         assert again.data == "12"
 
+    @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+    def test_what_is_no_number_is_no_threshold(self, number):
+        state = ViewState()
+        assert state.take(parse_query(f"?threshold={number}")) == ["threshold"]
+        assert state.threshold == 0.5
+
     def test_values_that_do_not_fit_are_named(self):
         state = ViewState()
         refused = state.take({"threshold": 7, "display": "pink", "number": "x", "clip": 95.0})

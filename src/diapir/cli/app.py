@@ -33,6 +33,7 @@ from diapir.cli import (
 from diapir.cli import map as map_verb
 from diapir.cli.console import printable
 from diapir.cli.output import ending_with_its_reader
+from diapir.cli.verb import Verb
 from diapir.errors import DiapirError, RunError
 from diapir.io.atomic import DISK_ERRORS, cannot_write
 
@@ -78,7 +79,7 @@ for _verb, _command in (
     ("view", view.view),
     ("results", results.results),
 ):
-    app.command(_verb)(_command)
+    app.command(_verb, cls=Verb)(_command)
 app.add_typer(synth.app, name="synth")
 
 

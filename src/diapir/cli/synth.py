@@ -7,6 +7,7 @@ import typer
 
 from diapir.cli.console import Quiet
 from diapir.cli.segy_options import takes_segy_options
+from diapir.cli.verb import Verb
 
 if TYPE_CHECKING:
     from diapir.io.segy import SegyOptions
@@ -28,7 +29,7 @@ def _group() -> None:
     """Generate synthetic data."""
 
 
-@app.command()
+@app.command(cls=Verb)
 def tiles(
     out: Annotated[Path, typer.Argument(help="New folder in the competition's layout.")],
     number: Annotated[int, typer.Option("--n", min=10, help="Tiles in all.")] = 600,
@@ -47,7 +48,7 @@ def tiles(
     typer.echo(f"{len(labelled):,} labelled and {len(test):,} test tiles are in {out}")
 
 
-@app.command()
+@app.command(cls=Verb)
 @takes_segy_options
 def survey(
     out: Annotated[Path, typer.Argument(help="SEG-Y file to write.")],

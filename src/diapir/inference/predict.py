@@ -264,6 +264,13 @@ class PredictOptions:
     precision: str = "auto"
     engine: str = "auto"
 
+    def __post_init__(self) -> None:
+        # written so that NaN, which is neither less nor more, is refused
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise OptionError(
+                f"a threshold of {self.threshold:g}", "threshold", expected="a probability, 0 to 1"
+            )
+
 
 AS_TRAINED = PredictOptions()
 """The options that follow the models' recipes."""

@@ -84,12 +84,12 @@ class SegyOptions:
         for name, value in vars(self).items():
             if name.endswith("_byte") and not 1 <= value <= TRACE_HEADER_BYTES - 3:
                 raise DataError(f"{name} is {value}", expected="a byte of the trace header, 1..237")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise DataError(f"{name} is {value}", expected="a finite number")
         if self.samples is not None and self.samples < 1:
             raise DataError(f"samples is {self.samples}", expected="at least 1")
         if self.interval is not None and not 0 < self.interval < math.inf:
             raise DataError(f"interval is {self.interval}", expected="a positive number")
-        if self.start is not None and not math.isfinite(self.start):
-            raise DataError(f"start is {self.start}", expected="a finite number")
         if self.text_headers is not None and self.text_headers < 0:
             raise DataError(f"text_headers is {self.text_headers}", expected="at least 0")
         if self.byte_order not in ("auto", "big", "little"):

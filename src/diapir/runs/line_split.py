@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from diapir.errors import DataError
+from diapir.errors import DataError, OptionError
 from diapir.io.labels import UNLABELLED, LabelledLine
 
 
@@ -39,7 +39,10 @@ def split_lines(lines: Sequence[LabelledLine], holdout: float, gap: int) -> Line
 
     Raises:
         DataError: There are too few lines to hold any out.
+        OptionError: The share is none.
     """
+    if not 0 <= holdout < 1:  # NaN, too
+        raise OptionError(f"a share of {holdout:g} held out", "holdout", expected="0 to below 1")
     if lines[0].direction == "line":
         return _split_traces(lines[0], holdout, gap)
     counts = {d: sum(line.direction == d for line in lines) for d in ("inline", "crossline")}

@@ -1,9 +1,11 @@
 """What a map depends on, and what it leaves."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from diapir.errors import OptionError
 from diapir.inference.look import Amplitudes, Look
 from diapir.inference.sections import SectionSettings
 from diapir.inference.volume import Prediction
@@ -37,6 +39,17 @@ class MapSettings:
     velocity_m_s: float | None = None
     display: Display = "gray"
     engine: str = "eager"
+
+    def __post_init__(self) -> None:
+        # written so that NaN, which is neither less nor more, is refused
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise OptionError(
+                f"a threshold of {self.threshold:g}", "threshold", expected="a probability, 0 to 1"
+            )
+        if self.velocity_m_s is not None and not 0 < self.velocity_m_s < math.inf:
+            raise OptionError(
+                f"a velocity of {self.velocity_m_s:g} m/s", "velocity", expected="a positive one"
+            )
 
 
 @dataclass(frozen=True, eq=False)

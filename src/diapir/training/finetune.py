@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diapir.config import Recipe
-from diapir.errors import TrainingError
+from diapir.errors import OptionError, TrainingError
 from diapir.io.labels import UNLABELLED
 from diapir.models.unet import SaltNet
 from diapir.training.coarsest import single_pixels_told
@@ -58,6 +58,14 @@ class Tuning:
     lr: float = 5e-4
     encoder_lr_factor: float = 0.3
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (0 < self.lr < math.inf and 0 < self.encoder_lr_factor < math.inf):
+            raise OptionError(
+                f"a learning rate of {self.lr:g}, times {self.encoder_lr_factor:g} on the encoder",
+                "lr",
+                expected="positive numbers",
+            )
 
 
 def finetune_net(

@@ -85,10 +85,14 @@ def parse_query(query: str) -> dict[str, Any]:
             found[name] = text
             continue
         try:
-            found[name] = json.loads(text)
+            found[name] = json.loads(text, parse_constant=_refused)
         except ValueError:
             found[name] = text
     return found
+
+
+def _refused(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON, though Python reads it")
 
 
 def _written(value: Any) -> str:
