@@ -13,6 +13,7 @@ class Verb(TyperCommand):
     """A verb that refuses `nan` and `inf`: comparing with the ends of a range finds not all."""
 
     def invoke(self, ctx: Any) -> Any:
+        """Run the verb, unless one of its numbers is none."""
         for option in self.params:
             for number in _floats(ctx.params.get(str(option.name))):
                 if not math.isfinite(number):
