@@ -1,5 +1,6 @@
 """What several test modules need: a tiny recipe, and tiles that are easy to learn."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -64,6 +65,12 @@ def no_waiting_for_disks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
+
+
+@pytest.fixture(autouse=True)
+def the_server_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `caplog` hear the server's log, which one that an earlier test set up keeps to itself."""
+    monkeypatch.setattr(logging.getLogger("uvicorn"), "propagate", True)
 
 
 FINE = ("figures", "figures_trust", "html", "viewer_browser")
