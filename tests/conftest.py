@@ -69,8 +69,9 @@ def no_waiting_for_disks() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def the_server_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `caplog` hear the server's log, which one that an earlier test set up keeps to itself."""
+    """Let `caplog` hear warnings of the server, whatever an earlier test made of its log."""
     monkeypatch.setattr(logging.getLogger("uvicorn"), "propagate", True)
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
 
 
 FINE = ("figures", "figures_trust", "html", "viewer_browser")
