@@ -5,13 +5,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from diapir.inference.predict import Predictor, load_predictor
 from diapir.io.atomic import write_text_atomic
 from diapir.io.tiles import Tiles
-from diapir.metrics.bootstrap import bootstrap_interval
 from diapir.report.markdown import markdown_table
 from diapir.runs.folder import RunFolder, read_json
 
@@ -60,12 +56,6 @@ def open_run(run: Path) -> Predictor:
     """Return what predicts with a run's model."""
     predictor, _ = load_predictor([RunFolder(run).model])
     return predictor
-
-
-def gain_text(gains: NDArray[np.float64]) -> str:
-    """Return the mean of gains (N,), one a tile, with its 95 % bootstrap interval."""
-    low, high = bootstrap_interval(gains)
-    return f"{gains.mean():+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def write_page(

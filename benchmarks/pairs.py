@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from finished_runs import (
     command,
-    gain_text,
     open_run,
     read_options,
     run_names,
@@ -28,6 +27,7 @@ from diapir.io.tiles import Tiles, read_tiles
 from diapir.metrics.calibration import scale_probs
 from diapir.metrics.score import tile_counts, tile_scores
 from diapir.models.maskrule import AS_THRESHOLDED, MaskRule, mean_rule
+from diapir.report.markdown import mean_with_interval
 
 COLUMNS = ("networks", "score", "gain over the better one")
 _HEAD = """# Two networks as one
@@ -88,7 +88,7 @@ def table_rows(networks: Sequence[Network], truth: NDArray[np.uint8]) -> list[li
         both = scores(pair, truth)
         better = max((alone[network.name] for network in pair), key=np.mean)
         name = " and ".join(network.name for network in pair)
-        rows.append([name, f"{both.mean():.3f}", gain_text(both - better)])
+        rows.append([name, f"{both.mean():.3f}", mean_with_interval(both - better, "+.3f")])
     return rows
 
 

@@ -12,7 +12,6 @@ from itertools import combinations
 import numpy as np
 from finished_runs import (
     command,
-    gain_text,
     open_run,
     read_options,
     run_names,
@@ -25,6 +24,7 @@ from diapir.inference.postprocess import make_masks
 from diapir.io.tiles import read_tiles
 from diapir.metrics.score import tile_counts, tile_scores
 from diapir.models.maskrule import MaskRule
+from diapir.report.markdown import mean_with_interval
 
 THRESHOLD = 0.5
 PEAKS = (0.6, 0.65, 0.7, 0.75, 0.8)
@@ -65,7 +65,7 @@ def row(probs: NDArray[np.float32], truth: NDArray[np.uint8]) -> list[str]:
         tile_scores(tile_counts(make_masks(probs, THRESHOLD, MaskRule(min_peak=peak)), truth))
         for peak in (0.0, *PEAKS)
     )
-    return [f"{plain.mean():.3f}", *(gain_text(other - plain) for other in others)]
+    return [f"{plain.mean():.3f}", *(mean_with_interval(other - plain, "+.3f") for other in others)]
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diapir.errors import OptionError
 from diapir.inference.tile_bodies import label_tile_bodies, only_bodies, peaks_of_bodies
 from diapir.metrics.bootstrap import bootstrap_interval
 from diapir.metrics.calibration import TemperatureTrial, scale_probs, try_temperature
@@ -72,6 +73,19 @@ def describe_trial(trial: TemperatureTrial) -> str:
         f"Temperature {trial.temperature:.3f} was fitted and not kept, as it does not help beyond "
         f"doubt: {gains}. Probabilities stay as they are."
     )
+
+
+def check_threshold(threshold: float | None) -> None:
+    """Refuse a threshold that is no probability; None leaves it to the models.
+
+    Raises:
+        OptionError: It lies outside 0..1, or is NaN.
+    """
+    # written so that NaN, which is neither less nor more, is refused
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise OptionError(
+            f"a threshold of {threshold:g}", "threshold", expected="a probability, 0 to 1"
+        )
 
 
 def make_masks(

@@ -13,7 +13,7 @@ from diapir.errors import DataError, DeviceError, OptionError
 from diapir.inference.engine_choice import images_to_try
 from diapir.inference.engine_pool import EnginePool
 from diapir.inference.graph_store import has_graph
-from diapir.inference.postprocess import make_masks
+from diapir.inference.postprocess import check_threshold, make_masks
 from diapir.inference.signature import Floats
 from diapir.io.stack import ImageStack
 from diapir.io.tiles import Tiles
@@ -265,11 +265,7 @@ class PredictOptions:
     engine: str = "auto"
 
     def __post_init__(self) -> None:
-        # written so that NaN, which is neither less nor more, is refused
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise OptionError(
-                f"a threshold of {self.threshold:g}", "threshold", expected="a probability, 0 to 1"
-            )
+        check_threshold(self.threshold)
 
 
 AS_TRAINED = PredictOptions()

@@ -88,7 +88,7 @@ class SegyOptions:
                 raise DataError(f"{name} is {value}", expected="a finite number")
         if self.samples is not None and self.samples < 1:
             raise DataError(f"samples is {self.samples}", expected="at least 1")
-        if self.interval is not None and not 0 < self.interval < math.inf:
+        if self.interval is not None and self.interval <= 0:
             raise DataError(f"interval is {self.interval}", expected="a positive number")
         if self.text_headers is not None and self.text_headers < 0:
             raise DataError(f"text_headers is {self.text_headers}", expected="at least 0")

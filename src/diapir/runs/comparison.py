@@ -11,7 +11,6 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from diapir.config import parse_recipe
 from diapir.errors import DataError, OptionError, RecipeError, RunError
@@ -19,7 +18,7 @@ from diapir.io.atomic import write_text_atomic
 from diapir.io.csv_tables import read_groups
 from diapir.io.lock import sole_writer
 from diapir.metrics.bootstrap import bootstrap_interval
-from diapir.report.markdown import markdown_table
+from diapir.report.markdown import markdown_table, mean_with_interval
 from diapir.runs.asked import asked_hardware
 from diapir.runs.folder import RunFolder, read_json, write_json
 from diapir.runs.results import PAGE_SETTINGS, read_settings
@@ -353,7 +352,7 @@ def _cells(row: _Row, base: _Row) -> tuple[str, ...]:
     spread = f" ({min(row.each):.3f} to {max(row.each):.3f})" if len(row.each) > 1 else ""
     return (
         f"baseline: {name}" if row is base else f"{name}: {differs}" if differs else name,
-        _with_interval(np.array(list(row.scores.values())), ".3f"),
+        mean_with_interval(np.array(list(row.scores.values())), ".3f"),
         gain,
         verdict,
         f"{len(seeds)}{spread}",
@@ -375,15 +374,10 @@ def _gain(row: _Row, base: _Row) -> tuple[str, str]:
     """Return the gain with its interval, and what it is worth, in words."""
     gains = np.array([row.scores[id_] - base.scores[id_] for id_ in base.scores])
     low, high = bootstrap_interval(gains)
-    text = _with_interval(gains, "+.3f")
+    text = mean_with_interval(gains, "+.3f")
     if low > 0:
         return text, "better"
     return text, "worse" if high < 0 else "smaller than its interval"
-
-
-def _with_interval(values: NDArray[np.float64], form: str) -> str:
-    low, high = bootstrap_interval(values)
-    return f"{values.mean():{form}} ({low:{form}} to {high:{form}})"
 
 
 def differences(recipe: dict[str, Any], base: dict[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from diapir.errors import OptionError
 from diapir.inference.look import Amplitudes, Look
+from diapir.inference.postprocess import check_threshold
 from diapir.inference.sections import SectionSettings
 from diapir.inference.volume import Prediction
 from diapir.report.figures_survey import Display
@@ -41,11 +42,7 @@ class MapSettings:
     engine: str = "eager"
 
     def __post_init__(self) -> None:
-        # written so that NaN, which is neither less nor more, is refused
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise OptionError(
-                f"a threshold of {self.threshold:g}", "threshold", expected="a probability, 0 to 1"
-            )
+        check_threshold(self.threshold)
         if self.velocity_m_s is not None and not 0 < self.velocity_m_s < math.inf:
             raise OptionError(
                 f"a velocity of {self.velocity_m_s:g} m/s", "velocity", expected="a positive one"
