@@ -144,6 +144,18 @@ def test_the_truth_takes_no_survey_s_place(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+@pytest.mark.parametrize(
+    "flag",
+    ["--samples 30", "--coordinate-scale 2", "--text-headers 1", "--line", "--offset-byte 9"],
+)
+def test_flags_that_say_nothing_of_writing_are_refused(tmp_path: Path, flag: str) -> None:
+    path = tmp_path / "s.sgy"
+    result = CliRunner().invoke(app, ["synth", "survey", str(path), *flag.split(), "-q"])
+    assert isinstance(result.exception, DataError)
+    assert flag in str(result.exception)
+    assert not path.exists()
+
+
 def test_the_verb_writes_survey_and_truth(tmp_path: Path) -> None:
     path = tmp_path / "s.sgy"
     arguments = "--size 12 13 30 --interval 8 --unit m --start 500 --format 3 --first 7 9 -q"

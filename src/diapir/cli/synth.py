@@ -14,15 +14,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Generate synthetic data.", no_args_is_help=True)
 
-_SAY_NOTHING = {
-    "--samples",
-    "--coordinate-scale",
-    "--text-headers",
-    "--line",
-    "--offset-byte",
-}
-"""Flags on reading SEG-Y by which nothing is written."""
-
 
 @app.callback()
 def _group() -> None:
@@ -38,14 +29,12 @@ def tiles(
     zipped: Annotated[bool, typer.Option("--zip", help="Write train.zip and test.zip.")] = False,
 ) -> None:
     """Draw tiles with layers, folds, faults and salt, with the quirks of the real data."""
-    from diapir.data.competition import write_competition
-    from diapir.data.synthetic import generate_tiles
+    from diapir.runs.synth import draw_tiles
 
     unlabelled = max(1, round(number * test_share))
-    labelled = generate_tiles(number - unlabelled, seed)
-    test = generate_tiles(unlabelled, seed + 1, labelled=False)
-    write_competition(out, labelled, test, zipped=zipped)
-    typer.echo(f"{len(labelled):,} labelled and {len(test):,} test tiles are in {out}")
+    labelled = number - unlabelled
+    draw_tiles(out, labelled, unlabelled, seed=seed, zipped=zipped)
+    typer.echo(f"{labelled:,} labelled and {unlabelled:,} test tiles are in {out}")
 
 
 @app.command(cls=Verb)
@@ -86,24 +75,10 @@ def survey(
     The flags on reading SEG-Y say here how it is written: bytes, --format, --byte-order,
     --interval, --start and --unit. The others are refused.
     """
-    from diapir.data.survey import SurveyPlan, generate_survey, write_survey
-    from diapir.errors import DataError
-    from diapir.progress import counting
+    from diapir.data.survey import SurveyPlan
+    from diapir.runs.synth import draw_survey
 
-    idle = [flag for flag in segy.flags() if flag.split()[0] in _SAY_NOTHING]
-    if idle:
-        raise DataError(
-            "this flag says nothing of a file that is written",
-            where=idle[0],
-            mend="Leave it out.",
-        )
     beside = truth or out.with_name(f"{out.stem}-truth{out.suffix or '.sgy'}")
-    if beside.resolve() == out.resolve():
-        raise DataError(
-            "the truth would take the place of the survey",
-            where=f"--truth {beside}",
-            expected="another name than that of the survey",
-        )
     plan = SurveyPlan(
         shape=size,
         seed=seed,
@@ -120,16 +95,7 @@ def survey(
         by_crossline=by_crossline,
         salt=not no_salt,
     )
-    with counting(size[0], "drawing the survey", shown=not quiet) as advance:
-        made = generate_survey(plan, advance=advance)
-    write_survey(
-        made,
-        out,
-        beside,
-        code=segy.sample_format or 5,
-        byte_order="little" if segy.byte_order == "little" else "big",
-        options=segy,
-    )
+    made = draw_survey(out, beside, plan, options=segy, progress=not quiet)
     traces = int(made.geometry.trace_mask.sum()) + duplicates
     typer.echo(
         f"{traces:,} traces with {made.salt.mean():.1%} salt are in {out}, the truth is in {beside}"

@@ -3,13 +3,12 @@
 from pathlib import Path
 
 from diapir.config import load_recipe
-from diapir.data.competition import write_competition
-from diapir.data.synthetic import generate_tiles
 from diapir.io.layout import find_layout, has_part
 from diapir.runs.folder import new_run_folder
 from diapir.runs.outcome import ended_early
 from diapir.runs.predict import submit
 from diapir.runs.report import EVERY_MASK_EMPTY
+from diapir.runs.synth import draw_tiles
 from diapir.runs.train import train_recipe
 from diapir.training.hardware import Hardware
 
@@ -36,9 +35,7 @@ def run_demo(
     """
     if data is None:
         data = new_run_folder(out, "data").path / "tiles"
-        write_competition(
-            data, generate_tiles(LABELLED, 0), generate_tiles(UNLABELLED, 1, labelled=False)
-        )
+        draw_tiles(data, LABELLED, UNLABELLED)
     settings = [f"train.max_minutes={minutes}"]
     if not _has_depths(data):
         settings.append("split.stratify=coverage")

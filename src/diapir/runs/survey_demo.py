@@ -8,16 +8,13 @@ from typing import Any
 import numpy as np
 
 from diapir.config import load_recipe
-from diapir.data.competition import write_competition
-from diapir.data.survey import SurveyPlan, SyntheticSurvey, generate_survey, write_survey
-from diapir.data.synthetic import generate_tiles
+from diapir.data.survey import SurveyPlan, SyntheticSurvey
 from diapir.export.horizon import salt_interval
 from diapir.inference.schedule import Workers
 from diapir.io.images import write_mask_png
 from diapir.io.opening import open_volume
 from diapir.metrics.score import Counts, dice, iou
 from diapir.models.modelcard import read_card
-from diapir.progress import counting
 from diapir.runs.finetune import finetune_model
 from diapir.runs.folder import RunFolder, new_run_folder, write_json
 from diapir.runs.machine import command_line, describe_machine
@@ -25,6 +22,7 @@ from diapir.runs.map import map_survey
 from diapir.runs.map_result import MapResult, MapSettings
 from diapir.runs.outcome import ended_early
 from diapir.runs.provenance import made_with
+from diapir.runs.synth import draw_survey, draw_tiles
 from diapir.runs.train import train_recipe
 from diapir.training.finetune import Tuning
 from diapir.training.hardware import Hardware
@@ -78,9 +76,7 @@ def run_survey_demo(
     """
     folder = new_run_folder(out, "survey")
     file, truth = folder.path / "survey.sgy", folder.path / "truth.sgy"
-    with counting(plan.shape[0], "drawing the survey", shown=progress) as advance:
-        made = generate_survey(plan, advance=advance)
-    write_survey(made, file, truth)
+    made = draw_survey(file, truth, plan, progress=progress)
     model = model or _train(folder, minutes, progress)
     settings = MapSettings(velocity_m_s=2500)
     first = map_survey(
@@ -158,8 +154,7 @@ def score_map(result: MapResult, truth: Path, without: Sequence[int] = ()) -> Su
 
 def _train(folder: RunFolder, minutes: float, progress: bool) -> Path:
     data = folder.path / "tiles"
-    tiles, test = generate_tiles(_TILES, 0), generate_tiles(10, 1, labelled=False)
-    write_competition(data, tiles, test)
+    draw_tiles(data, _TILES, 10)
     recipe = load_recipe("demo", [f"train.max_minutes={minutes}"])
     trained = train_recipe(recipe, data, folder.path / "runs", Hardware(progress=progress))
     if trained.interrupted is not None:
