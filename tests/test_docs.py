@@ -121,11 +121,22 @@ def test_recipes_on_the_pages_are_valid(page: Path) -> None:
         parse_recipe(tomllib.loads(block), where=page.name)
 
 
+def anchors(page: Path) -> set[str]:
+    """Return the names of the headings of a page, as links call them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    headings = [re.sub(r"[^\w\- ]", "", line) for line in re.findall(r"^#+ (.*)$", text, re.M)]
+    return {heading.lower().replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_links_lead_somewhere(page: Path) -> None:
-    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-        if not link.startswith(("http:", "https:", "mailto:")):
-            assert (page.parent / link).exists(), f"{page.name} links to {link}"
+    text = page.read_text(encoding="utf-8")
+    for link, heading in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", text):
+        if link.startswith(("http:", "https:", "mailto:")):
+            continue
+        there = page.parent / link if link else page
+        assert there.exists(), f"{page.name} links to {link}"
+        assert not heading or heading in anchors(there), f"{page.name}: {link}#{heading}"
 
 
 def commands(page: Path) -> list[str]:
