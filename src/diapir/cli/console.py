@@ -24,19 +24,24 @@ Models = Annotated[
 ]
 Flip = Annotated[
     bool | None,
-    typer.Option("--flip/--no-flip", help="Average with mirrored tiles; default: as trained."),
+    typer.Option("--flip/--no-flip", help="Average with the mirrored image; default: as trained."),
 ]
 Threshold = Annotated[
     float | None,
-    typer.Option("--threshold", min=0, max=1, help="Of probability; default: the model's own."),
+    typer.Option(
+        "--threshold",
+        min=0,
+        max=1,
+        help="Probability above which it is salt; default: the model's own.",
+    ),
 ]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Tiles a forward pass.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Tiles per forward pass.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Engine = Annotated[
     str,
     typer.Option(
         "--engine",
-        help="What computes: eager, compile, openvino, onnxruntime; auto: the fastest, measured.",
+        help="eager, compile, openvino or onnxruntime; auto measures and takes the fastest.",
     ),
 ]
 Precision = Annotated[

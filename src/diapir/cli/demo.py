@@ -18,16 +18,18 @@ from diapir.cli.console import (
 def demo(
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="Data set; without it a synthetic one is drawn."),
+        typer.Option("--data", help="Data set; default: a synthetic one is drawn."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for everything.")] = Path("demo"),
-    minutes: Annotated[float, typer.Option(min=0.05, help="Training time at most.")] = 4.0,
+    minutes: Annotated[
+        float, typer.Option(min=0.05, help="Longest training time, in minutes.")
+    ] = 4.0,
     survey: Annotated[
         bool, typer.Option("--survey", help="Draw a survey and map salt through it instead.")
     ] = False,
     model: Annotated[
         Path | None,
-        typer.Option("--model", help="With --survey: a model file; otherwise one is trained."),
+        typer.Option("--model", help="With --survey: a model file; default: one is trained."),
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,

@@ -16,7 +16,7 @@ def ensemble(
             metavar="RUN...", help="Run folders, with or without folds, or model files."
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", help="The model file to write.")] = Path(
+    out: Annotated[Path, typer.Option("--out", help="Model file to write.")] = Path(
         "ensemble.safetensors"
     ),
     data: Annotated[
@@ -29,7 +29,7 @@ def ensemble(
         list[float] | None,
         typer.Option("--weight", help="Weight of a RUN, once for each; repeatable."),
     ] = None,
-    half: Annotated[bool, typer.Option("--half", help="float16: half the size.")] = False,
+    half: Annotated[bool, typer.Option("--half", help="Store float16, half the size.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

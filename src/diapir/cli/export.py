@@ -12,9 +12,9 @@ from diapir.errors import OptionError
 def export(
     models: Models = None,
     *,
-    format_: Annotated[str, typer.Option("--format", help="onnx or openvino.")] = "onnx",
+    format_: Annotated[str, typer.Option("--format", help="Format: onnx or openvino.")] = "onnx",
     out: Annotated[
-        Path | None, typer.Option("--out", help="File; default: salt.onnx or salt.xml.")
+        Path | None, typer.Option("--out", help="File to write; default: salt.onnx or salt.xml.")
     ] = None,
     flip: Flip = None,
     threshold: Threshold = None,

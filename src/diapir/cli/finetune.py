@@ -47,25 +47,30 @@ def finetune(
     ),
     unlabelled: Annotated[
         float | None,
-        typer.Option(help="Value without interpretation; default: 127 in PNG, -1 else."),
+        typer.Option(help="Label of what is not interpreted; default: 127 in PNG, otherwise -1."),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of training.")] = 200,
-    batch: Annotated[int, typer.Option("--batch-size", min=1, help="Windows a step.")] = 8,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 200,
+    batch: Annotated[int, typer.Option("--batch-size", min=1, help="Windows per step.")] = 8,
     side: Annotated[
-        int, typer.Option("--side", min=32, help="Side of the windows that train, in pixels.")
+        int, typer.Option("--side", min=32, help="Side of the training windows, in pixels.")
     ] = 128,
-    lr: Annotated[float, typer.Option(min=1e-7, help="Learning rate at the start.")] = 5e-4,
-    seed: Annotated[int, typer.Option(min=0, help="Of windows and mirroring.")] = 0,
+    lr: Annotated[float, typer.Option(min=1e-7, help="Initial learning rate.")] = 5e-4,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of the choice of windows and of mirroring.")
+    ] = 0,
     holdout: Annotated[
         float,
         typer.Option(
             min=0.0,
             max=0.9,
-            help="Share of the lines held out, at least one; of traces on a 2-D line.",
+            help="Share of lines to hold out, at least one; of traces on a 2-D line.",
         ),
     ] = 0.2,
     gap: Annotated[
-        int, typer.Option(min=0, help="Unused lines, or traces, beside those held out.")
+        int,
+        typer.Option(
+            min=0, help="Lines, or traces of a 2-D line, left unused beside those held out."
+        ),
     ] = 5,
     device: Device = "auto",
     as_json: Json = False,

@@ -24,9 +24,11 @@ def ingest(
     file: Annotated[Path, typer.Argument(help="SEG-Y: a post-stack survey or a 2-D line.")],
     store: Annotated[Path, typer.Argument(help="Zarr store to write, such as survey.zarr.")],
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a store that is there.")
+        bool, typer.Option("--overwrite", help="Replace the store if it exists.")
     ] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Threads; each holds one block.")] = 2,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Threads, each of which holds one block.")
+    ] = 2,
     as_json: Json = False,
     quiet: Quiet = False,
     *,

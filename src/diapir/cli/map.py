@@ -31,14 +31,14 @@ def map_(
     source: Annotated[
         Path, typer.Argument(metavar="INPUT", help="SEG-Y, Zarr, MDIO, or a PNG or .npy section.")
     ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for everything.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
     model: Annotated[
         list[Path] | None,
         typer.Option("--model", "-m", help="Model file; repeatable; default: the packaged one."),
     ] = None,
     threshold: Threshold = None,
     directions: Annotated[
-        Literal["both", "inline", "crossline"], typer.Option(help="Sections that are predicted.")
+        Literal["both", "inline", "crossline"], typer.Option(help="Which sections to predict.")
     ] = "both",
     batch: Annotated[
         int, typer.Option("--batch-size", min=1, help="Windows per forward pass.")
@@ -47,21 +47,24 @@ def map_(
         int | None, typer.Option(min=1, help="Lines per block; default: as many as memory allows.")
     ] = None,
     min_body: Annotated[
-        int | None, typer.Option(min=1, help="Smallest body in samples; default: by survey.")
+        int | None,
+        typer.Option(min=1, help="Smallest body, in samples; default: depends on the survey."),
     ] = None,
-    max_bodies: Annotated[int, typer.Option(min=1, help="Bodies kept at most.")] = 20,
+    max_bodies: Annotated[int, typer.Option(min=1, help="Most bodies to keep.")] = 20,
     velocity: Annotated[
         float | None,
-        typer.Option(min=1, help="Mean velocity in m/s: volumes of surveys in time."),
+        typer.Option(min=1, help="Mean velocity in m/s, for volumes of surveys in time."),
     ] = None,
     display: Annotated[
-        Literal["gray", "gray_r", "seismic"], typer.Option(help="Colours of the report's sections.")
+        Literal["gray", "gray_r", "seismic"],
+        typer.Option(help="Colours of the sections in the report."),
     ] = "gray",
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Workers here; default: one per GPU or core.")
+        int | None,
+        typer.Option(min=1, help="Workers on this machine; default: one per GPU or core."),
     ] = None,
     threads: Annotated[
-        bool, typer.Option("--threads", help="Workers are threads of this process.")
+        bool, typer.Option("--threads", help="Run the workers as threads of this process.")
     ] = False,
     scheduler: Annotated[
         str | None, typer.Option(help="Address of a running Dask scheduler.")
@@ -70,7 +73,7 @@ def map_(
         bool | None,
         typer.Option(
             "--segy/--no-segy",
-            help="Probability and mask as SEG-Y; default: where the SEG-Y file is at its place.",
+            help="Probability and mask as SEG-Y, too; default: if the survey's own file is there.",
         ),
     ] = None,
     device: Device = "auto",

@@ -10,10 +10,10 @@ from diapir.cli.console import Json, Quiet, print_json, print_table, print_warni
 
 
 def mosaic(
-    data: Annotated[Path, typer.Argument(help="A data set; test tiles are taken along.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for everything.")] = Path("mosaic"),
+    data: Annotated[Path, typer.Argument(help="Data set; its test tiles are included.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("mosaic"),
     false_share: Annotated[
-        float, typer.Option("--false-share", help="Share of pairs that may be false.")
+        float, typer.Option("--false-share", help="Share of the pairs that may be false.")
     ] = 0.02,
     as_json: Json = False,
     quiet: Quiet = False,

@@ -39,14 +39,25 @@ _FLAGS = [
         _flag(int, f"--{name}-byte", f"Byte of the {what}.", default, min=1, max=237)
         for name, (what, default) in _BYTES.items()
     ),
-    _flag(str, "--byte-order", "auto, big or little.", "auto"),
-    _flag(int | None, "--format", "Sample format code in place of the header's.", None),
-    _flag(int | None, "--samples", "Samples a trace in place of the header's.", None, min=1),
-    _flag(float | None, "--interval", "Sample interval in --unit.", None),
+    _flag(str, "--byte-order", "Byte order: auto, big or little.", "auto"),
+    _flag(int | None, "--format", "Sample format code, in place of the header's.", None),
+    _flag(int | None, "--samples", "Samples per trace, in place of the header's.", None, min=1),
+    _flag(float | None, "--interval", "Sample interval in --unit, in place of the header's.", None),
     _flag(float | None, "--start", "First sample in --unit, in place of the delay.", None),
-    _flag(str, "--unit", "Of the samples: ms, m or ft.", "ms"),
-    _flag(float | None, "--coordinate-scale", "Factor on X and Y in place of the scalar.", None),
-    _flag(int | None, "--text-headers", "Extended text headers in the file.", None, min=0),
+    _flag(str, "--unit", "Unit of the samples: ms, m or ft.", "ms"),
+    _flag(
+        float | None,
+        "--coordinate-scale",
+        "Factor on X and Y, in place of the header's scalar.",
+        None,
+    ),
+    _flag(
+        int | None,
+        "--text-headers",
+        "Number of extended text headers, in place of the header's.",
+        None,
+        min=0,
+    ),
     _flag(bool, "--line", "Read as a 2-D line, whatever the numbers.", False),
 ]
 

@@ -38,7 +38,9 @@ def serve(
     host: Annotated[
         str, typer.Option("--host", help="Address to listen on; the default is this machine alone.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0: any free one.")
+    ] = 8000,
     allow_host: Annotated[
         list[str] | None,
         typer.Option("--allow-host", help="Name by which clients call the service; repeatable."),
@@ -50,14 +52,14 @@ def serve(
         ),
     ] = None,
     max_mib: Annotated[int, typer.Option(min=1, max=1024, help="Largest file, in MiB.")] = 64,
-    queue: Annotated[int, typer.Option(min=1, help="Sections that are held at a time.")] = 64,
-    job_workers: Annotated[int, typer.Option(min=1, help="Processes for a survey.")] = 1,
+    queue: Annotated[int, typer.Option(min=1, help="Most sections held in memory at a time.")] = 64,
+    job_workers: Annotated[int, typer.Option(min=1, help="Processes that map a survey.")] = 1,
     view: Annotated[
         list[Path] | None,
         typer.Option("--view", help="What the page at /view shows, as 'diapir view'; repeatable."),
     ] = None,
     labels: Annotated[
-        Path, typer.Option("--labels", help="Folder for corrections that are drawn there.")
+        Path, typer.Option("--labels", help="Folder for the corrections drawn there.")
     ] = Path("labels"),
     flip: Flip = None,
     batch_size: BatchSize = 32,

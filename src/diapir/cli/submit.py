@@ -26,7 +26,7 @@ def submit(
     models: Models = None,
     *,
     data: Data,
-    out: Annotated[Path, typer.Option("--out", help="CSV file.")] = Path("submission.csv"),
+    out: Annotated[Path, typer.Option("--out", help="CSV file to write.")] = Path("submission.csv"),
     flip: Flip = None,
     threshold: Threshold = None,
     batch_size: BatchSize = 32,

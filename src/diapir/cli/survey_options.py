@@ -30,7 +30,7 @@ _AS_SAMPLED = [
     _flag(
         bool,
         "--normalise/--no-normalise",
-        "Off for values that are grey values of 0 to 255 already; PNG always is.",
+        "Scale amplitudes to grey values; off if they are 0 to 255 already, as PNG always is.",
         True,
     ),
     _flag(
@@ -43,8 +43,10 @@ _AS_SAMPLED = [
     _flag(int, "--overlap", "Pixels by which neighbouring windows overlap.", 101, min=0),
 ]
 _SCALES = [
-    _flag(float, "--sample-scale", "Stretch sections so much along the samples.", 1.0),
-    _flag(float, "--trace-scale", "Stretch sections so much across the traces.", 1.0),
+    _flag(
+        float, "--sample-scale", "Factor by which sections are stretched along the samples.", 1.0
+    ),
+    _flag(float, "--trace-scale", "Factor by which sections are stretched across the traces.", 1.0),
 ]
 
 

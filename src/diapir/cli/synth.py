@@ -23,8 +23,10 @@ def _group() -> None:
 @app.command(cls=Verb)
 def tiles(
     out: Annotated[Path, typer.Argument(help="New folder in the competition's layout.")],
-    number: Annotated[int, typer.Option("--n", min=10, help="Tiles in all.")] = 600,
-    test_share: Annotated[float, typer.Option(min=0.0, max=0.9, help="Unlabelled share.")] = 0.2,
+    number: Annotated[int, typer.Option("--n", min=10, help="Number of tiles in all.")] = 600,
+    test_share: Annotated[
+        float, typer.Option(min=0.0, max=0.9, help="Share of unlabelled tiles.")
+    ] = 0.2,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same tiles.")] = 0,
     zipped: Annotated[bool, typer.Option("--zip", help="Write train.zip and test.zip.")] = False,
 ) -> None:
@@ -51,21 +53,25 @@ def survey(
     spacing: Annotated[
         tuple[float, float], typer.Option(help="Metres between inlines and crosslines.")
     ] = (25.0, 25.0),
-    first: Annotated[tuple[int, int], typer.Option(help="First inline and crossline number.")] = (
+    first: Annotated[
+        tuple[int, int], typer.Option(help="Numbers of the first inline and crossline.")
+    ] = (
         1001,
         2001,
     ),
     step: Annotated[
-        tuple[int, int], typer.Option(help="Steps of the numbers; negative ones fall.")
+        tuple[int, int], typer.Option(help="Steps between line numbers; negative: they fall.")
     ] = (1, 1),
-    azimuth: Annotated[float, typer.Option(help="Of rising inlines, degrees from north.")] = 0.0,
+    azimuth: Annotated[
+        float, typer.Option(help="Where inline numbers rise to, degrees from north.")
+    ] = 0.0,
     gaps: Annotated[float, typer.Option(min=0, max=0.9, help="Share of missing traces.")] = 0.0,
     dead: Annotated[float, typer.Option(min=0, max=0.9, help="Share of dead traces.")] = 0.0,
     duplicates: Annotated[int, typer.Option(min=0, help="Traces that occur twice.")] = 0,
     by_crossline: Annotated[
-        bool, typer.Option("--by-crossline", help="Crossline after crossline.")
+        bool, typer.Option("--by-crossline", help="Write crossline after crossline.")
     ] = False,
-    no_salt: Annotated[bool, typer.Option("--no-salt", help="Sediments only.")] = False,
+    no_salt: Annotated[bool, typer.Option("--no-salt", help="Draw sediments only.")] = False,
     quiet: Quiet = False,
     *,
     segy: "SegyOptions",

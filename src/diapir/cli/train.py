@@ -28,11 +28,15 @@ def train(
         int | None, typer.Option("--folds", min=2, help="Train one model for each of K folds.")
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option("--resume", help="Resume the run of this folder, exactly.")
+        Path | None, typer.Option("--resume", help="Run folder to go on with, exactly.")
     ] = None,
-    runs: Annotated[Path, typer.Option("--runs", help="Folder for run folders.")] = Path("runs"),
-    accelerator: Annotated[str, typer.Option(help="What trains: auto, cpu or gpu.")] = "auto",
-    devices: Annotated[str, typer.Option(help="Cards or CPU processes, or auto.")] = "auto",
+    runs: Annotated[
+        Path, typer.Option("--runs", help="Folder in which the run folder is made.")
+    ] = Path("runs"),
+    accelerator: Annotated[str, typer.Option(help="Where to train: auto, cpu or gpu.")] = "auto",
+    devices: Annotated[
+        str, typer.Option(help="Number of GPUs or CPU processes, or auto.")
+    ] = "auto",
     num_nodes: Annotated[int, typer.Option(min=1, help="Machines that train together.")] = 1,
     as_json: Json = False,
     quiet: Quiet = False,

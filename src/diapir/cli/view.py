@@ -28,16 +28,16 @@ def view(
     ],
     model: Annotated[
         list[Path] | None,
-        typer.Option("--model", "-m", help="Model file that can be asked; repeatable."),
+        typer.Option("--model", "-m", help="Model file to predict with; repeatable."),
     ] = None,
     salt: Annotated[
         Path | None, typer.Option("--salt", help="Folder that 'diapir map' wrote for the survey.")
     ] = None,
     truth: Annotated[
-        Path | None, typer.Option("--truth", help="Survey of 0 and 1 to compare with.")
+        Path | None, typer.Option("--truth", help="Volume of 0 and 1 to compare with.")
     ] = None,
     labels: Annotated[
-        Path, typer.Option("--labels", help="Folder for corrections, as 'finetune' reads it.")
+        Path, typer.Option("--labels", help="Folder for corrections, as 'finetune' reads them.")
     ] = Path("labels"),
     port: Annotated[
         int, typer.Option("--port", min=0, max=65535, help="Port of the page; 0: any free one.")
