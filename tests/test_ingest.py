@@ -103,6 +103,17 @@ def test_a_finished_store_is_left_alone(make_segy: Make, tmp_path: Path) -> None
     np.testing.assert_array_equal(ingest(other, store, overwrite=True).volume["amplitude"], values)
 
 
+def test_a_link_to_a_store_stays_one(make_segy: Make, tmp_path: Path) -> None:
+    link, place = tmp_path / "cube.zarr", tmp_path / "large-disk" / "cube.zarr"
+    link.symlink_to(place)
+    for name, seed in (("first.sgy", 0), ("second.sgy", 1)):
+        path, values = make_segy(name, seed=seed)
+        stored = ingest(path, link, overwrite=True).volume
+        np.testing.assert_array_equal(stored["amplitude"], values)
+        assert link.is_symlink()
+        assert [one.name for one in place.parent.iterdir()] == ["cube.zarr"]
+
+
 def test_a_foreign_folder_is_never_removed(make_segy: Make, tmp_path: Path) -> None:
     path, _ = make_segy()
     folder = tmp_path / "photographs"

@@ -174,6 +174,25 @@ def test_amplitudes_are_brought_to_grey_values_as_map_does(client, model):
     assert other.content != answer.content
 
 
+def test_a_dead_trace_holds_no_salt_as_in_a_map(client, model):
+    from diapir.inference.look import AS_IS
+    from diapir.inference.sections import Tiling, predict_section
+
+    values = RNG.uniform(1, 255, (64, 48)).astype(np.float32)
+    values[:, 5], values[:, 9] = 0, np.nan
+    predictor, _ = load_predictor([model])
+    expected = predict_section(values.T, predictor, AS_IS, Tiling()).T
+    query = {"normalise": False, "output": "probabilities"}
+    answer = client.post("/predict", params=query, content=encode_npy(values), headers=NPY)
+    served = np.load(BytesIO(answer.content))
+    np.testing.assert_allclose(served, expected, atol=1e-5)
+    assert np.flatnonzero(~served.any(axis=0)).tolist() == [5, 9]
+    query = {"normalise": False, "threshold": 0}
+    answer = client.post("/predict", params=query, content=encode_npy(values), headers=NPY)
+    mask = np.asarray(Image.open(BytesIO(answer.content)))
+    assert np.flatnonzero(~mask.any(axis=0)).tolist() == [5, 9]
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (3, 200), (101, 101)])
 def test_any_size_is_answered_in_its_own(client, shape):
     image = np.full(shape, 7, np.uint8)

@@ -1307,6 +1307,19 @@ class TestLibrary:
         (source,) = open_library([tmp_path / "outer"]).sources.values()
         assert source.known == {"truth"}
 
+    def test_salt_and_truth_are_never_passed_over(self, tmp_path, make_segy, easy_tiles):
+        from diapir.data.competition import write_competition
+
+        segy, _ = make_segy()
+        write_competition(tmp_path / "tgs", easy_tiles.subset(range(4)), easy_tiles.subset([4]))
+        for extra in ({"salt": tmp_path}, {"truth": segy}):
+            with pytest.raises(DataError, match="neither --salt nor --truth"):
+                open_library([tmp_path / "tgs"], **extra)
+        (tmp_path / "map" / "salt.zarr").mkdir(parents=True)
+        (tmp_path / "map" / "map.json").write_text(json.dumps({"source": str(segy)}))
+        with pytest.raises(DataError, match="has its own"):
+            open_library([tmp_path / "map"], salt=tmp_path / "other")
+
     def test_what_cannot_be_viewed_is_told(self, tmp_path, make_segy):
         segy, _ = make_segy()
         with pytest.raises(DataError, match="nothing to view"):

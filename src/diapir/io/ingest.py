@@ -1,6 +1,7 @@
 """SEG-Y into a Zarr store that opens at once: bounded memory, and resumable after any end."""
 
 import json
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -63,7 +64,7 @@ def ingest(
 
     Args:
         source: SEG-Y file.
-        store: Folder to write, usually ``.zarr``.
+        store: Folder to write, usually ``.zarr``; of a link, what it leads to.
         options: How to read the file.
         overwrite: Replace a finished store, whatever it comes from.
         workers: Threads that read and write.
@@ -74,6 +75,8 @@ def ingest(
         DataError: The file cannot be read, is pre-stack, or makes no grid.
         RunError: The store cannot be written, holds something else, or another process writes it.
     """
+    if store.is_symlink():  # it stays one: a store on another disk is written where it leads
+        store = Path(os.path.realpath(store))
     with sole_writer(store):
         return _ingest(source, store, options or SegyOptions(), overwrite, workers, chunk, progress)
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
+from diapir.inference.look import is_alive
 from diapir.inference.sections import SectionSettings, choose_look
 from diapir.io.images import MAX_PIXELS, encode_mask_png
 from diapir.io.rle import encode_rle
@@ -88,15 +89,17 @@ class _Prediction:
     """All that an answer is made of."""
 
     probs: NDArray[np.float32]
+    dead: NDArray[np.bool_]
     threshold: float
     model: str
     output: str
 
     def response(self, models: Models) -> Response:
         """Return the answer that was asked for."""
+        probs = np.where(self.dead, np.float32(0), self.probs) if self.dead.any() else self.probs
         if self.output == "probabilities":
-            return Response(encode_npy(self.probs), media_type="application/x-npy")
-        mask = models.make_mask(self.model, self.probs, self.threshold)
+            return Response(encode_npy(probs), media_type="application/x-npy")
+        mask = models.make_mask(self.model, probs, self.threshold)
         if self.output == "mask":
             return Response(encode_mask_png(mask), media_type="image/png")
         found = RunLengths(
@@ -140,12 +143,12 @@ def predict_router(models: Models, batcher: Batcher, settings: ServeSettings) ->
             taken = len(body)  # the request keeps it to its end
             hold(taken)
             card = models.card(name)
-            grey = await to_thread.run_sync(_to_grey, body, query, card, limiter=codecs)
+            grey, dead = await to_thread.run_sync(_to_grey, body, query, card, limiter=codecs)
             if query.output == "probabilities":  # the one size that is known before the work
                 hold(taken + 4 * grey.size + _NPY_HEADER)
             probs = await _unless_gone(request, batcher.predict(name, grey))
             threshold = models.threshold(name) if query.threshold is None else query.threshold
-            found = _Prediction(probs, threshold, name, query.output)
+            found = _Prediction(probs, dead, threshold, name, query.output)
             answer = await to_thread.run_sync(found.response, models, limiter=codecs)
             hold(taken + len(answer.body))
             return SeatedAnswer(answer, held.pop_all().close, settings.answer_timeout_s)
@@ -172,8 +175,13 @@ def _check_type(request: Request) -> None:
         raise Refused(415, problem)
 
 
-def _to_grey(body: bytes, query: PredictQuery, card: ModelCard) -> NDArray[np.uint8]:
-    """Return the grey values of a section as `diapir map` would bring them to the models."""
+def _to_grey(
+    body: bytes, query: PredictQuery, card: ModelCard
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return the grey values (H, W) of a section as `diapir map` would bring them to the models.
+
+    With them comes which traces (W,) are dead, in which there is no salt; of pictures none are.
+    """
     section = read_section(body, _WHERE)
     settings = SectionSettings(
         clip=(query.clip_low, query.clip_high),
@@ -182,8 +190,10 @@ def _to_grey(body: bytes, query: PredictQuery, card: ModelCard) -> NDArray[np.ui
     )
     survey = _as_survey(section)
     _, look = choose_look(survey, settings, [card], is_picture=section.is_picture)
-    grey = look.grey(section.values)
-    return np.ascontiguousarray(grey)
+    grey = np.ascontiguousarray(look.grey(section.values))
+    if section.is_picture:
+        return grey, np.zeros(grey.shape[1], np.bool_)
+    return grey, np.asarray(~is_alive(section.values).any(axis=0), np.bool_)
 
 
 def _as_survey(section: Section) -> Any:

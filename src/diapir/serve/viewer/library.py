@@ -114,10 +114,23 @@ def _open(
     if not path.exists():
         raise DataError("there is no such file or folder", where=path, mend="Check the path.")
     if _is_map(path):
+        if salt is not None:
+            raise DataError(
+                "--salt beside the folder of a map, which has its own",
+                where=path,
+                mend="Leave out --salt, or give the survey itself as PATH.",
+            )
         source, recorded = _source_of_map(path)
         options = options if recorded is None else recorded
         return open_survey(SurveyPaths(source, path, truth), options, kept)
     if _is_tiles(path):
+        if salt is not None or truth is not None:
+            raise DataError(
+                "tiles take neither --salt nor --truth",
+                where=path,
+                expected="a survey, a line or a picture",
+                mend="Leave them out: masks beside the images are the truth of tiles.",
+            )
         return open_tiles(path)
     return open_survey(SurveyPaths(path, salt, truth), options, kept)
 
