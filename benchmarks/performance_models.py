@@ -42,7 +42,7 @@ def plain_recipe(encoder: str, batch_size: int = 16) -> Recipe:
 
 
 def cpu_recipe(encoder: str) -> Recipe:
-    """Return the first network of recipe `cpu` on another encoder, from random weights."""
+    """Return the network of recipe `small` on another encoder, from random weights."""
     return load_recipe("small", ["model.weights=none", f"model.encoder={encoder}"])
 
 

@@ -165,7 +165,7 @@ def _changed(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def train_cpu(trial: Trial, settings: Sequence[str] = ()) -> Observer:
-    """Return the scores of the first network of recipe `cpu`, alone on all cores.
+    """Return the scores of the network of recipe `small`, on all cores.
 
     It is trained by `diapir.training.fit.fit`.
 

@@ -165,7 +165,7 @@ def test_the_packaged_model_carries_its_card() -> None:
 
 
 def test_scores_go_between_their_marks() -> None:
-    record = next((ROOT / "docs" / "results").glob("cpu-imagenet-*"))
+    record = next((ROOT / "docs" / "results-packaged").glob("cpu-imagenet-*"))
     page = "before\n<!-- scores:begin -->\nold\n<!-- scores:end -->\nafter\n"
     found = package_model.with_scores(page, record)
     score = json.loads((record / "metrics.json").read_text())["holdout"]["metrics"]["score"]
