@@ -381,8 +381,11 @@ def test_the_verb_tells_what_was_in_doubt_in_the_file(make_segy, model, tmp_path
         write_png(tmp_path / "labels", f"inline_{number}.png", values[number - 100].T > 0)
     command = ["finetune", str(model), "--volume", str(file), "--labels", str(tmp_path / "labels"),
                "--out", str(tmp_path / "out"), "--steps", "1", "--batch-size", "1", "--side", "32",
-               "--window", "64", "--overlap", "16", "--quiet"]  # fmt: skip
+               "--window", "64", "--overlap", "16", "--quiet",
+               "--coordinate-scale", "1"]  # fmt: skip
     done = CliRunner().invoke(app, command, catch_exceptions=False)
+    tuned = tmp_path / "out" / "model.safetensors"
+    assert f"diapir map {file} OUT --model {tuned} --coordinate-scale 1\n" in done.stdout
     told = "5 bytes after the last whole trace belong to none: the file is cut off"
     assert f"warning: {told}" in done.stderr
     assert json.loads((tmp_path / "out" / "finetune.json").read_text())["warnings"] == [told]

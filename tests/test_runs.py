@@ -791,3 +791,13 @@ def test_a_training_asked_to_end_does_not_score_for_long(
     assert scored.holdout is None
     assert scored.threshold == 0.5
     assert len(scored.card.val_ids) == len(split.val)
+
+
+def test_the_curves_of_joined_trainings_are_those_of_the_last_round(tmp_path: Path) -> None:
+    from diapir.runs.results import _figure
+
+    for number in (0, 2, 10):
+        figure = tmp_path / f"round-{number}-resnet18" / "figures" / "training.png"
+        figure.parent.mkdir(parents=True)
+        figure.touch()
+    assert _figure(RunFolder(tmp_path), "training") == figure

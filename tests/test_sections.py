@@ -177,6 +177,11 @@ def test_a_survey_of_two_values_is_out_of_domain():
     assert any("histogram" in warning for warning in likeness.warnings)
 
 
+def test_of_a_dead_survey_that_alone_is_told():
+    likeness = compare(Survey(np.zeros((6, 90, 90), np.float32)), AS_IS)
+    assert likeness.warnings == ("100 % of the samples are dead",)
+
+
 def test_long_lines_are_sampled_all_over_the_survey():
     shape = (200, 2_000, 1_500)
     lines, step = even_sample(shape, values=1 << 20, lines=256)

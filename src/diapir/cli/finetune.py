@@ -1,5 +1,6 @@
 """`diapir finetune`: a model learns a survey from a few interpreted lines."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -117,4 +118,5 @@ def finetune(
         print_warning(warning)
     rows = [(name, result.before[name], result.after[name]) for name in result.before]
     print_table(f"On {', '.join(result.held)}", ("metric", "before", "after"), rows)
-    typer.echo(f"Map with it: diapir map {volume} OUT --model {result.model}")
+    words = ["diapir", "map", str(volume), "OUT", "--model", str(result.model)]
+    typer.echo(f"Map with it: {' '.join([shlex.join(words), *segy.flags()])}")

@@ -195,7 +195,10 @@ def compare(
         spread.append(smooth.std())
     shares = counts / max(counts.sum(), 1)
     # a section that is stretched f times has steps about a f-th as large
-    rough = np.mean(steps, axis=0) / max(float(np.mean(spread)), 1e-6) / np.array(scales)
+    if steps:
+        rough = np.mean(steps, axis=0) / max(float(np.mean(spread)), 1e-6) / np.array(scales)
+    else:  # what was looked at is dead, which is told alone
+        rough = np.array(trained.roughness)
     distance = float(np.abs(shares - np.array(trained.shares)).sum() / 2)
     roughness = (float(rough[0]), float(rough[1]))
     found = Likeness(shares, distance, float(np.mean(dead)), roughness, trained, ())
@@ -203,7 +206,7 @@ def compare(
 
 
 def _warnings(found: Likeness, scales: tuple[float, float]) -> Iterator[str]:
-    if found.distance > 0.25:
+    if found.distance > 0.25 and found.dead < 1:
         yield (
             f"the grey values differ from the training data by {100 * found.distance:.0f} %: "
             "look at the histogram, and try other --clip percentiles"

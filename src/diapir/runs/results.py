@@ -172,8 +172,13 @@ def _keep_run(run: _Run, folder: Path) -> None:
 def _figure(folder: RunFolder, name: str) -> Path:
     """Return where a figure lies; where trainings were joined, the last one has the curves."""
     own = folder.figures / f"{name}.png"
-    parts = sorted(folder.path.glob(f"round-*/figures/{name}.png"))
-    return own if own.is_file() or not parts else parts[-1]
+    parts = list(folder.path.glob(f"round-*/figures/{name}.png"))
+    return own if own.is_file() or not parts else max(parts, key=_place_among_rounds)
+
+
+def _place_among_rounds(figure: Path) -> tuple[int, str]:
+    folder = figure.parents[1].name  # round-NUMBER-ENCODER
+    return int(folder.split("-")[1]), folder
 
 
 def _score(run: _Run) -> float:
