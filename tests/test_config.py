@@ -29,35 +29,36 @@ def test_packaged_recipe_loads_and_is_described(name: str) -> None:
     assert recipe.split.stratify == "depth"
 
 
-def test_cpu_is_small_on_enlarged_tiles_scored_on_a_holdout() -> None:
+def test_cpu_is_small_and_a_second_network_scored_on_a_holdout() -> None:
     small, cpu = load_recipe("small"), load_recipe("cpu")
     assert (small.split.holdout, small.split.val, small.split.folds) == (0, 0, 1)
     assert (cpu.split.holdout, cpu.split.val) == (0.2, 0.05)
     assert not small.joins_trainings
-    assert not cpu.joins_trainings
-    assert (cpu.model.encoder, cpu.model.resize_to) == (small.model.encoder, 192)
-    assert cpu.train.small_first is not None
-    assert cpu.train.max_minutes == small.train.max_minutes
-    assert (cpu.loss, cpu.optim, cpu.predict) == (small.loss, small.optim, small.predict)
+    own = {"name": "", "description": "", "split": cpu.split, "ensemble": cpu.ensemble}
+    assert small.model_copy(update=own) == cpu.model_copy(update=own)
+    first, second = (member_recipe(cpu, encoder, (), None) for encoder in cpu.ensemble.encoders)
+    own = {"name": "", "description": "", "split": cpu.split}
+    assert small.model_copy(update=own) == first.model_copy(update=own)
+    assert (second.model.encoder, second.model.resize_to) == ("tf_efficientnet_lite2", 160)
+    assert second.model.decoder_channels == first.model.decoder_channels
+    assert second.train.small_first is not None
+    assert second.train.max_minutes == first.train.max_minutes
 
 
 def test_an_encoder_that_would_not_be_trained_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"resnet18 would not be trained(.|\n)*encoders=\[\]"):
-        load_recipe("winner", ["model.encoder=resnet18"])
-    alone = load_recipe(
-        "winner", ["model.encoder=resnet18", "ensemble.encoders=[]", "pseudo_labels.rounds=0"]
-    )
-    assert alone.model.encoder == "resnet18"
+    with pytest.raises(RecipeError, match=r"resnet34 would not be trained(.|\n)*encoders=\[\]"):
+        load_recipe("cpu", ["model.encoder=resnet34"])
+    alone = load_recipe("cpu", ["model.encoder=resnet34", "ensemble.encoders=[]"])
+    assert alone.model.encoder == "resnet34"
     assert not alone.joins_trainings
 
 
 def test_what_an_ensemble_changes_for_an_encoder_is_checked() -> None:
-    recipe = load_recipe("winner", ["ensemble.changes.resnet34.model.resize_too=1"])
+    recipe = load_recipe("cpu", ["ensemble.changes.tf_efficientnet_lite0.model.resize_too=1"])
     with pytest.raises(
-        RecipeError,
-        match=r"resize_too: there is no such(.|\n)*winner, ensemble.changes of resnet34",
+        RecipeError, match=r"resize_too: there is no such(.|\n)*cpu, ensemble.changes of tf_eff"
     ):
-        member_recipe(recipe, "resnet34", (), None)
+        member_recipe(recipe, "tf_efficientnet_lite0", (), None)
 
 
 def test_gpu_and_winner_are_what_they_say() -> None:
@@ -83,14 +84,16 @@ def test_a_recipe_may_begin_with_another(tmp_path: Path) -> None:
     assert (recipe.name, recipe.train.seed, recipe.train.batch_size) == ("mine", 3, 8)
     assert recipe.train.max_minutes == cpu.train.max_minutes
     assert recipe.model == cpu.model
+    lite0, lite2 = recipe.ensemble.encoders
     path.write_text(
-        'base = "cpu"\n[train.small_first]\nresize_to = 128\n[augment]\nnoise = 0.1\n',
+        f'base = "cpu"\n[ensemble.changes.{lite0}]\ntrain = {{ epochs = 9 }}\n'
+        f"[ensemble.changes.{lite2}.model]\ndrop_path = 0.3\n",
         encoding="utf-8",
     )
-    recipe = load_recipe(str(path))
-    assert cpu.train.small_first is not None
-    assert recipe.train.small_first == cpu.train.small_first.model_copy(update={"resize_to": 128})
-    assert recipe.augment == cpu.augment.model_copy(update={"noise": 0.1})
+    changes = load_recipe(str(path)).ensemble.changes
+    assert changes[lite0] == {"train": {"epochs": 9}}
+    assert changes[lite2]["train"] == cpu.ensemble.changes[lite2]["train"]
+    assert changes[lite2]["model"] == {**cpu.ensemble.changes[lite2]["model"], "drop_path": 0.3}
     path.write_text('base = "gone"\n', encoding="utf-8")
     with pytest.raises(RecipeError, match=r"base = 'gone'(.|\n)*mine.toml(.|\n)*classic-vgg16"):
         load_recipe(str(path))
