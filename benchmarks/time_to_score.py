@@ -15,8 +15,8 @@ What counts: the seconds from building the network to each moment at which it is
 product's checkpoints and journal. What does not: importing libraries, reading the tiles, and
 scoring, of which there is none inside the training itself on either side. Both are scored by the
 same function, on the same tiles, mirrored at test time, at threshold 0.5. The product is scored
-with the averaged weights that it would keep, as its own validation does. What is
-called recipe `cpu` here is the network of `small`, with which `cpu` began when it was measured.
+with the averaged weights that it would keep, as its own validation does. What is called
+recipe `cpu` here is the network of `small`, with which `cpu` began when it was measured.
 """
 
 import argparse

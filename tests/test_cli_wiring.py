@@ -197,12 +197,6 @@ class _Anything:
     def __exit__(self, *error: object) -> None:
         return None
 
-    def __len__(self) -> int:
-        return 1
-
-    def __int__(self) -> int:
-        return 1
-
     def __repr__(self) -> str:
         return "anything"
 
@@ -260,12 +254,10 @@ def test_an_option_reaches_the_work(
     option = next(option for option in VERBS[verb].params if option.name == name)
     values, full = _values(verb, option), f"{verb} {name}"
     words = BESIDE.get(full, WORK[verb][0])
-    if flag in words:  # of what must be given
+    plain = _told(calls(verb, *(words or WORK[verb][0])))
+    if flag in words:  # what must be given is given anew
         place = words.index(flag)
         words = words[:place] + words[place + 2 :]
-        plain = _told(calls(verb, *WORK[verb][0]))
-    else:
-        plain = _told(calls(verb, *(words or WORK[verb][0])))
     given = _told(calls(verb, *words, flag, *values))
     assert given != plain, f"{flag} of {verb} changes nothing"
     if full not in TURNED:
